@@ -1,0 +1,120 @@
+"""`respawner-hub`, the admin's command line: verbs here, what they do in the modules they call."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import docker.errors
+
+from .. import example, local_engine, preflight, provision, proxy, up
+from ..auth.external import ExternalAuthError
+from ..gateway import NetworkError
+from ..images import ImageError
+from ..settings import SETTINGS_ENV, Settings, SettingsError, find_file, load
+from ..supervision import ProcessError, Supervisor
+from ..tls import TlsError
+from . import users
+
+EXPECTED_ERRORS = (
+    SettingsError,
+    preflight.PreflightError,
+    provision.ProvisionError,
+    local_engine.EngineError,
+    NetworkError,
+    ImageError,
+    TlsError,
+    ExternalAuthError,
+    ProcessError,
+    proxy.ProxyMissing,
+    up.BusyError,
+)
+"""What has a message for the admin; anything else is a bug and shows its traceback."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Exit code 0 done, 1 it could not be done, 2 wrong usage."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "settings":
+            print(example.example(), end="")
+            return 0
+        file = find_file(arguments.settings)
+        return _run(arguments, load(file), file)
+    except EXPECTED_ERRORS as error:
+        print(f"\nrespawner-hub: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nrespawner-hub: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="respawner-hub", description="Look after a Respawner deployment.")
+    parser.add_argument(
+        "--settings", metavar="FILE", help=f"settings file (default: ${SETTINGS_ENV}, then ./respawner.toml)"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("up", help="bring the hub up, installing and building what is missing")
+    down = commands.add_parser("down", help="stop hub and proxy; sessions go on running")
+    down.add_argument(
+        "--engine",
+        action="store_true",
+        help="also stop a Docker engine that `up` started, and all sessions with it",
+    )
+    status = commands.add_parser("status", help="what runs, and who has which GPU")
+    status.add_argument("--json", action="store_true", help="as one JSON object")
+    install = commands.add_parser(
+        "provision", help="install what this machine lacks (Docker, proxy), by Ansible"
+    )
+    install.add_argument("--check", action="store_true", help="only say what would change")
+    commands.add_parser("settings", help="print an example settings file with every setting explained")
+    run = commands.add_parser("run", help="run one process in the foreground, for an init system")
+    run.add_argument("program", choices=("hub", "proxy"))
+    users.add_parser(commands)
+    return parser
+
+
+def _run(arguments: argparse.Namespace, settings: Settings, file: Path | None) -> int:
+    if arguments.command == "up":
+        up.up(settings, file)
+    elif arguments.command == "down":
+        up.down(settings, file)
+        if arguments.engine and not local_engine.stop_engine(settings):
+            print("No Docker engine of ours is running.")
+    elif arguments.command == "status":
+        return _status(settings, file, as_json=arguments.json)
+    elif arguments.command == "provision":
+        provision.provision_local(settings.state_dir, print, check=arguments.check, force=True)
+    elif arguments.command == "run":
+        _execute(arguments.program, settings, file)
+    elif arguments.command == "user":
+        return users.run(arguments, up.accounts(settings), f"{settings.url}hub/")
+    return 0
+
+
+def _execute(program: str, settings: Settings, file: Path | None) -> None:
+    """Become the proxy or the hub; does not return."""
+    os.chdir(settings.folder)
+    if program == "proxy":
+        proxy.execute(settings)
+    config = Path(__file__).parents[1] / "jupyterhub_config.py"
+    if file:
+        os.environ[SETTINGS_ENV] = str(file)
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterhub", "-f", str(config)])
+
+
+def _status(settings: Settings, file: Path | None, *, as_json: bool) -> int:
+    from ..status import collect, describe
+
+    try:
+        found = collect(settings, Supervisor(settings.state_dir, settings.folder, file))
+    except docker.errors.DockerException as error:
+        raise local_engine.EngineError(
+            f"The Docker engine at {settings.engine.host} does not answer: {error}"
+        ) from error
+    print(json.dumps(found, indent=2) if as_json else describe(found))
+    return 0 if found["hub"] == found["proxy"] == "RUNNING" else 1

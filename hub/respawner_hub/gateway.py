@@ -1,0 +1,69 @@
+"""The sessions' network: a bridge of their own on which they reach the hub, but not each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import docker.types
+
+from .settings import Settings
+
+
+class NetworkError(Exception):
+    """The network cannot be used; the message says what to change."""
+
+
+def ensure_network(settings: Settings, client: docker.APIClient) -> bool:
+    """Make the network if it is missing, and remember its gateway. Returns whether it was made."""
+    try:
+        network, made = client.inspect_network(settings.network), False
+    except docker.errors.NotFound:
+        network, made = _create(settings, client), True
+    _file(settings).parent.mkdir(parents=True, exist_ok=True)
+    _file(settings).write_text(_gateway_of(settings, network) + "\n")
+    return made
+
+
+def remembered(settings: Settings) -> str:
+    """The gateway address that `ensure_network` found: a hub restarts also while the engine is away."""
+    try:
+        return _file(settings).read_text().strip()
+    except FileNotFoundError as error:
+        raise NetworkError("The sessions' network has not been made yet: run `respawner-hub up`.") from error
+
+
+def _file(settings: Settings) -> Path:
+    return settings.state_dir / "run" / "gateway"
+
+
+def _create(settings: Settings, client: docker.APIClient) -> dict[str, Any]:
+    subnet = settings.engine.subnet
+    pools = [docker.types.IPAMPool(subnet=subnet)] if subnet else []
+    try:
+        client.create_network(
+            settings.network,
+            driver="bridge",
+            check_duplicate=True,
+            ipam=docker.types.IPAMConfig(pool_configs=pools),
+            options={"com.docker.network.bridge.enable_icc": "false"},
+            labels={"org.respawner.deployment": settings.hub.name},
+        )
+    except docker.errors.APIError as error:
+        raise NetworkError(
+            f"Docker could not make the network {settings.network!r}: {error.explanation}. "
+            "Set another [engine] subnet if the range is in use."
+        ) from error
+    return client.inspect_network(settings.network)
+
+
+def _gateway_of(settings: Settings, network: dict[str, Any]) -> str:
+    for pool in network["IPAM"]["Config"] or []:
+        if gateway := pool.get("Gateway"):
+            return gateway.partition("/")[0]
+    raise NetworkError(
+        f"The Docker network {settings.network!r} has no gateway address (driver {network['Driver']}): "
+        "sessions could not reach the hub. Name another one as [engine] network."
+    )

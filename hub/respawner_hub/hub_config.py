@@ -1,0 +1,88 @@
+"""From our settings to JupyterHub's: one function a concern."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from . import gateway, secrets
+from .auth import external
+from .auth.local import LocalAccountsAuthenticator
+from .images import ensure_bundle
+from .settings import Settings
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def configure(c: Any, settings: Settings) -> None:
+    """Fill traitlets' configuration object. Asks the engine for the session network's gateway address."""
+    _hub(c, settings)
+    _proxy(c, settings)
+    _authentication(c, settings)
+    _spawner(c, settings)
+
+
+def _hub(c: Any, settings: Settings) -> None:
+    hub = settings.hub
+    address = gateway.remembered(settings)
+    c.JupyterHub.bind_url = f"http://{hub.bind}:{hub.port}{hub.base_url}"
+    # Sessions and proxy reach the hub's API on the gateway of the sessions' own network.
+    c.JupyterHub.hub_bind_url = f"http://{address}:{hub.hub_api_port}"
+    c.JupyterHub.hub_connect_url = f"http://{address}:{hub.hub_api_port}"
+    c.JupyterHub.db_url = settings.hub_database_url
+    c.JupyterHub.cookie_secret_file = str(secrets.cookie_secret_file(settings.state_dir))
+    c.JupyterHub.template_paths = [str(TEMPLATES)]
+    c.JupyterHub.log_level = hub.log_level
+    # A hub that stops leaves proxy and sessions alone: a restart interrupts nobody.
+    c.JupyterHub.cleanup_servers = False
+    c.JupyterHub.cleanup_proxy = False
+
+
+def _proxy(c: Any, settings: Settings) -> None:
+    c.ConfigurableHTTPProxy.should_start = False
+    c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{settings.hub.proxy_api_port}"
+    c.ConfigurableHTTPProxy.auth_token = secrets.proxy_token(settings.state_dir)
+
+
+def _authentication(c: Any, settings: Settings) -> None:
+    auth = settings.auth
+    if auth.method == "local":
+        c.JupyterHub.authenticator_class = LocalAccountsAuthenticator
+        c.LocalAccountsAuthenticator.database_url = settings.own_database_url
+        c.LocalAccountsAuthenticator.min_password_length = auth.min_password_length
+        c.LocalAccountsAuthenticator.code_days = auth.code_days
+        return
+    getattr(external, f"configure_{auth.method}")(c, getattr(auth, auth.method))
+    c.Authenticator.admin_users = set(auth.admins)
+    c.Authenticator.allowed_users = set(auth.allowed_users)
+    c.Authenticator.allow_all = auth.allow_all
+
+
+def _spawner(c: Any, settings: Settings) -> None:
+    session = settings.session
+    c.JupyterHub.spawner_class = "respawner"
+    spawner = c.GPUDockerSpawner
+    spawner.deployment = settings.hub.name
+    spawner.engine_host = settings.engine.host
+    spawner.database_url = settings.own_database_url
+    spawner.network_name = settings.network
+    spawner.image = settings.image.name
+    spawner.bundle = str(ensure_bundle(settings.state_dir))
+    spawner.cpu_limit = session.cpu_limit or None
+    spawner.mem_limit = session.mem_limit_bytes(_machine_bytes())
+    spawner.pids_limit = session.pids_limit
+    spawner.shm_size = session.shm_size
+    spawner.gpus = session.gpus
+    spawner.max_gpus = session.max_gpus
+    spawner.cap_add = session.cap_add
+    spawner.environment = session.environment
+    spawner.start_timeout = session.start_timeout_seconds
+    spawner.http_timeout = session.http_timeout_seconds
+    spawner.stop_grace_seconds = session.stop_grace_seconds
+    spawner.poll_interval = 10
+    spawner.default_url = "/lab"
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,63 @@
+"""What would make `up` fail later, found out first and said with the next step."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from .settings import Settings
+
+MIN_FREE_BYTES = 2 << 30
+
+
+class PreflightError(Exception):
+    """The machine is not ready; every problem stands on a line of its own."""
+
+
+def check(settings: Settings, *, ours_runs: bool) -> None:
+    """Check folder, disk and ports.
+
+    :param ours_runs: hub and proxy of this deployment run already, so their ports are in use by right.
+    :raises PreflightError: with all problems at once.
+    """
+    problems = list(_folder_problems(settings.state_dir))
+    if not ours_runs:
+        problems += _port_problems(settings)
+    if problems:
+        raise PreflightError("\n".join(problems))
+
+
+def _folder_problems(state_dir: Path) -> Iterator[str]:
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        probe = state_dir / ".probe"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        yield f"{state_dir} cannot be written ({error.strerror}): run as its owner, or change [hub] state_dir."
+        return
+    free = shutil.disk_usage(state_dir).free
+    if free < MIN_FREE_BYTES:
+        yield f"Only {free / (1 << 30):.1f} GiB free at {state_dir}, at least {MIN_FREE_BYTES >> 30} are needed: free some, or change [hub] state_dir."
+
+
+def _port_problems(settings: Settings) -> Iterator[str]:
+    hub = settings.hub
+    for key, address, port in (
+        ("port", hub.bind, hub.port),
+        ("proxy_api_port", "127.0.0.1", hub.proxy_api_port),
+    ):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except PermissionError:
+                yield f"Port {port} needs root: run `sudo make up`, or set another [hub] {key}."
+            except OSError as error:
+                yield (
+                    f"Port {port} on {address} is taken ({error.strerror}): see `ss -ltnp 'sport = :{port}'`, "
+                    f"stop that program, or set another [hub] {key} in respawner.toml."
+                )

@@ -1,0 +1,28 @@
+"""Secrets of one deployment: made once, readable by their owner only, never in the settings or a log."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def cookie_secret_file(state_dir: Path) -> Path:
+    """JupyterHub's cookie secret, 32 bytes as hex. Deleting the file logs everybody out."""
+    return _ensure(state_dir / "secrets" / "cookie")
+
+
+def proxy_token(state_dir: Path) -> str:
+    """The token with which the hub speaks to the proxy."""
+    return _ensure(state_dir / "secrets" / "proxy-token").read_text().strip()
+
+
+def _ensure(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32) + "\n")
+    return path

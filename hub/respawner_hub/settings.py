@@ -1,0 +1,398 @@
+"""One settings file, `respawner.toml`, typed and checked before anything starts.
+
+What has no setting here goes into `jupyterhub_config.d/*.py`, which JupyterHub reads last. The example
+file is made from the descriptions below (`respawner-hub settings`), so a setting cannot be undocumented.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import tomllib
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .auth.external import LdapOptions, OidcOptions, PamOptions
+
+SETTINGS_ENV = "RESPAWNER_SETTINGS"
+FILE_NAME = "respawner.toml"
+
+_SIZE = re.compile(r"^\d+(\.\d+)?\s*([KMGT]B?|B)?$", re.IGNORECASE)
+_UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. The message names the file, the key, the value and what is expected."""
+
+
+def size_bytes(text: str) -> int:
+    """`"2G"`, `"512M"` or `"1048576"` in bytes (binary units, as Docker reads them)."""
+    if not _SIZE.match(text.strip()):
+        raise ValueError(f"{text!r} is not a size: write for example 512M or 16G")
+    number = re.match(r"[\d.]+", text.strip())
+    assert number is not None
+    unit = text.strip()[number.end() :].strip().upper().removesuffix("B") or ""
+    return int(float(number.group()) * _UNITS[unit])
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+class HubSettings(Section):
+    name: str = Field(
+        "respawner",
+        description="Name of this deployment. Containers, volumes and the network are named after it, so two deployments can share an engine.",
+        pattern=r"^[a-z][a-z0-9-]{1,30}$",
+    )
+    bind: str = Field(
+        "127.0.0.1",
+        description="Address on which people reach the hub. The default answers on this machine only; 0.0.0.0 opens it to the network, over HTTPS (see [tls]).",
+    )
+    port: int = Field(8000, ge=1, le=65535, description="Port on which people reach the hub.")
+    base_url: str = Field("/", description="Path under which the hub lives, for example /jupyter/.")
+    state_dir: Path = Field(
+        Path("var"),
+        description="Folder for database, secrets, logs and builds; relative to this file. Users' volumes are Docker's and not in it.",
+    )
+    database_url: str = Field(
+        "",
+        description="SQLAlchemy URL of the database. Empty: SQLite in state_dir.",
+    )
+    config_dir: Path = Field(
+        Path("jupyterhub_config.d"),
+        description="Folder of *.py files read after everything else, in order of name: JupyterHub's own configuration, the escape hatch. Relative to this file.",
+    )
+    hub_api_port: int = Field(
+        8081,
+        ge=1,
+        le=65535,
+        description="Port of the hub's own API, on the session network's gateway address: sessions and proxy use it.",
+    )
+    proxy_api_port: int = Field(
+        8001, ge=1, le=65535, description="Port on loopback on which the hub talks to the proxy."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="How much the hub logs."
+    )
+
+    @field_validator("bind")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        try:
+            ipaddress.ip_address(value)
+        except ValueError as error:
+            raise ValueError("must be an IP address, for example 127.0.0.1 or 0.0.0.0") from error
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _has_slashes(cls, value: str) -> str:
+        return "/" + value.strip("/") + "/" if value.strip("/") else "/"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether others than this machine's users can reach the hub."""
+        return not ipaddress.ip_address(self.bind).is_loopback
+
+
+class TlsSettings(Section):
+    certificate: Path | None = Field(
+        None,
+        description="PEM file of the certificate (with its chain). Empty on an opened hub: a self-signed one is made in state_dir, and browsers warn.",
+    )
+    key: Path | None = Field(None, description="PEM file of the certificate's private key.")
+    names: list[str] = Field(
+        [],
+        description="Host names and addresses for the self-signed certificate; this machine's own when empty.",
+    )
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> TlsSettings:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: set both or none")
+        return self
+
+
+class AuthSettings(Section):
+    method: Literal["local", "oidc", "ldap", "pam"] = Field(
+        "local",
+        description="Who checks passwords: local (accounts of this hub, made by an admin), oidc, ldap or pam.",
+    )
+    admins: list[str] = Field(
+        ["admin"],
+        description="Users who administer the hub. With local accounts the first one is made by `make up`.",
+    )
+    allowed_users: list[str] = Field(
+        [],
+        description="With oidc, ldap and pam: who may log in. Admins always may; with local accounts everybody who has one.",
+    )
+    allow_all: bool = Field(
+        False,
+        description="With oidc, ldap and pam: everybody whom the identity provider knows may log in.",
+    )
+    min_password_length: int = Field(
+        12, ge=8, le=128, description="Shortest password that a local account accepts."
+    )
+    code_days: int = Field(
+        7,
+        ge=1,
+        le=90,
+        description="Days for which the one-time code of a new or reset local account is valid.",
+    )
+    oidc: OidcOptions | None = Field(None, description="Options of method oidc.")
+    ldap: LdapOptions | None = Field(None, description="Options of method ldap.")
+    pam: PamOptions = Field(PamOptions(), description="Options of method pam.")
+
+    @model_validator(mode="after")
+    def _method_has_options(self) -> AuthSettings:
+        if self.method in ("oidc", "ldap") and getattr(self, self.method) is None:
+            raise ValueError(f"method = {self.method!r} needs a section [auth.{self.method}]")
+        if self.method == "local" and not self.admins:
+            raise ValueError("local accounts need at least one admin in admins")
+        return self
+
+
+class EngineSettings(Section):
+    host: str = Field(
+        "unix:///var/run/docker.sock",
+        description="Docker Engine that runs the sessions.",
+        pattern=r"^(unix:///|tcp://|ssh://)\S+$",
+    )
+    start: bool = Field(
+        True,
+        description="Start dockerd where the engine does not answer on a local socket and no init system looks after it.",
+    )
+    data_dir: Path | None = Field(
+        None,
+        description="Where a dockerd started by us keeps images and volumes. Empty: Docker's default.",
+    )
+    network: str = Field(
+        "",
+        description="Docker network of the sessions. Empty: the deployment's name. Made if it does not exist; sessions cannot reach each other on it.",
+    )
+    subnet: str = Field(
+        "",
+        description="Address range of that network when it is made, for example 10.89.0.0/24. Empty: Docker chooses.",
+    )
+
+    @field_validator("subnet")
+    @classmethod
+    def _is_network(cls, value: str) -> str:
+        if value:
+            ipaddress.ip_network(value)
+        return value
+
+    @property
+    def socket(self) -> Path | None:
+        """Path of the engine's socket, None for a remote engine."""
+        url = urlsplit(self.host)
+        return Path(url.path) if url.scheme == "unix" else None
+
+
+class ImageSettings(Section):
+    name: str = Field(
+        "respawner/notebook:0.1.0",
+        description="Image of the sessions. Any image with jupyterhub-singleuser and ipykernel works.",
+    )
+    build: bool = Field(
+        True,
+        description="Build the image from images/ where it is missing or older than its recipe. Images without our recipe label are never rebuilt.",
+    )
+    torch: str = Field(
+        "auto",
+        description="PyTorch in the image: auto (CPU build where there is no GPU), cpu, cuda, or a version such as 2.13.0.",
+    )
+    base: str = Field(
+        "",
+        description="Base image to pull. Empty: Debian's, or where no registry answers one made with debootstrap.",
+    )
+
+
+class SessionSettings(Section):
+    cpu_limit: float = Field(
+        0, ge=0, description="CPUs that one session may use, for example 4 or 0.5. 0: no limit."
+    )
+    mem_limit: str = Field(
+        "80%",
+        description="Memory that one session may use: a size such as 16G, or a share of the machine's memory such as 80%. Empty: no limit.",
+    )
+    pids_limit: int = Field(4096, ge=64, description="Processes and threads that one session may have.")
+    shm_size: str = Field(
+        "2G", description="Size of /dev/shm, which PyTorch's data loaders share. Counts as memory in use."
+    )
+    gpus: int = Field(0, ge=0, description="GPUs that a session gets when its user chooses nothing.")
+    max_gpus: int = Field(1, ge=0, description="The most GPUs that a user may choose for one session.")
+    cap_add: list[str] = Field(
+        [], description="Linux capabilities that sessions keep. All others are dropped; the default is none."
+    )
+    environment: dict[str, str] = Field({}, description="Environment variables of every session.")
+    start_timeout_seconds: int = Field(
+        300, ge=10, description="Longest that creating and starting a container may take."
+    )
+    http_timeout_seconds: int = Field(
+        180, ge=10, description="Longest that the server in a started container may take to answer."
+    )
+    stop_grace_seconds: int = Field(
+        120,
+        ge=10,
+        description="Time that a stopped session has to make its variables durable before it is killed.",
+    )
+
+    @field_validator("mem_limit")
+    @classmethod
+    def _is_size_or_share(cls, value: str) -> str:
+        if value.endswith("%"):
+            if not value[:-1].isdigit() or not 1 <= int(value[:-1]) <= 100:
+                raise ValueError("a share of the machine's memory is 1% to 100%")
+        elif value:
+            size_bytes(value)
+        return value
+
+    @field_validator("shm_size")
+    @classmethod
+    def _is_size(cls, value: str) -> str:
+        size_bytes(value)
+        return value
+
+    @model_validator(mode="after")
+    def _default_within_maximum(self) -> SessionSettings:
+        if self.gpus > self.max_gpus:
+            raise ValueError(f"gpus = {self.gpus} is more than max_gpus = {self.max_gpus}")
+        return self
+
+    def mem_limit_bytes(self, machine_bytes: int) -> int | None:
+        """The limit on a machine with so much memory, None without a limit."""
+        if not self.mem_limit:
+            return None
+        if self.mem_limit.endswith("%"):
+            return machine_bytes * int(self.mem_limit[:-1]) // 100
+        return size_bytes(self.mem_limit)
+
+
+class Settings(Section):
+    hub: HubSettings = Field(
+        HubSettings(), description="The hub: where it listens and where it keeps things."
+    )
+    tls: TlsSettings = Field(TlsSettings(), description="HTTPS. Only used when [hub] bind opens the hub.")
+    auth: AuthSettings = Field(AuthSettings(), description="Who may log in.")
+    engine: EngineSettings = Field(EngineSettings(), description="The Docker Engine.")
+    image: ImageSettings = Field(ImageSettings(), description="What sessions run.")
+    session: SessionSettings = Field(SessionSettings(), description="What one session gets.")
+    folder: Path = Field(Path(), exclude=True, description="Folder of the file: relative paths start here.")
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Settings:
+        ports = {
+            "port": self.hub.port,
+            "hub_api_port": self.hub.hub_api_port,
+            "proxy_api_port": self.hub.proxy_api_port,
+        }
+        if len(set(ports.values())) < len(ports):
+            raise ValueError(f"hub.port, hub.hub_api_port and hub.proxy_api_port must differ: {ports}")
+        return self
+
+    @property
+    def state_dir(self) -> Path:
+        return self.folder / self.hub.state_dir
+
+    @property
+    def network(self) -> str:
+        return self.engine.network or self.hub.name
+
+    @property
+    def hub_database_url(self) -> str:
+        return self.hub.database_url or f"sqlite:///{self.state_dir / 'jupyterhub.sqlite'}"
+
+    @property
+    def own_database_url(self) -> str:
+        """Database of accounts and leases.
+
+        With PostgreSQL the hub's own. SQLite locks the whole file for a writer, and the hub writes to its
+        file from the same thread, so ours is a file beside it.
+        """
+        return self.hub.database_url or f"sqlite:///{self.state_dir / 'respawner.sqlite'}"
+
+    @property
+    def url(self) -> str:
+        """Where people reach the hub from this machine."""
+        host = "127.0.0.1" if self.hub.bind in ("0.0.0.0", "::") else self.hub.bind  # noqa: S104
+        if ":" in host:
+            host = f"[{host}]"
+        return f"{'https' if self.hub.is_open else 'http'}://{host}:{self.hub.port}{self.hub.base_url}"
+
+
+def find_file(explicit: str | None = None) -> Path | None:
+    """The settings file: named on the command line, by RESPAWNER_SETTINGS, or in the current folder."""
+    named = explicit or os.environ.get(SETTINGS_ENV)
+    if named:
+        path = Path(named).absolute()
+        if not path.is_file():
+            raise SettingsError(f"{path}: no such settings file. Start from respawner.example.toml.")
+        return path
+    path = Path.cwd() / FILE_NAME
+    return path if path.is_file() else None
+
+
+def load(file: Path | None) -> Settings:
+    """Read and check the settings.
+
+    :param file: None stands for the defaults, relative to the current folder.
+    :raises SettingsError: with every wrong key at once, one a line.
+    """
+    if file is None:
+        return Settings(folder=Path.cwd())
+    text = file.read_text()
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file}: not valid TOML: {error}") from error
+    if "folder" in data:
+        raise SettingsError(f"{file}: folder: not a setting")
+    try:
+        return Settings.model_validate({**data, "folder": file.parent})
+    except ValidationError as error:
+        lines = [_explain(file, text, detail) for detail in error.errors()]
+        raise SettingsError("\n".join(lines)) from error
+
+
+def _explain(file: Path, text: str, detail: Any) -> str:
+    location = [str(part) for part in detail["loc"]]
+    key = ".".join(location) or "(whole file)"
+    line = _line_of(text, location)
+    where = f"{file}:{line}" if line else str(file)
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: {key}: no such setting (value {detail['input']!r}). Known: {_known(location[:-1])}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if isinstance(detail["input"], dict | BaseModel):
+        return f"{where}: {key}: {message}"
+    return f"{where}: {key} = {detail['input']!r}: {message}"
+
+
+def _known(location: list[str]) -> str:
+    model: Any = Settings
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return ", ".join(name for name in model.model_fields if name != "folder")
+
+
+def _line_of(text: str, location: list[str]) -> int | None:
+    """Line of `[a.b] c = …` in the file; of the section's header when the key is not written there."""
+    found, section = None, ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        if header := re.match(r"^\[+\s*([^\]]+?)\s*\]+", stripped):
+            section = header.group(1)
+            if section == ".".join(location[: section.count(".") + 1]):
+                found = number
+        elif key := re.match(r"""^["']?([A-Za-z0-9_.-]+)["']?\s*=""", stripped):
+            path = f"{section}.{key.group(1)}" if section else key.group(1)
+            if path == ".".join(location) or ".".join(location).startswith(path + "."):
+                return number
+    return found

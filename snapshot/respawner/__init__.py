@@ -1,0 +1,120 @@
+"""Respawner: a notebook's variables survive its kernel.
+
+Importing this package changes nothing and loads nothing else; the injected startup file or
+``%load_ext respawner`` switches it on (see `respawner.startup`). Every function raises
+`respawner.errors.NotActiveError` where it is off, except `status`, which says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = [
+    "__version__",
+    "clean_next_start",
+    "exclude",
+    "flush",
+    "load_ipython_extension",
+    "report",
+    "restore",
+    "resume",
+    "save",
+    "snapshots",
+    "status",
+    "unload_ipython_extension",
+]
+
+Item = TypeVar("Item")
+
+
+def save(label: str | None = None) -> str:
+    """Save the state now and return the snapshot's id. A labelled snapshot is kept until pruned by hand."""
+    return _engine().save(label).id
+
+
+def restore(id_or_label: str | None = None) -> dict[str, Any]:
+    """Replace all variables by a snapshot's (default: the last). The state before is saved first.
+
+    Returns the report, with what could not be restored and why.
+    """
+    return _engine().restore(id_or_label)
+
+
+def flush(timeout: float | None = None) -> bool:
+    """Wait until the state at the end of the last cell is durable; False where it could not be saved.
+
+    Saving is synchronous in this version: there is nothing to wait for, and ``timeout`` has no effect.
+    """
+    return _engine().flush()
+
+
+def status() -> dict[str, Any]:
+    """Whether Respawner is on (else why not), where it saves, the last snapshot, the last error."""
+    from .startup import active_engine, why_off
+
+    engine = active_engine()
+    return engine.status() if engine else {"active": False, "why": why_off(), "error": None}
+
+
+def report() -> dict[str, Any]:
+    """What the last restore brought back, what it could not, and why."""
+    return _engine().report
+
+
+def snapshots() -> list[dict[str, Any]]:
+    """This notebook's snapshots, newest first, each a plain dict; damaged ones have a ``damaged`` reason."""
+    from .listing import describe
+
+    return [describe(found) for found in _engine().timeline.snapshots()]
+
+
+def exclude(*names: str) -> None:
+    """Leave these variables out of snapshots from now on, also after restarts."""
+    _engine().excluded.update(names)
+
+
+def clean_next_start() -> None:
+    """Restore nothing when this notebook's kernel starts next. Snapshots are kept."""
+    _engine().clean_next_start()
+
+
+def resume(iterable: Iterable[Item]) -> Iterator[Item]:
+    """Will go on where a restored loop stopped; needs safe points inside cells, which this version lacks."""
+    raise NotImplementedError(
+        "respawner.resume() needs safe points inside cells, which this version does not have. "
+        "Keep the loop's position in a variable (`for epoch in range(epoch, 100)`): variables are restored."
+    )
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """``%load_ext respawner``: switch on, or say why not."""
+    from .startup import activate, why_off
+
+    engine = activate(shell)
+    if engine is None:
+        print(f"Respawner stays off: {why_off()}")  # noqa: T201
+    else:
+        engine.start_late()
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """``%unload_ext respawner``: later cells are not saved any more."""
+    from .startup import deactivate
+
+    deactivate()
+
+
+def _engine() -> Engine:
+    from .errors import NotActiveError
+    from .startup import active_engine, why_off
+
+    engine = active_engine()
+    if engine is None:
+        raise NotActiveError(f"Respawner is off: {why_off()}")
+    return engine

@@ -1,0 +1,46 @@
+"""The stable names that the parts of Respawner share.
+
+The kernel component, the spawner, the kernel bundle and the images agree on what stands here and on
+nothing else. Standard library only: the hub imports this module, and so does every kernel.
+"""
+
+# Environment of a session -------------------------------------------------------------------------
+
+SWITCH_ENV = "RESPAWNER"
+"""``off`` keeps the kernel component from doing anything."""
+
+STORE_ENV = "RESPAWNER_STORE"
+"""Folder of the snapshot store; without it the user's data folder is used."""
+
+TIMELINE_ENV = "RESPAWNER_TIMELINE"
+"""Name of the timeline, where it shall not be the notebook's."""
+
+SESSION_NAME_ENV = "JPY_SESSION_NAME"
+"""Set by Jupyter Server in every kernel: the path of the notebook."""
+
+RUNTIME_ENV = "RESPAWNER_RUNTIME"
+"""Folder in which running kernels say how far they are saved; without it one under the temporary folder."""
+
+# Places inside a container --------------------------------------------------------------------------
+
+BUNDLE_DIR = "/opt/respawner"
+"""The kernel bundle, mounted read-only: ``lib/`` (Python packages) and ``jupyter/`` (configuration)."""
+
+STARTUP_FILE = "/etc/ipython/startup/00-respawner.py"
+"""IPython's system-wide startup hook, mounted read-only."""
+
+STATE_DIR = "/var/lib/respawner"
+"""The user's snapshot volume."""
+
+STORE_DIR = STATE_DIR + "/store"
+
+# Command line used from outside the kernel -----------------------------------------------------------
+
+FLUSH_MODULE = "respawner.flush"
+"""``python3 -m respawner.flush --timeout SECONDS`` waits until every kernel of the session is durable.
+
+Standard library only. Prints one JSON object ``{"durable": bool, "kernels": [...]}`` and exits with
+`FLUSH_DURABLE` or `FLUSH_NOT_DURABLE`.
+"""
+FLUSH_DURABLE = 0
+FLUSH_NOT_DURABLE = 3

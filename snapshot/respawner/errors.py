@@ -1,0 +1,38 @@
+"""What can go wrong, one class for each thing that a person would do differently."""
+
+from __future__ import annotations
+
+
+class RespawnerError(Exception):
+    """Root of everything that this package raises on purpose."""
+
+
+class NotActiveError(RespawnerError):
+    """The call needs a kernel in which Respawner runs; the message says why it does not run here."""
+
+
+class StoreError(RespawnerError):
+    """The snapshot store cannot be used as it is."""
+
+
+class NewerFormatError(StoreError):
+    """Written by a newer Respawner. Nothing was read or changed: upgrade, or use another store."""
+
+
+class DamagedError(StoreError):
+    """Bytes on disk are not what was written. The snapshot that needs them is not used, older ones are."""
+
+
+class NoSnapshotError(StoreError):
+    """There is no snapshot with that id or label."""
+
+
+class CaptureError(RespawnerError):
+    """The namespace as a whole could not be pickled; the snapshot before it stays the latest."""
+
+
+class LostObjectError(RespawnerError, AttributeError):
+    """A placeholder was used as if it were the object that could not be saved or restored.
+
+    It is an `AttributeError` too, so that ``hasattr`` and IPython's displays treat it as a missing method.
+    """

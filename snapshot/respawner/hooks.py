@@ -1,0 +1,75 @@
+"""IPython's events, filtered to the notebook's own cells.
+
+The capture belongs after the cell's reply and before the next cell. A callback that `post_run_cell` puts on
+the kernel's loop runs there: ipykernel sends the reply without giving the loop back in between, and a queued
+cell gets its turn by a callback that is younger. Should another cell ever begin first, it captures what is
+pending before it runs (`pre_execute` is triggered for every execution, silent ones too).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from .engine import Engine
+
+
+class Hooks:
+    """Registers on construction; `unregister` takes everything back."""
+
+    def __init__(self, shell: Any, engine: Engine) -> None:
+        self._shell = shell
+        self._engine = engine
+        self._running: Any = None
+        self._callbacks = {
+            "pre_execute": self._pre_execute,
+            "pre_run_cell": self._pre_run_cell,
+            "post_run_cell": self._post_run_cell,
+        }
+        for event, callback in self._callbacks.items():
+            shell.events.register(event, callback)
+
+    def unregister(self) -> None:
+        for event, callback in self._callbacks.items():
+            self._shell.events.unregister(event, callback)
+
+    def _pre_execute(self) -> None:
+        if self._engine.mine():
+            self._engine.capture_pending()
+
+    def _pre_run_cell(self, info: Any) -> None:
+        if _is_a_cell(info) and self._engine.mine():
+            self._running = info
+            self._engine.cell_begins()
+
+    def _post_run_cell(self, result: Any) -> None:
+        info = result.info if result is not None else self._running  # None: an async cell was cancelled
+        if not _is_a_cell(info) or not self._engine.mine() or self._running is None:
+            return
+        self._running = None
+        number = getattr(result, "execution_count", None)
+        if number is None:
+            number = self._shell.execution_count - 1
+        first_line = info.raw_cell.strip().partition("\n")[0][:120]
+        self._engine.cell_ends(_state_of(result), {"execution_count": number, "first_line": first_line})
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._engine.capture_pending()
+        else:
+            loop.call_soon(self._engine.capture_pending)
+
+
+def _is_a_cell(info: Any) -> bool:
+    """Whether a person ran it; silent and hidden executions are frontends' own."""
+    return info is not None and bool(info.store_history) and not info.silent
+
+
+def _state_of(result: Any) -> str:
+    if result is None:
+        return "interrupted"
+    error = result.error_before_exec or result.error_in_exec
+    if error is None:
+        return "ok"
+    interrupted = isinstance(error, KeyboardInterrupt | asyncio.CancelledError)
+    return "interrupted" if interrupted else "error"

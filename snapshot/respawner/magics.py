@@ -1,0 +1,44 @@
+"""``%snapshot``, ``%snapshots``, ``%restore`` and ``%restart_clean``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from IPython.core.magic import Magics, line_magic, magics_class
+
+from .engine import Engine
+from .listing import one_line
+from .readable import readable_size
+from .reports import show
+from .restart import restart_kernel
+
+
+@magics_class
+class RespawnerMagics(Magics):
+    def __init__(self, shell: Any, engine: Engine) -> None:
+        super().__init__(shell)
+        self._engine = engine
+
+    @line_magic
+    def snapshot(self, line: str) -> None:
+        """``%snapshot [label]``: save the state now. A labelled snapshot is kept until it is pruned by hand."""
+        manifest = self._engine.save(line.strip() or None)
+        print(f"Snapshot {manifest.id} ({readable_size(manifest.size_bytes)})")
+
+    @line_magic
+    def snapshots(self, line: str) -> None:
+        """``%snapshots``: list this notebook's snapshots, newest first."""
+        for found in self._engine.timeline.snapshots():
+            print(one_line(found))
+
+    @line_magic
+    def restore(self, line: str) -> None:
+        """``%restore [id|label]``: replace all variables by a snapshot's (the last one by default)."""
+        show(self._engine.restore(line.strip() or None))
+
+    @line_magic
+    def restart_clean(self, line: str) -> None:
+        """``%restart_clean``: restart the kernel without restoring. Snapshots are kept for ``%restore``."""
+        self._engine.clean_next_start()
+        print("Restarting with an empty namespace; `%restore` brings this state back.")
+        restart_kernel(self.shell)

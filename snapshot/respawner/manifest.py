@@ -1,0 +1,227 @@
+"""The JSON that makes a snapshot exist: see FORMAT.md for what every field means.
+
+Standard library only and never unpickles: the hub reads manifests with this module. Reading checks the
+version first (`NewerFormatError`), then the checksum and the shape (`DamagedError`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .errors import DamagedError, NewerFormatError
+
+FORMAT = "respawner-manifest"
+VERSION = 1
+CHUNK_BYTES = 256 * 1024
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A run of chunks that lie one after the other in a pack.
+
+    Every chunk of a raw extent but the last is `CHUNK_BYTES` long; an encoded extent is one chunk.
+    """
+
+    pack: int
+    offset: int
+    length: int
+    stored: int
+    encoding: str
+
+    def chunks(self) -> Iterator[tuple[int, int, int]]:
+        """Yield ``(offset in the pack, stored bytes, bytes)`` for each chunk."""
+        if self.encoding != "raw":
+            yield self.offset, self.stored, self.length
+            return
+        for start in range(0, self.length, CHUNK_BYTES):
+            size = min(CHUNK_BYTES, self.length - start)
+            yield self.offset + start, size, size
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A sequence of bytes, as the chunks that hold it: their digests, and where they lie."""
+
+    length: int
+    digests: bytes
+    extents: tuple[Extent, ...]
+
+    def chunks(self) -> Iterator[tuple[bytes, Extent, int, int, int]]:
+        """Yield ``(digest, extent, offset in the pack, stored bytes, bytes)`` for each chunk in order."""
+        position = 0
+        for extent in self.extents:
+            for offset, stored, length in extent.chunks():
+                yield self.digests[position : position + DIGEST_BYTES], extent, offset, stored, length
+                position += DIGEST_BYTES
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "bytes": self.length,
+            "digests": base64.b64encode(self.digests).decode("ascii"),
+            "extents": [[e.pack, e.offset, e.length, e.stored, e.encoding] for e in self.extents],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Stream:
+        stream = cls(
+            length=int(data["bytes"]),
+            digests=base64.b64decode(data["digests"], validate=True),
+            extents=tuple(
+                Extent(int(p), int(o), int(n), int(s), str(e)) for p, o, n, s, e in data["extents"]
+            ),
+        )
+        chunk_count = sum(1 for extent in stream.extents for _ in extent.chunks())
+        if len(stream.digests) != chunk_count * DIGEST_BYTES:
+            raise ValueError(f"{len(stream.digests)} bytes of digests for {chunk_count} chunks")
+        if sum(extent.length for extent in stream.extents) != stream.length:
+            raise ValueError(f"extents do not add up to {stream.length} bytes")
+        return stream
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Memory that was stored beside the pickle: a tensor's storage or an array's buffer."""
+
+    id: int
+    kind: str
+    about: str
+    stream: Stream
+
+
+@dataclass(frozen=True)
+class Name:
+    """One variable. ``bytes`` counts what was reached through this name first, so names add up."""
+
+    name: str
+    type: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An object that the snapshot has only a placeholder of."""
+
+    path: str
+    type: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One snapshot, without its bytes."""
+
+    id: str
+    sequence: int
+    timeline: str
+    created: str
+    parent: str | None
+    kind: str
+    state: str
+    cell: dict[str, Any]
+    versions: dict[str, str]
+    hash: str
+    live: list[str]
+    skeleton: Stream
+    regions: Stream
+    payloads: list[Payload]
+    names: list[Name]
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+    def streams(self) -> Iterator[tuple[str, Stream]]:
+        """Yield every stream with a name for messages."""
+        yield "skeleton", self.skeleton
+        yield "regions", self.regions
+        for payload in self.payloads:
+            yield f"payload {payload.id}", payload.stream
+
+    @property
+    def size_bytes(self) -> int:
+        """What the state takes in memory and on disk, chunks shared with other snapshots included."""
+        return sum(stream.length for _, stream in self.streams())
+
+    def to_bytes(self) -> bytes:
+        """The file's content, checksum included."""
+        data: dict[str, Any] = {"format": FORMAT, "version": VERSION, "chunk_bytes": CHUNK_BYTES}
+        data |= {
+            key: getattr(self, key)
+            for key in ("id", "sequence", "timeline", "created", "parent", "kind", "state", "cell")
+        }
+        data |= {key: getattr(self, key) for key in ("versions", "hash", "live", "notes", "labels")}
+        data["skeleton"] = self.skeleton.to_json()
+        data["regions"] = self.regions.to_json()
+        data["payloads"] = [
+            {"id": p.id, "kind": p.kind, "about": p.about, "stream": p.stream.to_json()}
+            for p in self.payloads
+        ]
+        data["names"] = [asdict(name) for name in self.names]
+        data["skipped"] = [asdict(skipped) for skipped in self.skipped]
+        data["checksum"] = _checksum(data)
+        return _canonical(data)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, place: str) -> Manifest:
+        """Read a manifest. ``place`` names the file in messages."""
+        try:
+            data = json.loads(content)
+            if data["format"] != FORMAT:
+                raise ValueError(f"format is {data['format']!r}, not {FORMAT!r}")
+            version = int(data["version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"{place} is not a manifest: {error!r}") from error
+        if version > VERSION:
+            raise NewerFormatError(
+                f"{place} has format version {version}; this Respawner reads up to {VERSION}. "
+                "Upgrade respawner, or choose another store with RESPAWNER_STORE."
+            )
+        checksum = data.pop("checksum", None)
+        if checksum != _checksum(data):
+            raise DamagedError(f"{place}: checksum {checksum!r} does not match its content")
+        try:
+            return cls._from_json(data)
+        except (ValueError, KeyError, TypeError, binascii.Error) as error:
+            raise DamagedError(f"{place} is malformed: {error!r}") from error
+
+    @classmethod
+    def _from_json(cls, data: dict[str, Any]) -> Manifest:
+        if data["chunk_bytes"] != CHUNK_BYTES:
+            raise ValueError(f"chunk_bytes is {data['chunk_bytes']!r}, version 1 has {CHUNK_BYTES}")
+        return cls(
+            id=data["id"],
+            sequence=int(data["sequence"]),
+            timeline=data["timeline"],
+            created=data["created"],
+            parent=data["parent"],
+            kind=data["kind"],
+            state=data["state"],
+            cell=data["cell"],
+            versions=data["versions"],
+            hash=data["hash"],
+            live=list(data["live"]),
+            skeleton=Stream.from_json(data["skeleton"]),
+            regions=Stream.from_json(data["regions"]),
+            payloads=[
+                Payload(p["id"], p["kind"], p["about"], Stream.from_json(p["stream"]))
+                for p in data["payloads"]
+            ],
+            names=[Name(**name) for name in data["names"]],
+            skipped=[Skipped(**skipped) for skipped in data["skipped"]],
+            notes=list(data["notes"]),
+            labels=list(data["labels"]),
+        )
+
+
+def _canonical(data: dict[str, Any]) -> bytes:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def _checksum(data: dict[str, Any]) -> str:
+    return hashlib.blake2b(_canonical(data), digest_size=16).hexdigest()

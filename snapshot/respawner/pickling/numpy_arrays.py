@@ -1,0 +1,114 @@
+"""Arrays: their memory as regions, views as views of the same owner.
+
+Only exact ``numpy.ndarray`` objects without object fields; subclasses and object arrays go numpy's own way
+through the pickle. Imported only after the user has imported numpy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import memory
+from .regions import RegionTable
+
+
+def reduce_array(array: Any, regions: RegionTable, storage_of: Any) -> Any:
+    """How to pickle ``array``. ``storage_of(tensor)`` reduces a torch tensor's storage to a region."""
+    if array.dtype.hasobject:
+        return NotImplemented
+    base = array.base
+    if isinstance(base, memoryview) and isinstance(base.obj, bytes | bytearray):
+        base = base.obj
+    if base is None:
+        return _reduce_owner(array, regions)
+    if type(base) is np.ndarray:
+        if _flat(base) is not None:
+            return _view, (base, *_geometry(array, _address(base)))
+    elif isinstance(base, bytes | bytearray):
+        return _view_of_buffer, (base, *_geometry(array, _address(np.frombuffer(base, np.uint8))))
+    elif storage_of is not None and (found := storage_of(base)) is not None:
+        region, address = found
+        return _view_of_region, (region, *_geometry(array, address))
+    return _reduce_extent(array, regions)
+
+
+def _reduce_owner(array: Any, regions: RegionTable) -> Any:
+    if array.nbytes == 0:
+        return _empty, (array.shape, array.dtype, array.flags.writeable)
+    order = "C" if array.flags.c_contiguous else "F" if array.flags.f_contiguous else None
+    if order is None:
+        return _reduce_extent(array, regions)
+    region = regions.add(_address(array), array.nbytes, "numpy", _about(array), array)
+    return _own, (region, array.shape, array.dtype, order, array.flags.writeable)
+
+
+def _reduce_extent(array: Any, regions: RegionTable) -> Any:
+    """Memory whose owner we do not know (a file mapping, another library): what the array covers of it."""
+    if array.nbytes == 0:
+        return _empty, (array.shape, array.dtype, array.flags.writeable)
+    low, high = (
+        np.lib.array_utils.byte_bounds(array) if hasattr(np.lib, "array_utils") else np.byte_bounds(array)
+    )  # type: ignore[attr-defined]
+    region = regions.add(low, high - low, "numpy", _about(array), array)
+    return _view_of_region, (region, *_geometry(array, low))
+
+
+def _address(array: Any) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def _geometry(array: Any, origin: int) -> tuple[Any, ...]:
+    return array.dtype, array.shape, array.strides, _address(array) - origin, array.flags.writeable
+
+
+def _about(array: Any) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def _flat(array: Any) -> Any | None:
+    """``array`` as one that numpy takes as a buffer, None where its memory has gaps."""
+    if array.flags.c_contiguous:
+        return array
+    return array.T if array.flags.f_contiguous else None
+
+
+# The way back: these names stand in pickles, so they keep their meaning for as long as version 1 is read.
+
+
+def _empty(shape: tuple[int, ...], dtype: Any, writeable: bool) -> Any:
+    return _with_flag(np.empty(shape, dtype), writeable)
+
+
+def _own(region: int, shape: tuple[int, ...], dtype: Any, order: str, writeable: bool) -> Any:
+    array = memory.current().own_array(region, shape, dtype, order)
+    if array is None:
+        flat = memory.current().array(region)
+        array = np.ndarray(shape, dtype, buffer=flat, order=order)  # type: ignore[call-overload]
+    return _with_flag(array, writeable)
+
+
+def _view(owner: Any, dtype: Any, shape: Any, strides: Any, offset: int, writeable: bool) -> Any:
+    flat = _flat(owner)
+    if not owner.flags.writeable and writeable:
+        owner.flags.writeable = True
+        view = np.ndarray(shape, dtype, buffer=flat, offset=offset, strides=strides)
+        owner.flags.writeable = False
+        return view
+    return _with_flag(np.ndarray(shape, dtype, buffer=flat, offset=offset, strides=strides), writeable)
+
+
+def _view_of_buffer(buffer: Any, dtype: Any, shape: Any, strides: Any, offset: int, writeable: bool) -> Any:
+    return _with_flag(np.ndarray(shape, dtype, buffer=buffer, offset=offset, strides=strides), writeable)
+
+
+def _view_of_region(region: int, dtype: Any, shape: Any, strides: Any, offset: int, writeable: bool) -> Any:
+    flat = memory.current().array(region)
+    return _with_flag(np.ndarray(shape, dtype, buffer=flat, offset=offset, strides=strides), writeable)
+
+
+def _with_flag(array: Any, writeable: bool) -> Any:
+    if not writeable:
+        array.flags.writeable = False
+    return array

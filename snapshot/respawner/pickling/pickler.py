@@ -1,0 +1,238 @@
+"""Writes the whole namespace as one pickle, and goes on where an object fails.
+
+An object whose reduction raises becomes a `Placeholder`, wherever it is nested, in the same pass: the C
+pickler asks `reducer_override` for everything but built-in containers and scalars, and what an object would
+do there is tried before the pickler sees it. That costs a Python call per object of a type that does
+anything of its own; plain instances are only tried once a type.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import importlib
+import pickle
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+from .notebook_code import reduce_cell, reduce_function
+from .placeholder import Placeholder
+from .regions import RegionTable
+from .segments import SegmentFile
+from .unpicklable import reason_against
+
+
+class Entry:
+    """A variable on its way into the pickle; comes back as the tuple ``(name, value)``."""
+
+    __slots__ = ("name", "value")
+
+    def __init__(self, name: str, value: Any) -> None:
+        self.name = name
+        self.value = value
+
+
+class Failure:
+    """An object that got a placeholder, and the variable through which it was reached first."""
+
+    def __init__(self, name: str, obj: Any, reason: str) -> None:
+        self.name = name
+        self.obj = obj
+        self.reason = reason
+
+
+def entry(name: str, value: Any) -> tuple[str, Any]:
+    """What an `Entry` is pickled as a call of."""
+    return name, value
+
+
+_IMMUTABLE_ITERATORS = tuple(
+    type(iter(kind()))  # these cannot raise, so they need not be unrolled to find out
+    for kind in (list, tuple, dict, lambda: {}.items(), lambda: {}.values(), set)
+)
+
+
+class NamespacePickler(cloudpickle.Pickler):
+    """One capture. ``live`` maps ids of objects that the next kernel has itself to their memo number.
+
+    ``failures``, ``notes`` and ``bytes_by_name`` are filled while `dump` runs.
+    """
+
+    def __init__(self, file: SegmentFile, live: list[Any], namespace: dict[str, Any]) -> None:
+        super().__init__(file, protocol=5)
+        self.memo = {id(obj): (number, obj) for number, obj in enumerate(live)}
+        self.regions = RegionTable()
+        self.failures: list[Failure] = []
+        self.notes: dict[str, None] = {}
+        self.bytes_by_name: dict[str, int] = {}
+        self.deep = False
+        self._file = file
+        self._namespace = namespace
+        self._name = ""
+        self._counted = 0
+        self._plain: set[type] = set()
+        self._reducers: dict[type, Callable[[Any], Any]] = {
+            Entry: self._reduce_entry,
+            types.FunctionType: self._reduce_any_function,
+            types.CellType: reduce_cell,
+        }
+        self._add_library_reducers()
+
+    def reducer_override(self, obj: Any) -> Any:
+        cls = type(obj)
+        if cls in self._plain:
+            return NotImplemented
+        try:
+            reducer = self._reducers.get(cls) or self._choose_reducer(cls)
+            return reducer(obj)
+        except (RecursionError, MemoryError) as error:
+            if isinstance(error, MemoryError) or not self.deep:
+                raise
+            return self.give_up(obj, "nested too deeply")
+        except Exception as error:
+            return self.give_up(obj, _reason(error))
+
+    def give_up(self, obj: Any, reason: str) -> tuple[Any, ...]:
+        """Report ``obj`` as lost and reduce it to a placeholder."""
+        self.failures.append(Failure(self._name, obj, reason))
+        return Placeholder, (self._name, type_name(type(obj)), reason)
+
+    def note(self, text: str) -> None:
+        self.notes[f"{self._name}: {text}"] = None
+
+    # Which reducer a type gets ---------------------------------------------------------------------------
+
+    def _add_library_reducers(self) -> None:
+        """Only for libraries that the user has imported: this package imports none of them."""
+        storage_of = None
+        if "torch" in sys.modules and hasattr(sys.modules["torch"], "UntypedStorage"):
+            import torch
+
+            from . import torch_tensors as tensors
+
+            def storage_of(base: Any) -> Any:
+                return tensors.storage_of(base, self.regions)
+
+            self._reducers |= {
+                torch.Tensor: lambda tensor: tensors.reduce_tensor(tensor, self.regions, self.note),
+                torch.nn.Parameter: lambda tensor: tensors.reduce_tensor(tensor, self.regions, self.note),
+                torch.UntypedStorage: lambda storage: tensors.reduce_storage(storage, self.regions),
+                torch.TypedStorage: tensors.reduce_typed_storage,
+                torch.Generator: tensors.reduce_generator,
+            }
+        if "numpy" in sys.modules and hasattr(sys.modules["numpy"], "ndarray"):
+            import numpy as np
+
+            from .numpy_arrays import reduce_array
+
+            self._reducers[np.ndarray] = lambda array: reduce_array(array, self.regions, storage_of)
+
+    def _choose_reducer(self, cls: type) -> Callable[[Any], Any]:
+        """Decide once a type, and remember it."""
+        if why_not := reason_against(cls):
+            reducer: Callable[[Any], Any] = lambda obj: self.give_up(obj, why_not)  # noqa: E731
+        elif issubclass(cls, type):
+            reducer = super().reducer_override
+        elif reduce_holder := _pandas_reducer(cls):
+            reducer = reduce_holder
+        elif _is_plain(cls, self.dispatch_table):
+            reducer = self._try_plain
+        else:
+            reducer = self._try
+        self._reducers[cls] = reducer
+        return reducer
+
+    def _reduce_entry(self, item: Entry) -> tuple[Any, ...]:
+        self.count_bytes()
+        self._name = item.name
+        return entry, (item.name, item.value)
+
+    def _reduce_any_function(self, function: types.FunctionType) -> Any:
+        if function.__globals__ is self._namespace:
+            return reduce_function(function)
+        return super().reducer_override(function)
+
+    def _try_plain(self, obj: Any) -> Any:
+        reduced = self._try(obj)
+        self._plain.add(type(obj))
+        return reduced
+
+    def _try(self, obj: Any) -> Any:
+        """Reduce ``obj`` as the pickler would, and check what it would only find out too late."""
+        by_type = self.dispatch_table.get(type(obj))
+        reduced = by_type(obj) if by_type is not None else obj.__reduce_ex__(5)
+        if isinstance(reduced, str):
+            _check_global(obj, reduced)
+            return reduced
+        return _checked(obj, reduced)
+
+    def count_bytes(self) -> None:
+        """Book the large memory that was found since the last call to the variable at hand."""
+        total = self._file.large_bytes + sum(r.length for r in self.regions.regions[self._counted :])
+        self._counted = len(self.regions.regions)
+        self._file.large_bytes = 0
+        self.bytes_by_name[self._name] = self.bytes_by_name.get(self._name, 0) + total
+
+
+def type_name(cls: type) -> str:
+    """How a type is called in manifests and messages."""
+    module = getattr(cls, "__module__", "")
+    return cls.__qualname__ if module in ("builtins", "__main__") else f"{module}.{cls.__qualname__}"
+
+
+def _is_plain(cls: type, dispatch_table: Any) -> bool:
+    """Whether instances are reduced by `object` alone: if one of them works, all do."""
+    return (
+        cls not in dispatch_table
+        and cls.__reduce_ex__ is object.__reduce_ex__
+        and cls.__reduce__ is object.__reduce__
+        and getattr(cls, "__getstate__", None) is getattr(object, "__getstate__", None)
+        and not any(hasattr(cls, name) for name in ("__getnewargs__", "__getnewargs_ex__", "__getattr__"))
+        and cls.__getattribute__ is object.__getattribute__
+        and not issubclass(cls, list | dict)  # a subclass may iterate in its own way
+    )
+
+
+def _pandas_reducer(cls: type) -> Callable[[Any], Any] | None:
+    if "pandas._libs.internals" not in sys.modules or "pandas" not in cls.__module__.partition("."):
+        return None
+    from . import pandas_blocks as blocks
+
+    if blocks.References is None:
+        return None
+    if cls is blocks.References:
+        return blocks.reduce_references
+    return blocks.reduce_holder if issubclass(cls, blocks.Block | blocks.Index) else None
+
+
+def _check_global(obj: Any, name: str) -> None:
+    module_name = pickle.whichmodule(obj, name)  # type: ignore[attr-defined]
+    found = importlib.import_module(module_name)
+    for part in name.split("."):
+        found = getattr(found, part)
+    if found is not obj:
+        raise pickle.PicklingError(f"it is not the same object as {module_name}.{name}")
+
+
+def _checked(obj: Any, reduced: Any) -> tuple[Any, ...]:
+    """``reduced``, if the pickler will accept it; lazy parts are made now, while a failure costs only obj."""
+    if not isinstance(reduced, tuple) or not 2 <= len(reduced) <= 6:
+        raise pickle.PicklingError("its __reduce__ does not return a tuple of two to six items")
+    function, arguments, *rest = reduced
+    if not callable(function) or not isinstance(arguments, tuple):
+        raise pickle.PicklingError("its __reduce__ does not return a callable and its arguments")
+    if function is copyreg.__newobj__ and (not arguments or arguments[0] is not obj.__class__):  # type: ignore[attr-defined]
+        raise pickle.PicklingError("its __reduce__ makes an object of another class")
+    for index in (1, 2):  # list items and dict items
+        if len(rest) > index and rest[index] is not None and type(rest[index]) not in _IMMUTABLE_ITERATORS:
+            rest[index] = iter(list(rest[index]))
+    return function, arguments, *rest
+
+
+def _reason(error: Exception) -> str:
+    """One line, short enough for a report."""
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text}"[:300]

@@ -1,0 +1,81 @@
+"""What stands in the namespace for an object that could not be saved or restored."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from ..errors import LostObjectError
+
+
+class Placeholder:
+    """Says what was here and why it is not; any use as the real object raises `LostObjectError`.
+
+    Every alias of the lost object becomes the same placeholder. It is saved again as it is.
+    """
+
+    def __init__(self, path: str, type_name: str, reason: str) -> None:
+        self.__dict__.update(respawner_path=path, respawner_type=type_name, respawner_reason=reason)
+
+    def __repr__(self) -> str:
+        known = self.__dict__
+        return (
+            f"<lost {known.get('respawner_type')} at {known.get('respawner_path')}: "
+            f"{known.get('respawner_reason')}>"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        known = self.__dict__
+        return Placeholder, (known["respawner_path"], known["respawner_type"], known["respawner_reason"])
+
+    def __setstate__(self, state: Any) -> None:
+        """Ignore the state of the object that could not be made."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)  # protocols are asked for with hasattr everywhere
+        raise self._lost(f"has no {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise self._lost(f"cannot take {name!r}")
+
+    def _lost(self, what: str) -> LostObjectError:
+        known = self.__dict__
+        return LostObjectError(
+            f"{known.get('respawner_path')} was a {known.get('respawner_type')} that Respawner could not bring "
+            f"back ({known.get('respawner_reason')}), so it {what}. Make it again by running its cell."
+        )
+
+
+class LostClass(type):
+    """Type of the stand-ins for classes that cannot be imported any more: instances are placeholders."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Placeholder:
+        return Placeholder("?", f"{cls.__module__}.{cls.__qualname__}", cls.__dict__["respawner_reason"])
+
+
+def lost_class(module: str, name: str, reason: str) -> type:
+    """A class whose instances, however they are made, are placeholders."""
+
+    def make(cls: type, *args: Any, **kwargs: Any) -> Placeholder:
+        return LostClass.__call__(cls)
+
+    return LostClass(
+        name.rpartition(".")[2],
+        (),
+        {"__module__": module, "__qualname__": name, "__new__": make, "respawner_reason": reason},
+    )
+
+
+def _refusing(operation: str) -> Any:
+    def method(self: Placeholder, *args: Any, **kwargs: Any) -> NoReturn:
+        raise self._lost(f"cannot be used with {operation}")
+
+    return method
+
+
+for _operation in (
+    "__call__ __iter__ __next__ __len__ __getitem__ __setitem__ __delitem__ __contains__ __enter__ __exit__ "
+    "__aenter__ __aexit__ __await__ __aiter__ __anext__ __add__ __sub__ __mul__ __truediv__ __matmul__ "
+    "__lt__ __le__ __gt__ __ge__ __float__ __int__ __index__"
+).split():
+    setattr(Placeholder, _operation, _refusing(_operation))

@@ -1,0 +1,99 @@
+"""What is told to the user: after a restore, and in `respawner.report`."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from .readable import age_seconds, readable_age, readable_size
+from .restoring import Loaded
+
+_SHOWN = 12
+
+
+def restored_report(loaded: Loaded, overwritten: list[str], how: str) -> dict[str, Any]:
+    """The report of a restore as a plain dict. ``how``: ``start`` or ``in place``."""
+    manifest = loaded.manifest
+    skipped = [{"path": s.path, "type": s.type, "reason": s.reason} for s in manifest.skipped]
+    skipped += [
+        {"path": p.__dict__["respawner_path"], "type": p.__dict__["respawner_type"], "reason": reason}
+        for p in loaded.lost
+        if (reason := p.__dict__["respawner_reason"])
+    ]
+    return {
+        "restored": True,
+        "how": how,
+        "snapshot": manifest.id,
+        "created": manifest.created,
+        "age_seconds": age_seconds(manifest.created),
+        "cell": manifest.cell,
+        "state": manifest.state,
+        "names": [name.name for name in manifest.names],
+        "bytes": manifest.size_bytes,
+        "seconds": round(loaded.seconds, 3),
+        "skipped": skipped,
+        "notes": manifest.notes + loaded.notes,
+        "damaged": [{"sequence": d.sequence, "reason": d.reason} for d in loaded.damaged],
+        "overwritten": overwritten,
+    }
+
+
+def nothing_report(why: str, **more: Any) -> dict[str, Any]:
+    """The report of a start without a restore."""
+    return {"restored": False, "why": why, "names": [], "skipped": [], "notes": [], "damaged": [], **more}
+
+
+def lines_of(report: dict[str, Any]) -> list[str]:
+    """The report as lines of text: first what happened, then everything that is not as it was."""
+    if not report["restored"]:
+        lines = [f"Respawner: {report['why']}"]
+    else:
+        lines = [
+            f"Respawner: restored {_count(len(report['names']), 'variable')} "
+            f"({readable_size(report['bytes'])}) in {report['seconds']:.2f} s, "
+            f"snapshot {report['snapshot']}, {readable_age(report['age_seconds'])}{_after(report)}"
+        ]
+    lines += _some("not restored", [f"{s['path']} ({s['type']}): {s['reason']}" for s in report["skipped"]])
+    lines += _some("note", report["notes"])
+    lines += _some(
+        "damaged, passed over", [f"snapshot {d['sequence']}: {d['reason']}" for d in report["damaged"]]
+    )
+    if report.get("overwritten"):
+        lines.append(f"replaced what the startup files had set: {', '.join(report['overwritten'])}")
+    return lines
+
+
+def show(report: dict[str, Any]) -> None:
+    """Display the report in the cell that runs."""
+    from IPython.display import display
+
+    first, *rest = lines_of(report)
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in rest)
+    body = f"<b>{html.escape(first)}</b>{f'<ul>{items}</ul>' if items else ''}"
+    style = "border-left:3px solid #4a90a4;padding:2px 10px;font-size:90%"
+    display(
+        {
+            "text/plain": "\n".join([first, *(f"  {line}" for line in rest)]),
+            "text/html": f'<div style="{style}">{body}</div>',
+        },
+        raw=True,
+    )
+
+
+def _after(report: dict[str, Any]) -> str:
+    count = report["cell"].get("execution_count")
+    if count is None:
+        return ""
+    how = {"error": ", which failed", "interrupted": ", which was interrupted"}.get(report["state"], "")
+    return f" (after cell [{count}]{how})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _some(label: str, items: list[str]) -> list[str]:
+    shown = [f"{label}: {item}" for item in items[:_SHOWN]]
+    if len(items) > _SHOWN:
+        shown.append(f"{label}: and {len(items) - _SHOWN} more, see respawner.report()")
+    return shown

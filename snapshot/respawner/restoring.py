@@ -1,0 +1,112 @@
+"""From a snapshot on disk to the live namespace.
+
+`load` makes every object and changes nothing of the namespace; only when all of it is there does `put` go
+over it. So a damaged snapshot costs time, not state. A snapshot is believed as a whole or not at all:
+`load_latest` falls back to the one before.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import DamagedError, StoreError
+from .live import live_objects
+from .manifest import Manifest
+from .namespace import put_history, put_variables
+from .pickling.memory import Memory
+from .pickling.placeholder import Placeholder
+from .pickling.unpickler import FastUnpickler, PatientUnpickler
+from .processstate import put_random_state, put_surroundings
+from .store.reader import SnapshotReader
+from .store.timeline import Damage, Timeline
+
+
+@dataclass
+class Loaded:
+    """A state in memory that is not in the namespace yet."""
+
+    manifest: Manifest
+    variables: dict[str, Any]
+    history: dict[str, Any]
+    random: dict[str, Any]
+    excluded: list[str]
+    lost: list[Placeholder]
+    notes: list[str]
+    damaged: list[Damage] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def load_latest(shell: Any, timeline: Timeline, before: int | None = None) -> Loaded | list[Damage]:
+    """The newest state that is whole, or the damages found where there is none.
+
+    ``before`` leaves out snapshots from that sequence number on.
+    """
+    damaged: list[Damage] = []
+    for found in timeline.snapshots():
+        if before is not None and found.sequence >= before:
+            continue
+        if isinstance(found, Damage):
+            damaged.append(found)
+            continue
+        try:
+            loaded = load(shell, timeline, found)
+        except DamagedError as error:
+            damaged.append(Damage(found.sequence, timeline.manifest_path(found.sequence), str(error)))
+            continue
+        loaded.damaged = damaged
+        return loaded
+    return damaged
+
+
+def load(shell: Any, timeline: Timeline, manifest: Manifest) -> Loaded:
+    """Make the objects of one snapshot. Raises `DamagedError` where its bytes are not right.
+
+    Sets the process's surroundings (``sys.path``, environment, working folder) on the way, because modules
+    are looked up while objects are made.
+    """
+    started = time.perf_counter()
+    with SnapshotReader(timeline, manifest) as reader:
+        memory = Memory(reader)
+        with memory.in_use():
+            try:
+                loaded = _unpickle(FastUnpickler, shell, reader)
+            except (StoreError, MemoryError):
+                raise
+            except Exception:
+                # An object's own code failed: once more, slowly, and without that object. The memory is
+                # read again as well, because the first try may have changed it.
+                with Memory(reader).in_use():
+                    loaded = _unpickle(PatientUnpickler, shell, reader)
+        if not reader.verified:
+            loaded.notes.append(f"not verified: its hash {manifest.hash} is not installed here")
+    loaded.seconds = time.perf_counter() - started
+    return loaded
+
+
+def put(shell: Any, loaded: Loaded, *, replace: bool, with_history: bool) -> list[str]:
+    """Make the namespace that of the snapshot; returns names of the fresh kernel that gave way."""
+    overwritten = put_variables(shell, loaded.variables, replace=replace)
+    if with_history:
+        put_history(shell, loaded.history)
+    loaded.notes += put_random_state(loaded.random)
+    return overwritten
+
+
+def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader) -> Loaded:
+    manifest = reader.manifest
+    with reader.open(manifest.skeleton) as file:
+        unpickler = unpickler_class(file, live_objects(shell, manifest.live))
+        prelude = unpickler.load()
+        notes = put_surroundings(prelude)
+        body = unpickler.load()
+    return Loaded(
+        manifest=manifest,
+        variables=dict(body["entries"]),
+        history=body["history"][1],
+        random=body["random"],
+        excluded=prelude["excluded"],
+        lost=unpickler.failures,
+        notes=notes,
+    )

@@ -1,0 +1,169 @@
+"""One notebook's folder in the store: its manifests, its markers, its pins.
+
+Readers believe only manifests: what no manifest names does not exist. Reading needs no lock; everything
+that writes is done by the process that holds the timeline's lock (see `lock`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ..errors import DamagedError, NoSnapshotError
+from ..manifest import Manifest
+from .files import write_atomically
+from .layout import check_format, slug_of
+
+FORMAT = "respawner-timeline"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A manifest that cannot be believed, and why."""
+
+    sequence: int
+    path: Path
+    reason: str
+
+
+class Timeline:
+    """A timeline that exists on disk. ``Timeline.find`` and ``Timeline.create`` make these."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `NewerFormatError` or `StoreError` where the folder is not one we may use."""
+        self.folder = folder
+        self.slug = folder.name
+        data = check_format(folder / "timeline.json", FORMAT, VERSION)
+        self.name: str = data["name"]
+        self.uuid = bytes.fromhex(data["uuid"])
+        self.kernel: str | None = data.get("kernel")
+
+    @classmethod
+    def find(cls, store: Path, slug: str) -> Timeline | None:
+        """The timeline in that folder, or None."""
+        folder = store / "timelines" / slug
+        return cls(folder) if (folder / "timeline.json").exists() else None
+
+    @classmethod
+    def create(cls, store: Path, name: str, slug: str | None = None) -> Timeline:
+        """Make the timeline's folder, or return the one that is there."""
+        slug = slug or slug_of(name)
+        if existing := cls.find(store, slug):
+            return existing
+        folder = store / "timelines" / slug
+        for part in ("packs", "manifests", "pins"):
+            (folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_description(folder, name, secrets.token_bytes(16), None)
+        return cls(folder)
+
+    @classmethod
+    def all_in(cls, store: Path) -> list[Timeline]:
+        """Every timeline of a store, by folder name."""
+        return [cls(path.parent) for path in sorted((store / "timelines").glob("*/timeline.json"))]
+
+    @property
+    def packs(self) -> Path:
+        return self.folder / "packs"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.folder / "lock"
+
+    def belongs_to(self, kernel: str | None) -> None:
+        """Remember the Jupyter id of the kernel that writes here: it survives restarts of the kernel."""
+        if kernel != self.kernel:
+            self.kernel = kernel
+            _write_description(self.folder, self.name, self.uuid, kernel)
+
+    # Snapshots ----------------------------------------------------------------------------------------
+
+    def sequences(self) -> list[int]:
+        """Numbers of all manifests, newest first."""
+        found = (path.stem for path in (self.folder / "manifests").glob("*.json"))
+        return sorted((int(stem) for stem in found if stem.isdigit()), reverse=True)
+
+    def manifest_path(self, sequence: int) -> Path:
+        return self.folder / "manifests" / f"{sequence:010d}.json"
+
+    def read(self, sequence: int) -> Manifest:
+        path = self.manifest_path(sequence)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DamagedError(f"{path} cannot be read: {error}") from error
+        return Manifest.from_bytes(content, str(path))
+
+    def snapshots(self) -> Iterator[Manifest | Damage]:
+        """Every snapshot, newest first. A newer format is not damage: it raises `NewerFormatError`."""
+        for sequence in self.sequences():
+            try:
+                yield self.read(sequence)
+            except DamagedError as error:
+                yield Damage(sequence, self.manifest_path(sequence), str(error))
+
+    def latest(self) -> Manifest | None:
+        """The newest manifest that can be believed."""
+        return next((found for found in self.snapshots() if isinstance(found, Manifest)), None)
+
+    def find_snapshot(self, id_or_label: str | None) -> Manifest:
+        """By id (a beginning is enough) or label, the newest that fits; None means the latest."""
+        for found in self.snapshots():
+            if isinstance(found, Damage):
+                continue
+            if id_or_label is None or id_or_label in found.labels or found.id.startswith(id_or_label):
+                return found
+        wanted = "any snapshot" if id_or_label is None else f"snapshot {id_or_label!r}"
+        raise NoSnapshotError(f"{self.name} has not {wanted}; `%snapshots` lists what there is")
+
+    def publish(self, manifest: Manifest) -> None:
+        """Make the snapshot exist. Its chunks must be durable already."""
+        write_atomically(self.manifest_path(manifest.sequence), manifest.to_bytes())
+
+    # Markers: small JSON files that outlive the kernel ---------------------------------------------------
+
+    def set_marker(self, name: str, content: dict[str, Any]) -> None:
+        write_atomically(self.folder / f"{name}.marker", json.dumps(content).encode())
+
+    def marker(self, name: str) -> dict[str, Any] | None:
+        """The marker's content, None where it is not set, empty where it cannot be read."""
+        try:
+            data = json.loads((self.folder / f"{name}.marker").read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    def clear_marker(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / f"{name}.marker").unlink()
+
+    # Pins: snapshots that retention leaves alone ---------------------------------------------------------
+
+    def pin(self, snapshot_id: str, reason: str) -> None:
+        write_atomically(self.folder / "pins" / snapshot_id, reason.encode())
+
+    def pins(self) -> dict[str, str]:
+        """Ids of pinned snapshots, oldest pin first, with the reason."""
+        paths = sorted((self.folder / "pins").glob("[!.]*"), key=lambda path: path.stat().st_mtime_ns)
+        return {path.name: path.read_text(errors="replace") for path in paths}
+
+    def unpin(self, snapshot_id: str) -> None:
+        (self.folder / "pins" / snapshot_id).unlink(missing_ok=True)
+
+
+def new_id() -> str:
+    """A snapshot's id: its time in UTC and some chance, so that ids sort by age."""
+    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S") + "-" + secrets.token_hex(3)
+
+
+def _write_description(folder: Path, name: str, uuid: bytes, kernel: str | None) -> None:
+    data = {"format": FORMAT, "version": VERSION, "name": name, "uuid": uuid.hex(), "kernel": kernel}
+    write_atomically(folder / "timeline.json", json.dumps(data).encode())

@@ -1,0 +1,171 @@
+"""Writes snapshots to one timeline: each chunk once, the manifest last.
+
+Call order: `add_stream` for every stream, then `publish`; on any error `roll_back`, after which the
+timeline is exactly what it was, and the next snapshot may be tried. Needs the timeline's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..manifest import CHUNK_BYTES, Extent, Manifest, Stream
+from .codec import RAW, encode
+from .digest import ALGORITHMS, PREFERRED
+from .pack import PackWriter
+from .retention import delete_unnamed_packs
+from .timeline import Damage, Timeline
+
+PACK_BYTES = 1 << 30
+"""A pack that has grown beyond this is followed by a new one: whole packs are what retention deletes."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    pack: int
+    offset: int
+    stored: int
+    encoding: str
+
+
+class TimelineWriter:
+    """The one writer of a timeline, for as long as its lock is held."""
+
+    def __init__(self, timeline: Timeline) -> None:
+        self.timeline = timeline
+        self.hash = PREFERRED
+        self._digest = ALGORITHMS[PREFERRED]
+        self._places: dict[tuple[bytes, int], _Place] = {}
+        self._added: list[tuple[bytes, int]] = []
+        self._pack: PackWriter | None = None
+        self._read_manifests()
+
+    def _read_manifests(self) -> None:
+        """Learn which chunks are on disk, and where the last pack really ends."""
+        sequences = self.timeline.sequences()
+        self.next_sequence = sequences[0] + 1 if sequences else 1
+        ends: dict[int, int] = {}
+        whole = True
+        for found in self.timeline.snapshots():
+            if isinstance(found, Damage):
+                whole = False
+                continue
+            for _, stream in found.streams():
+                for digest, extent, offset, stored, length in stream.chunks():
+                    ends[extent.pack] = max(ends.get(extent.pack, 0), offset + stored)
+                    if found.hash == self.hash:
+                        place = _Place(extent.pack, offset, stored, extent.encoding)
+                        self._places.setdefault((digest, length), place)
+        sizes = {int(path.stem): path.stat().st_size for path in self.timeline.packs.glob("*.pack")}
+        short = {pack for pack, end in ends.items() if sizes.get(pack, 0) < end}
+        self._places = {key: place for key, place in self._places.items() if place.pack not in short}
+        self._committed_pack = max(ends, default=0)
+        self._committed_end = ends.get(self._committed_pack, 0)
+        if short or not whole:
+            self._start_new_pack()
+
+    def distrust(self) -> None:
+        """Write everything anew from now on: a chunk that is on disk turned out to be damaged."""
+        self.close()
+        self._places.clear()
+        self._start_new_pack()
+
+    def _start_new_pack(self) -> None:
+        """Leave the packs that exist alone, left-overs too: we do not know all of what they hold."""
+        existing = [int(path.stem) for path in self.timeline.packs.glob("*.pack")]
+        self._committed_pack, self._committed_end = max([self._committed_pack, *existing]) + 1, 0
+
+    def add_stream(self, pieces: Iterable[Any], *, compress: bool = False) -> Stream:
+        """Store a stream. Each piece (bytes-like) is cut at every `CHUNK_BYTES` from its own beginning,
+        so that a large piece keeps its chunks when what stands before it in the stream grows."""
+        digests: list[bytes] = []
+        extents: list[Extent] = []
+        total = 0
+        for piece in pieces:
+            view = memoryview(piece).cast("B")
+            for start in range(0, len(view), CHUNK_BYTES):
+                chunk = view[start : start + CHUNK_BYTES]
+                digest = self._digest(chunk)
+                place = self._places.get((digest, len(chunk)))
+                if place is None:
+                    place = self._append(digest, chunk, compress)
+                digests.append(digest)
+                _extend(extents, place, len(chunk))
+            total += len(view)
+        return Stream(total, b"".join(digests), tuple(extents))
+
+    def _append(self, digest: bytes, chunk: memoryview, compress: bool) -> _Place:
+        encoding, data = encode(chunk) if compress else (RAW, chunk)
+        pack = self._open_pack()
+        offset = pack.append(data)
+        place = _Place(pack.number, offset, len(data), encoding)
+        self._places[digest, len(chunk)] = place
+        self._added.append((digest, len(chunk)))
+        return place
+
+    def _open_pack(self) -> PackWriter:
+        """The pack to append to; a full one is made durable and closed."""
+        if self._pack is None:
+            number = self._committed_pack or 1
+            self._pack = PackWriter(self.timeline.packs, number, self.timeline.uuid, self._committed_end)
+        if self._pack.end > PACK_BYTES:
+            self._pack.sync()
+            full, self._pack = self._pack, None
+            full.close()
+            self._pack = PackWriter(self.timeline.packs, full.number + 1, self.timeline.uuid)
+        return self._pack
+
+    def publish(self, manifest: Manifest) -> None:
+        """Make the chunks durable, then the manifest. From here on the snapshot exists."""
+        if self._pack is not None:
+            self._pack.sync()
+        self.timeline.publish(manifest)
+        self.next_sequence = manifest.sequence + 1
+        self._added.clear()
+        if self._pack is not None:
+            self._committed_pack, self._committed_end = self._pack.number, self._pack.end
+
+    def roll_back(self) -> None:
+        """Forget every chunk since the last `publish`, on disk too where the disk lets us."""
+        for key in self._added:
+            self._places.pop(key, None)
+        self._added.clear()
+        pack, self._pack = self._pack, None
+        if pack is None:
+            return
+        try:
+            if pack.number == self._committed_pack:
+                pack.truncate(self._committed_end)
+            else:
+                pack.truncate(0)
+        except OSError:
+            pass  # the tail is unnamed, and is cut off when the pack is opened next
+        finally:
+            pack.close()
+
+    def drop_unnamed_packs(self) -> None:
+        """Delete packs that no manifest names any more. None of them is mapped: restoring copies."""
+        delete_unnamed_packs(self.timeline, keep=self._committed_pack)
+        existing = {int(path.stem) for path in self.timeline.packs.glob("*.pack")}
+        self._places = {key: place for key, place in self._places.items() if place.pack in existing}
+
+    def close(self) -> None:
+        if self._pack is not None:
+            self._pack.close()
+            self._pack = None
+
+
+def _extend(extents: list[Extent], place: _Place, length: int) -> None:
+    """Add a chunk, to the last extent where it follows that in the same pack."""
+    if extents and place.encoding == RAW:
+        last = extents[-1]
+        continues = (last.pack, last.encoding) == (
+            place.pack,
+            RAW,
+        ) and last.offset + last.length == place.offset
+        if continues and last.length % CHUNK_BYTES == 0:
+            grown = last.length + length
+            extents[-1] = Extent(last.pack, last.offset, grown, grown, RAW)
+            return
+    extents.append(Extent(place.pack, place.offset, length, place.stored, place.encoding))

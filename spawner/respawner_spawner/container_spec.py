@@ -1,0 +1,132 @@
+"""From what a session is to what Docker is told: pure, so that every promise about a container is a test.
+
+Not for decisions: which image, which GPUs and which limits are decided before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from docker.types import DeviceRequest, LogConfig
+from respawner import contract
+
+from .image_facts import ImageFacts
+
+DEPLOYMENT_LABEL = "org.respawner.deployment"
+HOLDER_LABEL = "org.respawner.holder"
+USER_LABEL = "org.respawner.user"
+SERVER_LABEL = "org.respawner.server"
+GPUS_LABEL = "org.respawner.gpus"
+
+NO_GPU = "void"
+"""`NVIDIA_VISIBLE_DEVICES` of a session without GPUs: otherwise CUDA images ask for all of them."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything that one container is made of."""
+
+    deployment: str
+    holder: str
+    user: str
+    server: str
+    image: ImageFacts
+    home_volume: str
+    snapshot_volume: str
+    bundle: Path
+    """The kernel bundle on the engine's host."""
+    gpus: Sequence[str] = ()
+    cpu_limit: float | None = None
+    mem_limit: int | None = None
+    pids_limit: int = 4096
+    shm_bytes: int = 1 << 31
+    cap_add: Sequence[str] = ()
+    stop_grace_seconds: int = 60
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def environment(session: Session) -> dict[str, str]:
+    """Variables of the container: the hub's and admin's, then what makes snapshots and packages work."""
+    image = session.image
+    given = {**image.environment, **session.environment}
+    user_base = f"{image.home}/.local/respawner/{image.environment_name}"
+    added = {
+        "HOME": image.home,
+        contract.STORE_ENV: contract.STORE_DIR,
+        # JUPYTER_CONFIG_PATH adds a folder to Jupyter's search; nothing of the image's or user's is hidden.
+        "JUPYTER_CONFIG_PATH": _joined(given.get("JUPYTER_CONFIG_PATH"), f"{contract.BUNDLE_DIR}/jupyter"),
+        # `pip install --user` lands on the home volume, in a folder that only this Python and torch read.
+        "PYTHONUSERBASE": user_base,
+        "PATH": _joined(
+            given.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            f"{user_base}/bin",
+        ),
+    }
+    if not session.gpus:
+        added["NVIDIA_VISIBLE_DEVICES"] = NO_GPU
+    return {**session.environment, **added}
+
+
+def labels(session: Session) -> dict[str, str]:
+    """Leases and ownership, so that they outlive a lost database."""
+    return {
+        DEPLOYMENT_LABEL: session.deployment,
+        HOLDER_LABEL: session.holder,
+        USER_LABEL: session.user,
+        SERVER_LABEL: session.server,
+        GPUS_LABEL: ",".join(session.gpus),
+    }
+
+
+def binds(session: Session) -> dict[str, dict[str, str]]:
+    """Volumes and files, as docker-py's `binds`."""
+    return {
+        session.home_volume: {"bind": session.image.home, "mode": "rw"},
+        session.snapshot_volume: {"bind": contract.STATE_DIR, "mode": "rw"},
+        str(session.bundle): {"bind": contract.BUNDLE_DIR, "mode": "ro"},
+        str(session.bundle / "ipython_startup.py"): {"bind": contract.STARTUP_FILE, "mode": "ro"},
+    }
+
+
+def host_config(session: Session) -> dict[str, Any]:
+    """Limits, devices and privileges, as keyword arguments of docker-py's `create_host_config`."""
+    config: dict[str, Any] = {
+        "auto_remove": False,  # exit code and log would be gone before anybody could read them
+        "cap_drop": ["ALL"],
+        "cap_add": list(session.cap_add),
+        "security_opt": ["no-new-privileges"],
+        "init": not session.image.has_init,
+        "pids_limit": session.pids_limit,
+        "shm_size": session.shm_bytes,
+        "log_config": LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"}),
+    }
+    if session.mem_limit:
+        # Swap counts: without this Docker allows as much swap again.
+        config.update(mem_limit=session.mem_limit, memswap_limit=session.mem_limit)
+    if session.cpu_limit:
+        config["nano_cpus"] = int(session.cpu_limit * 1e9)
+    if session.gpus:
+        config["device_requests"] = [
+            DeviceRequest(driver="nvidia", device_ids=list(session.gpus), capabilities=[["gpu"]])
+        ]
+    return config
+
+
+def create_arguments(session: Session, command: Sequence[str]) -> dict[str, Any]:
+    """Keyword arguments of docker-py's `create_container`, without name, ports and host_config."""
+    return {
+        "image": session.image.name,
+        "command": list(command),
+        "user": session.image.user,
+        "working_dir": session.image.home,
+        "environment": environment(session),
+        "labels": labels(session),
+        "stop_timeout": session.stop_grace_seconds,
+    }
+
+
+def _joined(path: str | None, folder: str) -> str:
+    return f"{path}:{folder}" if path else folder

@@ -1,0 +1,476 @@
+"""`GPUDockerSpawner`: the life of one session's container.
+
+The lifecycle stands in `start`, `poll`, `stop` and `run_post_stop_hook`, in this order. Three rules hold in
+all of them: a container is never removed before its exit code and log are read; what cannot be reached is
+not dead; a lease ends only when its container is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from docker.errors import APIError, NotFound
+from dockerspawner import DockerSpawner
+from dockerspawner.dockerspawner import _deep_merge
+from jupyterhub.traitlets import ByteSpecification
+from respawner import contract
+from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
+from traitlets import Bool, Integer, List, Unicode, default
+
+from . import container_spec, gpus
+from .engine import UNREACHABLE, Engine, engine_at
+from .failure import LOG_LINES, Ending, SessionStartError, next_step
+from .image_facts import ImageFacts, image_facts
+from .ledger import Ledger, NotEnoughGpus
+from .volumes import own_mount_points
+
+READY_CHECK_SECONDS = 0.1
+_ledgers: dict[str, Ledger] = {}
+_images_with_kernels: set[str] = set()
+
+
+class GPUDockerSpawner(DockerSpawner):
+    """One container a session, with volumes that outlive it and GPUs that nobody else has."""
+
+    deployment = Unicode(
+        "respawner",
+        help="Name of the deployment, the prefix of containers and volumes. Example: ``c.GPUDockerSpawner.deployment = 'ml-team'``",
+    ).tag(config=True)
+    engine_host = Unicode(
+        "unix:///var/run/docker.sock",
+        help="Docker Engine of the sessions. Example: ``c.GPUDockerSpawner.engine_host = 'unix:///run/docker.sock'``",
+    ).tag(config=True)
+    database_url = Unicode(
+        help="SQLAlchemy URL of the leases. Example: ``c.GPUDockerSpawner.database_url = 'sqlite:////srv/leases.sqlite'``"
+    ).tag(config=True)
+    bundle = Unicode(
+        help="Folder of the kernel bundle on the engine's host. Example: ``c.GPUDockerSpawner.bundle = '/srv/respawner/bundle/1a2b'``"
+    ).tag(config=True)
+    home_volume = Unicode(
+        "{deployment}-home-{username}",
+        help="Docker volume of a user's files. Example: ``c.GPUDockerSpawner.home_volume = 'home-{username}'``",
+    ).tag(config=True)
+    snapshot_volume = Unicode(
+        "{deployment}-snapshots-{username}",
+        help="Docker volume of a user's snapshots. Example: ``c.GPUDockerSpawner.snapshot_volume = 'snap-{username}'``",
+    ).tag(config=True)
+    gpus = Integer(
+        0,
+        min=0,
+        help="GPUs of a session whose user chooses nothing. Example: ``c.GPUDockerSpawner.gpus = 1``",
+    ).tag(config=True)
+    max_gpus = Integer(
+        1, min=0, help="The most GPUs one session may ask for. Example: ``c.GPUDockerSpawner.max_gpus = 2``"
+    ).tag(config=True)
+    pids_limit = Integer(
+        4096, help="Processes and threads of a session. Example: ``c.GPUDockerSpawner.pids_limit = 2048``"
+    ).tag(config=True)
+    shm_size = ByteSpecification(
+        1 << 31, help="Size of /dev/shm. Example: ``c.GPUDockerSpawner.shm_size = '8G'``"
+    ).tag(config=True)
+    cap_add = List(
+        Unicode(),
+        help="Linux capabilities that sessions keep; all others are dropped. Example: ``c.GPUDockerSpawner.cap_add = ['NET_RAW']``",
+    ).tag(config=True)
+    stop_grace_seconds = Integer(
+        120,
+        min=1,
+        help="Time a stopped session has to become durable. Example: ``c.GPUDockerSpawner.stop_grace_seconds = 300``",
+    ).tag(config=True)
+    lease = List(Unicode(), help="UUIDs of this session's GPUs.")
+    will_resume = Bool(
+        False, help="True while a running session is out of reach: its token and OAuth client are kept."
+    )
+
+    _confirmed = False
+    """Whether this hub process has seen the session run. Until then a "stop" means that the hub did not reach it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._said: list[dict[str, Any]] = []
+        self._news = asyncio.Event()
+
+    # What stock DockerSpawner shares among everybody ---------------------------------------------------
+
+    @property
+    def engine(self) -> Engine:
+        return engine_at(self.engine_host)
+
+    @property
+    def client(self) -> Any:
+        return self.engine.client
+
+    def docker(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self.engine.call(method, *args, **kwargs)
+
+    @property
+    def ledger(self) -> Ledger:
+        if self.database_url not in _ledgers:
+            _ledgers[self.database_url] = Ledger(self.database_url)
+        return _ledgers[self.database_url]
+
+    @property
+    def holder(self) -> str:
+        """Name of this session in the ledger and in labels."""
+        return f"{self.deployment}/{self.user.name}/{self.name}"
+
+    @default("prefix")
+    def _prefix(self) -> str:
+        return self.deployment
+
+    @default("use_internal_ip")
+    def _use_internal_ip(self) -> bool:
+        return True
+
+    @default("pull_policy")
+    def _pull_policy(self) -> str:
+        return "ifnotpresent"
+
+    def template_namespace(self) -> dict[str, Any]:
+        return {**super().template_namespace(), "deployment": self.deployment}
+
+    def get_state(self) -> dict[str, Any]:
+        return {**super().get_state(), "lease": list(self.lease)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.lease = state.get("lease", [])
+
+    # Start ----------------------------------------------------------------------------------------------
+
+    async def start(self) -> tuple[str, int]:
+        """Adopt the session's running container, or make a new one and wait until its server listens.
+
+        :raises SessionStartError: with the container's exit code and log; nothing is left behind.
+        """
+        self._confirmed, self.will_resume = True, False
+        self._said.clear()
+        try:
+            existing = await self.get_object()
+            if existing and existing["State"]["Running"]:
+                return await self._adopt(existing)
+            image = await self._choose_image()
+            if existing:
+                await self._remove(self.object_id)
+            self.lease = await self._acquire()
+            return await self._start_container(image)
+        except UNREACHABLE as error:
+            raise SessionStartError(
+                f"The Docker engine at {self.engine_host} does not answer ({type(error).__name__}). "
+                "Your files and snapshots are safe; tell your admin.",
+                reason="engine",
+            ) from error
+
+    async def _adopt(self, container: dict[str, Any]) -> tuple[str, int]:
+        """Go on with a container that survived what the hub did not: its variables are still there."""
+        environment = dict(item.split("=", 1) for item in container["Config"]["Env"] if "=" in item)
+        self.api_token = environment["JUPYTERHUB_API_TOKEN"]
+        held = container["Config"]["Labels"].get(container_spec.GPUS_LABEL, "")
+        self.lease = [uuid for uuid in held.split(",") if uuid]
+        await asyncio.to_thread(self.ledger.adopt, self.holder, self.lease)
+        self.log.info("Adopting %s's running container %s", self._log_name, self.object_id[:12])
+        self._say(90, "Your session is still running: connecting to it")
+        return await self.get_ip_and_port()
+
+    async def _choose_image(self) -> ImageFacts:
+        if chosen := self.user_options.get("image"):
+            self.image = await self.check_allowed(chosen)
+        self._say(10, f"Image {self.image}")
+        try:
+            await self.pull_image(self.image)
+            return await image_facts(self.engine, self.image)
+        except APIError as error:
+            raise SessionStartError(
+                f"The image {self.image} is not on the engine and could not be pulled: {error.explanation}. "
+                "The admin builds or loads it, or changes [image] name.",
+                reason="image",
+            ) from error
+
+    async def _acquire(self) -> list[str]:
+        count = self._requested_gpus()
+        if not count:
+            await asyncio.to_thread(self.ledger.release, self.holder)
+            return []
+        self._say(20, f"Waiting for {count} GPU(s)")
+        found = await asyncio.to_thread(gpus.inventory)
+        labelled = await self._labelled_gpus()
+        devices = [gpu.uuid for gpu in found.gpus]
+        try:
+            return await asyncio.to_thread(self.ledger.acquire, self.holder, count, devices, labelled)
+        except NotEnoughGpus as error:
+            cause = f" ({found.cause})" if found.cause else ""
+            raise SessionStartError(
+                f"{error}{cause}. Start without a GPU, or try again when one is free.", reason="gpus"
+            ) from error
+
+    def _requested_gpus(self) -> int:
+        wanted = self.user_options.get("gpus", self.gpus)
+        try:
+            count = int(wanted)
+        except (TypeError, ValueError):
+            count = -1
+        if not 0 <= count <= self.max_gpus:
+            raise SessionStartError(f"gpus = {wanted!r}: choose 0 to {self.max_gpus}.", reason="gpus")
+        return count
+
+    async def _labelled_gpus(self) -> dict[str, str]:
+        """Device → holder of every container that runs on the engine."""
+        label = f"{container_spec.DEPLOYMENT_LABEL}={self.deployment}"
+        containers = await self.docker("containers", filters={"label": label})
+        return {
+            uuid: container["Labels"][container_spec.HOLDER_LABEL]
+            for container in containers
+            for uuid in container["Labels"].get(container_spec.GPUS_LABEL, "").split(",")
+            if uuid
+        }
+
+    async def _start_container(self, image: ImageFacts) -> tuple[str, int]:
+        try:
+            self._say(30, "Creating the container")
+            self.object_id = (await self._create(image))["Id"]
+            await own_mount_points(
+                self.engine, self.object_id, (image.home, contract.STATE_DIR), image.uid, image.gid
+            )
+            self._say(50, "Starting the container")
+            await self.start_object()
+            if self.post_start_cmd:
+                await self.post_start_exec()
+            ip, port = await self.get_ip_and_port()
+            self._say(60, "Waiting for the server in it")
+            await self._wait_until_listening(ip, port)
+            await self._check_kernels(image, f"http://{ip}:{port}")
+        except APIError as error:
+            raise SessionStartError(self._explain(error), reason="container") from error
+        return ip, port
+
+    async def create_object(self) -> dict[str, Any]:
+        return await self._create(await image_facts(self.engine, self.image))
+
+    async def _create(self, image: ImageFacts) -> dict[str, Any]:
+        """Create the container: our specification, then the volumes and extras that an admin configured."""
+        session = self._session(image)
+        create = container_spec.create_arguments(session, self._command(image))
+        host = container_spec.host_config(session)
+        _deep_merge(create, await self._rendered(self.extra_create_kwargs))
+        _deep_merge(host, await self._rendered(self.extra_host_config))
+        host["binds"] = {**container_spec.binds(session), **self.volume_binds, **host.get("binds", {})}
+        host.setdefault("mounts", self.mount_binds)
+        host.setdefault("network_mode", self.network_name)
+        if not self.use_internal_ip:
+            host["port_bindings"] = {self.port: (self.host_ip,)}
+        return await self.docker(
+            "create_container",
+            name=self.container_name,
+            ports=[self.port],
+            host_config=self.client.create_host_config(**host),
+            **create,
+        )
+
+    def _session(self, image: ImageFacts) -> container_spec.Session:
+        names = self.template_namespace()
+        return container_spec.Session(
+            deployment=self.deployment,
+            holder=self.holder,
+            user=self.user.name,
+            server=self.name,
+            image=image,
+            home_volume=self.home_volume.format(**names),
+            snapshot_volume=self.snapshot_volume.format(**names),
+            bundle=Path(self.bundle),
+            gpus=self.lease,
+            cpu_limit=self.cpu_limit,
+            mem_limit=self.mem_limit,
+            pids_limit=self.pids_limit,
+            shm_bytes=self.shm_size,
+            cap_add=self.cap_add,
+            stop_grace_seconds=self.stop_grace_seconds,
+            environment=self.get_env(),
+        )
+
+    def _command(self, image: ImageFacts) -> list[str]:
+        """The configured command, the image's, or for an image that names none the server itself."""
+        return list(self.cmd or image.command or ("jupyterhub-singleuser",)) + self.get_args()
+
+    async def _rendered(self, option: Any) -> dict[str, Any]:
+        value = self._eval_if_callable(option)
+        if inspect.isawaitable(value):
+            value = await value
+        return self._render_templates(value)
+
+    async def _wait_until_listening(self, ip: str, port: int) -> None:
+        """Return when the server accepts connections; raise as soon as the container has exited.
+
+        JupyterHub alone would wait for `http_timeout` and then say "didn't respond".
+        """
+        while True:
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                _, writer = await asyncio.wait_for(asyncio.open_connection(ip, port), timeout=2)
+                writer.close()
+                return
+            container = await self.docker("inspect_container", self.object_id)
+            if not container["State"]["Running"]:
+                ending = await self._read_ending(container)
+                raise SessionStartError(
+                    f"The session ended while it started: {ending.describe()}. {next_step(ending)}",
+                    reason="container",
+                    log_tail=ending.log_tail,
+                )
+            await asyncio.sleep(READY_CHECK_SECONDS)
+
+    async def _check_kernels(self, image: ImageFacts, address: str) -> None:
+        """Once an image: an image without any kernel is told now, not by a launcher page with nothing on it."""
+        if image.image_id in _images_with_kernels or self.internal_ssl:
+            return
+        url = f"{address}{self.server.base_url}api/kernelspecs"
+        request = HTTPRequest(url, headers={"Authorization": f"token {self.api_token}"}, request_timeout=30)
+        try:
+            answer = json.loads((await AsyncHTTPClient().fetch(request)).body)
+        except (HTTPError, OSError, ValueError) as error:
+            self.log.warning("%s: cannot ask for its kernels: %s", self._log_name, error)
+            return
+        if not answer["kernelspecs"]:
+            raise SessionStartError(
+                f"The image {self.image} has no Jupyter kernel, so nothing could run in it. "
+                "It needs one: `pip install ipykernel` in it.",
+                reason="image",
+            )
+        _images_with_kernels.add(image.image_id)
+
+    def _explain(self, error: APIError) -> str:
+        detail = str(error.explanation or error)
+        if "executable file not found" in detail or "no such file or directory" in detail:
+            return (
+                f"The image {self.image} cannot run the session's server: {detail}. "
+                "It needs jupyterhub-singleuser: `pip install jupyterhub jupyterlab` in it."
+            )
+        if "unknown device" in detail or "could not select device driver" in detail:
+            return f"The engine refused the GPU: {detail}. The admin runs `respawner-hub status`."
+        return f"Docker could not start the session: {detail}"
+
+    def _say(self, percent: int, message: str) -> None:
+        self._said.append({"progress": percent, "message": message})
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """What happens, for every page that waits; ends when JupyterHub closes it."""
+        shown = 0
+        while True:
+            news = self._news
+            for event in self._said[shown:]:
+                shown += 1
+                yield event
+            await news.wait()
+
+    # Running --------------------------------------------------------------------------------------------
+
+    def start_polling(self) -> None:
+        """JupyterHub calls this once it counts the session as running."""
+        self._confirmed = True
+        super().start_polling()
+
+    async def get_object(self) -> dict[str, Any] | None:
+        """Docker's inspection of this session's container; None only when the engine says that there is none."""
+        try:
+            container = await self.docker("inspect_container", self.container_name)
+        except NotFound:
+            self.object_id = ""
+            return None
+        self.object_id = container["Id"]
+        return container
+
+    async def poll(self) -> str | None:
+        """None while the session runs, or while nobody can tell; otherwise how it ended."""
+        try:
+            container = await self.get_object()
+        except (*UNREACHABLE, APIError) as error:
+            self.log.warning(
+                "Cannot ask %s about %s, counted as running: %s", self.engine_host, self._log_name, error
+            )
+            return None
+        if container is None:
+            return "the container was removed"
+        if container["State"]["Running"]:
+            return None
+        return Ending.of(container["State"]).describe()
+
+    # Stop -----------------------------------------------------------------------------------------------
+
+    async def stop(self, now: bool = False) -> None:
+        """Make the session durable, then stop its container.
+
+        A hub that starts calls this for sessions that it could not reach. These are left alone: the
+        container, its lease, its token and its OAuth client stay, and the next start adopts it.
+        """
+        if not self._confirmed and self.user.name not in self.authenticator.blocked_users:
+            self.log.warning(
+                "%s could not be reached and is left running; its next start adopts it", self._log_name
+            )
+            self.will_resume = True
+            return
+        await self._flush()
+        try:
+            await self.docker("stop", self.object_id or self.container_name, timeout=self.stop_grace_seconds)
+        except NotFound:
+            self.log.info("%s: the container is gone already", self._log_name)
+
+    async def _flush(self) -> None:
+        """Wait until every kernel of the session has its variables on disk; say so when one has not."""
+        started = time.monotonic()
+        command = ["python3", "-m", contract.FLUSH_MODULE, "--timeout", str(self.stop_grace_seconds)]
+        environment = {"PYTHONPATH": f"{contract.BUNDLE_DIR}/lib"}
+        try:
+            job = await self.docker(
+                "exec_create", self.container_name, command, environment=environment, stderr=False
+            )
+            output = await asyncio.wait_for(
+                self.docker("exec_start", job["Id"]), self.stop_grace_seconds + 10
+            )
+            report = json.loads(output)
+        except (*UNREACHABLE, APIError, ValueError, TimeoutError) as error:
+            self.log.warning("%s: cannot confirm that it is durable: %s", self._log_name, error)
+            return
+        if report["durable"]:
+            self.log.info("%s is durable after %.1f s", self._log_name, time.monotonic() - started)
+        else:
+            self.log.error("%s is not durable: %s", self._log_name, json.dumps(report["kernels"]))
+
+    async def run_post_stop_hook(self) -> None:
+        """JupyterHub calls this after every end of a session, expected or not: read, remove, release."""
+        if not self.will_resume:
+            try:
+                await self._reap()
+            except (*UNREACHABLE, APIError) as error:
+                self.log.error("%s: cleaning up waits for the next start: %s", self._log_name, error)
+        hook = super().run_post_stop_hook()
+        if inspect.isawaitable(hook):
+            await hook
+
+    async def _reap(self) -> None:
+        """Remove the ended container and end its lease. One that still runs keeps both."""
+        container = await self.get_object()
+        if container and container["State"]["Running"]:
+            self.log.error("%s still runs in %s and keeps its lease", self._log_name, self.object_id[:12])
+            return
+        if container:
+            ending = await self._read_ending(container)
+            level = "info" if ending.exit_code == 0 else "warning"
+            getattr(self.log, level)("%s: %s\n%s", self._log_name, ending.describe(), ending.log_tail)
+            await self._remove(container["Id"])
+        await asyncio.to_thread(self.ledger.release, self.holder)
+        self.object_id, self.lease = "", []
+
+    async def _read_ending(self, container: dict[str, Any]) -> Ending:
+        log = await self.docker("logs", container["Id"], stdout=True, stderr=True, tail=LOG_LINES)
+        return Ending.of(container["State"], log.decode(errors="replace").strip())
+
+    async def _remove(self, container_id: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self.docker("remove_container", container_id, v=True, force=False)

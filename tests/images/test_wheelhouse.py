@@ -1,0 +1,143 @@
+"""Wheels are resolved by the real pip, once, layer by layer."""
+
+import re
+
+import pytest
+
+from respawner_hub.images import WheelsError
+from respawner_hub.images.closure import open_requirements
+from respawner_hub.images.recipe import read_recipe
+from respawner_hub.images.wheelhouse import ensure_wheels, torch_requirement
+
+from .tiny_wheels import make_wheel
+
+
+@pytest.fixture
+def fill(checkout, index, tmp_path):
+    """Call `ensure_wheels` as the build does; what it logs is in `fill.said`."""
+
+    def fill(torch="cpu", before_cuda=lambda: None):
+        recipe = read_recipe(checkout / "images", torch, None)
+        return ensure_wheels(
+            recipe, tmp_path / "wheels", tmp_path / "build.log", fill.said.append, before_cuda
+        )
+
+    fill.said = []
+    return fill
+
+
+def names(wheelhouse, layer):
+    return [re.sub(r"-py3.*", "", wheel.name) for wheel in wheelhouse.wheels(layer)]
+
+
+def test_each_layer_holds_what_the_lower_ones_do_not(fill):
+    wheels = fill()
+    assert names(wheels, "torch") == ["shared-1.0", "torch-2.0.0+cpu"]
+    assert names(wheels, "scientific") == ["arrays-1.0", "frames-1.0"]
+    assert [name.split("-")[0] for name in names(wheels, "jupyter")] == ["jupyterhub", "kernel", "lab"]
+    assert wheels.torch_version == "2.0.0+cpu"
+
+
+def test_second_call_asks_pip_nothing(fill, index):
+    fill()
+    for wheel in index.iterdir():
+        wheel.unlink()
+    assert fill().resolved is False
+
+
+def test_new_jupyter_requirement_leaves_the_lower_layers_alone(fill, checkout, index):
+    before = {
+        wheel: wheel.stat().st_ino for layer in ("torch", "scientific") for wheel in fill().wheels(layer)
+    }
+    make_wheel(index, "shared", "2.0")  # newer, and not taken: torch's layer stands
+    (checkout / "images/notebook/requirements/jupyter.txt").write_text("lab<2\n")
+    after = fill()
+    assert after.resolved
+    assert "lab-1.0" in names(after, "jupyter")
+    assert {
+        wheel: wheel.stat().st_ino for layer in ("torch", "scientific") for wheel in after.wheels(layer)
+    } == before
+
+
+def test_changed_torch_resolves_every_layer_again(fill, checkout, index):
+    fill()
+    make_wheel(index, "torch", "2.1.0+cpu", ["shared"])
+    (checkout / "images/notebook/requirements/torch.txt").write_text("torch==2.1.0\n")
+    assert names(fill(), "torch") == ["shared-1.0", "torch-2.1.0+cpu"]
+
+
+def test_interrupted_download_is_no_layer(fill, tmp_path):
+    fill()
+    leftover = tmp_path / "wheels" / ".jupyter.tmp"
+    (tmp_path / "wheels" / "jupyter").rename(leftover)
+    (leftover / "half-1.0-py3-none-any.whl").write_bytes(b"")
+    wheels = fill()
+    assert wheels.resolved
+    assert "half-1.0" not in names(wheels, "jupyter")
+    assert not leftover.exists()
+
+
+def test_truncated_wheel_is_downloaded_again(fill):
+    wheel = fill().wheels("scientific")[0]
+    whole = wheel.read_bytes()
+    wheel.write_bytes(whole[:10])
+    assert fill().wheels("scientific")[0].read_bytes() == whole
+
+
+def test_cuda_build_is_taken_with_a_warning_where_there_is_no_cpu_build(fill, index):
+    for wheel in index.glob("torch-*+cpu-*"):
+        wheel.unlink()
+    asked = []
+    wheels = fill("cpu", before_cuda=lambda: asked.append("room?"))
+    assert wheels.torch_version == "2.0.0"
+    assert asked == ["room?"]
+    assert any("3 GB" in line and "pip config set" in line for line in fill.said)
+
+
+def test_cuda_never_takes_the_cpu_build(fill):
+    assert fill("cuda").torch_version == "2.0.0"
+
+
+def test_no_room_for_cuda_stops_before_the_download(fill, tmp_path):
+    def no_room():
+        raise RuntimeError("no room")
+
+    with pytest.raises(RuntimeError, match="no room"):
+        fill("cuda", before_cuda=no_room)
+    assert not list((tmp_path / "wheels").glob("**/torch*.whl"))
+
+
+def test_missing_package_is_named_with_pips_words_and_the_next_step(fill, checkout):
+    (checkout / "images/notebook/requirements/scientific.txt").write_text("nobody-has-this\n")
+    with pytest.raises(
+        WheelsError, match=r"No matching distribution found for nobody-has-this[\s\S]*pip config list"
+    ):
+        fill()
+
+
+def test_what_only_the_images_python_needs_is_found(fill, index):
+    """pip evaluates markers for the Python that runs it: here never this one's version."""
+    make_wheel(index, "kernel", "1.1", ['backport; python_full_version == "3.11.2"'])
+    make_wheel(index, "backport", "1.0")
+    assert "backport-1.0" in names(fill(), "jupyter")
+
+
+def test_extras_and_markers_are_followed_as_the_image_sees_them(tmp_path):
+    wheels = [
+        make_wheel(tmp_path, "top", "1.0", ["mid[fast]", 'old; python_version < "3.11"']),
+        make_wheel(tmp_path, "mid", "1.0", ['speed>=2; extra == "fast"', 'docs; extra == "doc"']),
+    ]
+    assert open_requirements(["top"], wheels, "3.11.2") == ["speed>=2"]
+    assert open_requirements(["top"], wheels, "3.10.1") == ["old", "speed>=2"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "asked"),
+    [
+        ("cpu", ("torch==2.13.0+cpu", "torch===2.13.0")),
+        ("cuda", ("torch===2.13.0", None)),
+        ("2.12.1", ("torch==2.12.1", None)),
+    ],
+)
+def test_what_pip_is_asked_for(choice, asked):
+    assert torch_requirement(choice, "torch==2.13.0") == asked

@@ -1,0 +1,52 @@
+"""Real wheels of a few bytes, and a checkout whose image is made of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from zipfile import ZipFile
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_wheel(
+    folder: Path, name: str, version: str, requires: Iterable[str] = (), tag: str = "py3-none-any"
+) -> Path:
+    """A pure Python wheel with one module of the package's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{version}-{tag}.whl"
+    info = f"{name}-{version}.dist-info"
+    metadata = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}"]
+    metadata += [f"Requires-Dist: {requirement}" for requirement in requires]
+    with ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", f"VERSION = {version!r}\n")
+        archive.writestr(f"{info}/METADATA", "\n".join(metadata) + "\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def make_checkout(root: Path) -> Path:
+    """A copy of `images/` whose requirements the wheels of `make_index` serve."""
+    shutil.copytree(ROOT / "images", root / "images")
+    requirements = root / "images" / "notebook" / "requirements"
+    (requirements / "torch.txt").write_text("torch==2.0.0\n")
+    (requirements / "scientific.txt").write_text("frames>=1\n")
+    (requirements / "jupyter.txt").write_text("lab>=1\n")
+    return root
+
+
+def make_index(folder: Path) -> Path:
+    """A folder for pip's find-links: torch in two builds, and two packages that share what torch needs."""
+    make_wheel(folder, "torch", "2.0.0", ["shared"])
+    make_wheel(folder, "torch", "2.0.0+cpu", ["shared"])
+    make_wheel(folder, "shared", "1.0")
+    make_wheel(folder, "frames", "1.0", ["shared", "arrays"])
+    make_wheel(folder, "arrays", "1.0")
+    make_wheel(folder, "lab", "1.0", ["shared", "kernel"])
+    make_wheel(folder, "lab", "2.0", ["shared", "kernel"])
+    make_wheel(folder, "kernel", "1.0")
+    make_wheel(folder, "jupyterhub", version("jupyterhub"), ["shared"])
+    return folder

@@ -1,0 +1,145 @@
+from pathlib import Path
+
+import pytest
+from respawner_spawner import container_spec
+from respawner_spawner.container_spec import Session
+from respawner_spawner.image_facts import ImageFacts, derive
+
+IMAGE = ImageFacts(
+    name="respawner/notebook:0.1.0",
+    image_id="sha256:0123456789abcdef",
+    uid=1000,
+    gid=100,
+    home="/home/jovyan",
+    command=("jupyterhub-singleuser",),
+    has_init=True,
+    environment={"PATH": "/opt/bin:/bin"},
+    environment_name="py3.11-torch2.13",
+)
+
+
+def session(**changes) -> Session:
+    values = {
+        "deployment": "respawner",
+        "holder": "respawner/alice/",
+        "user": "alice",
+        "server": "",
+        "image": IMAGE,
+        "home_volume": "respawner-home-alice",
+        "snapshot_volume": "respawner-snapshots-alice",
+        "bundle": Path("/srv/bundle/1a2b"),
+    }
+    return Session(**{**values, **changes})
+
+
+def test_a_session_without_gpus_sees_none_and_asks_for_none():
+    assert container_spec.environment(session())["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert "device_requests" not in container_spec.host_config(session())
+
+
+def test_gpus_are_requested_by_uuid_never_by_count():
+    (request,) = container_spec.host_config(session(gpus=["GPU-b", "GPU-d"]))["device_requests"]
+    assert request["DeviceIDs"] == ["GPU-b", "GPU-d"]
+    assert request["Count"] == 0
+    assert request["Capabilities"] == [["gpu"]]
+    assert "NVIDIA_VISIBLE_DEVICES" not in container_spec.environment(session(gpus=["GPU-b"]))
+
+
+def test_leases_stand_in_the_labels():
+    labels = container_spec.labels(session(gpus=["GPU-b", "GPU-d"]))
+    assert labels["org.respawner.gpus"] == "GPU-b,GPU-d"
+    assert labels["org.respawner.holder"] == "respawner/alice/"
+
+
+def test_privileges_are_dropped_and_the_container_is_never_removed_by_docker():
+    host = container_spec.host_config(session())
+    assert host["cap_drop"] == ["ALL"]
+    assert host["cap_add"] == []
+    assert host["security_opt"] == ["no-new-privileges"]
+    assert host["auto_remove"] is False
+
+
+def test_no_docker_socket_is_mounted_and_code_of_ours_is_read_only():
+    binds = container_spec.binds(session())
+    assert not any("docker.sock" in source for source in binds)
+    assert {bind["bind"]: bind["mode"] for bind in binds.values()} == {
+        "/home/jovyan": "rw",
+        "/var/lib/respawner": "rw",
+        "/opt/respawner": "ro",
+        "/etc/ipython/startup/00-respawner.py": "ro",
+    }
+
+
+def test_limits_become_dockers_and_swap_is_no_way_around_memory():
+    host = container_spec.host_config(
+        session(cpu_limit=1.5, mem_limit=4 << 30, pids_limit=512, shm_bytes=1 << 30)
+    )
+    assert host["nano_cpus"] == 1_500_000_000
+    assert host["mem_limit"] == host["memswap_limit"] == 4 << 30
+    assert host["pids_limit"] == 512
+    assert host["shm_size"] == 1 << 30
+
+
+def test_no_limit_is_no_key():
+    host = container_spec.host_config(session())
+    assert not {"nano_cpus", "mem_limit", "memswap_limit"} & set(host)
+
+
+def test_user_packages_land_in_a_folder_of_this_environment_and_do_not_shadow_the_image():
+    environment = container_spec.environment(session())
+    base = "/home/jovyan/.local/respawner/py3.11-torch2.13"
+    assert environment["PYTHONUSERBASE"] == base
+    assert environment["PATH"] == f"/opt/bin:/bin:{base}/bin"
+
+
+def test_jupyters_configuration_path_is_extended_not_replaced():
+    given = session(environment={"JUPYTER_CONFIG_PATH": "/etc/ours", "JUPYTERHUB_API_TOKEN": "t"})
+    environment = container_spec.environment(given)
+    assert environment["JUPYTER_CONFIG_PATH"] == "/etc/ours:/opt/respawner/jupyter"
+    assert environment["JUPYTERHUB_API_TOKEN"] == "t"
+
+
+PASSWD = "root:x:0:0:root:/root:/bin/sh\njovyan:x:1000:100::/home/jovyan:/bin/sh\nme:x:1234:1234::/data/me:/bin/sh\n"
+GROUP = "root:x:0:\nusers:x:100:\nstaff:x:50:\n"
+
+
+def facts(name="img:1", **config) -> ImageFacts:
+    return derive(name, {"Id": "sha256:" + "ab" * 32, "Config": config}, PASSWD, GROUP)
+
+
+@pytest.mark.parametrize(
+    ("user", "expected", "home"),
+    [
+        ("jovyan", "1000:100", "/home/jovyan"),
+        ("1000", "1000:100", "/home/jovyan"),
+        ("me", "1234:1234", "/data/me"),
+        ("me:staff", "1234:50", "/data/me"),
+        ("4321:50", "4321:50", "/home/jovyan"),
+        ("", "1000:100", "/home/jovyan"),
+        ("root", "1000:100", "/home/jovyan"),
+        ("0:0", "1000:100", "/home/jovyan"),
+    ],
+)
+def test_sessions_run_as_the_images_user_and_never_as_root(user, expected, home):
+    found = facts(User=user)
+    assert (found.user, found.home) == (expected, home)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("a/img:1.2", {"org.respawner.environment": "py3.11 torch2.13"}, "py3.11-torch2.13"),
+        ("host:5000/a/img:1.2", {}, "img-1.2"),
+        ("a/img:latest", {}, "img-abababababab"),
+        ("a/img", {}, "img-abababababab"),
+    ],
+)
+def test_environment_name_tells_images_apart_that_cannot_share_packages(name, labels, expected):
+    assert facts(name, Labels=labels).environment_name == expected
+
+
+def test_dockers_init_is_used_where_the_image_has_none():
+    assert facts(Entrypoint=["tini", "-g", "--"]).has_init
+    assert not facts(Entrypoint=["/start.sh"]).has_init
+    assert container_spec.host_config(session(image=facts()))["init"] is True
+    assert container_spec.host_config(session())["init"] is False

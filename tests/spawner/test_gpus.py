@@ -1,0 +1,78 @@
+"""The real pynvml on a stand-in library: which GPUs are found, and why there are none."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STANDIN = Path(__file__).parents[1] / "standins" / "fake_nvml.c"
+
+ASK = """
+import dataclasses, json
+from respawner_spawner.gpus import inventory
+print(json.dumps(dataclasses.asdict(inventory())))
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """Folder of the stand-in libnvidia-ml.so.1."""
+    folder = tmp_path_factory.mktemp("nvml")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "libnvidia-ml.so.1", STANDIN], check=True)
+    return folder
+
+
+def ask(library: Path | None, state: Path | None) -> dict:
+    """The inventory as a fresh process sees it: NVML is loaded once a process."""
+    environment = {key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"}
+    if library:
+        environment["LD_LIBRARY_PATH"] = str(library)
+    if state:
+        environment["FAKE_NVML_STATE"] = str(state)
+    result = subprocess.run(
+        [sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, check=True
+    )
+    return json.loads(result.stdout)
+
+
+def test_gpus_are_found_by_uuid_with_name_and_memory(library, tmp_path):
+    state = tmp_path / "state"
+    state.write_text("GPU-aaaa 85899345920 0 NVIDIA A100-SXM4-80GB\nGPU-bbbb 25769803776 0 NVIDIA L4\n")
+    assert ask(library, state) == {
+        "gpus": [
+            {"uuid": "GPU-aaaa", "name": "NVIDIA A100-SXM4-80GB", "memory_bytes": 85899345920},
+            {"uuid": "GPU-bbbb", "name": "NVIDIA L4", "memory_bytes": 25769803776},
+        ],
+        "cause": "",
+    }
+
+
+def test_a_lost_gpu_is_left_out_and_named(library, tmp_path):
+    state = tmp_path / "state"
+    state.write_text("GPU-aaaa 85899345920 1 NVIDIA A100\nGPU-bbbb 25769803776 0 NVIDIA L4\n")
+    found = ask(library, state)
+    assert [gpu["uuid"] for gpu in found["gpus"]] == ["GPU-bbbb"]
+    assert found["cause"] == "GPU at index 0: the GPU fell off the bus: reboot the machine"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(9, "not loaded"), (18, "different versions"), (4, "no permission"), (999, "NVML")]
+)
+def test_a_broken_driver_is_an_empty_inventory_with_its_cause(library, tmp_path, code, words):
+    state = tmp_path / "state"
+    state.write_text(f"init_error {code}\nGPU-aaaa 1024 0 NVIDIA L4\n")
+    found = ask(library, state)
+    assert found["gpus"] == []
+    assert words in found["cause"]
+
+
+def test_a_machine_without_a_driver_says_so():
+    if Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("this machine has an NVIDIA driver")
+    assert ask(None, None) == {
+        "gpus": [],
+        "cause": "no NVIDIA driver on this machine (libnvidia-ml.so.1 is missing)",
+    }
