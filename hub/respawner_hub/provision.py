@@ -105,7 +105,7 @@ def _check_root(*, check: bool) -> None:
         return
     command = "respawner-hub provision" + (" --check" if check else "")
     raise NeedsRootError(
-        f"Installing packages needs root, and sudo asks for a password here. Run once: "
+        "Installing packages needs root, and sudo is not there or asks for a password. Run once: "
         f"sudo {Path(sys.executable).parent}/{command}"
     )
 
@@ -135,7 +135,7 @@ def _run_playbook(project: Path, private: Path, log: Say, *, check: bool) -> lis
         inventory=str(project / "inventory" / "local.yml"),
         playbook="local.yml",
         cmdline="--check" if check else "",
-        ident=datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S"),
+        ident=datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S%f"),
         rotate_artifacts=KEEP_RUNS,
         envvars={
             "ANSIBLE_CONFIG": str(project / "ansible.cfg"),

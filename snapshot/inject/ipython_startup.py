@@ -8,7 +8,7 @@ def _respawner_startup():
     shell = get_ipython()  # noqa: F821 - IPython puts it into the namespace
     try:
         bundle = os.environ.get("RESPAWNER_BUNDLE", "/opt/respawner") + "/lib"
-        if os.path.isdir(bundle) and bundle not in sys.path:
+        if os.path.isdir(bundle) and bundle not in sys.path:  # noqa: PTH112 - imports as little as it can
             sys.path.append(bundle)
         from respawner.startup import activate
 
@@ -20,7 +20,7 @@ def _respawner_startup():
             # Now nobody would see it: what is printed before the first cell belongs to no cell.
             if info.store_history and not info.silent:
                 shell.events.unregister("pre_run_cell", tell)
-                print(line)
+                print(line)  # noqa: T201
 
         shell.events.register("pre_run_cell", tell)
 

@@ -21,7 +21,7 @@ from .live import live_names, live_objects
 from .manifest import Manifest, Name, Payload, Skipped, Stream
 from .namespace import history_of, user_names
 from .pickling.deep_stack import run_deep
-from .pickling.pickler import Entry, NamespacePickler, type_name
+from .pickling.pickler import Entry, NamespacePickler, one_line_reason, type_name
 from .pickling.placeholder import Placeholder
 from .pickling.regions import SMALL_BYTES, Union
 from .pickling.segments import SegmentFile
@@ -122,7 +122,7 @@ def _isolate(attempt: Callable[[Any], Any], body: dict[str, Any]) -> None:
         try:
             run_deep(functools.partial(attempt, Entry(path, value)))
         except Exception as error:
-            return Placeholder(path, type_name(type(value)), f"{type(error).__name__}: {error}"[:300])
+            return Placeholder(path, type_name(type(value)), one_line_reason(error))
         return value
 
     for item in body["entries"]:

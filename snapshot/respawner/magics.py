@@ -23,13 +23,13 @@ class RespawnerMagics(Magics):
     def snapshot(self, line: str) -> None:
         """``%snapshot [label]``: save the state now. A labelled snapshot is kept until it is pruned by hand."""
         manifest = self._engine.save(line.strip() or None)
-        print(f"Snapshot {manifest.id} ({readable_size(manifest.size_bytes)})")
+        print(f"Snapshot {manifest.id} ({readable_size(manifest.size_bytes)})")  # noqa: T201
 
     @line_magic
     def snapshots(self, line: str) -> None:
         """``%snapshots``: list this notebook's snapshots, newest first."""
         for found in self._engine.timeline.snapshots():
-            print(one_line(found))
+            print(one_line(found))  # noqa: T201
 
     @line_magic
     def restore(self, line: str) -> None:
@@ -40,5 +40,5 @@ class RespawnerMagics(Magics):
     def restart_clean(self, line: str) -> None:
         """``%restart_clean``: restart the kernel without restoring. Snapshots are kept for ``%restore``."""
         self._engine.clean_next_start()
-        print("Restarting with an empty namespace; `%restore` brings this state back.")
+        print("Restarting with an empty namespace; `%restore` brings this state back.")  # noqa: T201
         restart_kernel(self.shell)

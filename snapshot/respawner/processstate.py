@@ -6,7 +6,9 @@ be found), generators of random numbers after everything else.
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import functools
 import importlib
 import os
 import random
@@ -14,9 +16,9 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-_DOTTED_IMPORT = re.compile(r"^[ \t]*import[ \t]+([\w.]+\.[\w.]+)[ \t]*(?:$|;|#)", re.MULTILINE)
 _NOT_THE_USERS = re.compile(r"RESPAWNER_|JPY_|JUPYTER|IPYKERNEL|PWD$|OLDPWD$|_$|SHLVL$|KERNEL_")
 
 
@@ -35,7 +37,7 @@ def surroundings(baseline: Baseline, inputs: list[str]) -> dict[str, Any]:
     """
     environment = {key: value for key, value in os.environ.items() if not _NOT_THE_USERS.match(key)}
     before = {key: value for key, value in baseline.environment.items() if not _NOT_THE_USERS.match(key)}
-    imported = dict.fromkeys(name for cell in inputs for name in _DOTTED_IMPORT.findall(cell))
+    imported = dict.fromkeys(name for cell in inputs for name in _dotted_imports(cell))
     return {
         "cwd": _cwd(),
         "path_front": _additions(baseline.path)[0],
@@ -44,6 +46,17 @@ def surroundings(baseline: Baseline, inputs: list[str]) -> dict[str, Any]:
         "environ_unset": [key for key in before if key not in environment],
         "imports": [name for name in imported if name in sys.modules],
     }
+
+
+@functools.cache
+def _dotted_imports(cell: str) -> tuple[str, ...]:
+    """Modules that ``import a.b`` statements of a cell name."""
+    try:
+        nodes = list(ast.walk(ast.parse(cell)))
+    except (SyntaxError, ValueError, RecursionError):
+        return ()
+    names = (alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names)
+    return tuple(name for name in names if "." in name)
 
 
 def put_surroundings(saved: dict[str, Any]) -> list[str]:
@@ -118,7 +131,7 @@ _SETTERS: dict[str, Callable[[Any], None]] = {
 
 def _cwd() -> str | None:
     with contextlib.suppress(OSError):
-        return os.getcwd()
+        return str(Path.cwd())
     return None
 
 

@@ -48,11 +48,12 @@ def lines_of(report: dict[str, Any]) -> list[str]:
     if not report["restored"]:
         lines = [f"Respawner: {report['why']}"]
     else:
-        lines = [
+        first = (
             f"Respawner: restored {_count(len(report['names']), 'variable')} "
             f"({readable_size(report['bytes'])}) in {report['seconds']:.2f} s, "
             f"snapshot {report['snapshot']}, {readable_age(report['age_seconds'])}{_after(report)}"
-        ]
+        )
+        lines = [first]
     lines += _some("not restored", [f"{s['path']} ({s['type']}): {s['reason']}" for s in report["skipped"]])
     lines += _some("note", report["notes"])
     lines += _some(

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .claim import claim_timeline
 from .contract import SESSION_NAME_ENV, SWITCH_ENV, TIMELINE_ENV
 from .engine import Engine
-from .claim import claim_timeline
 from .errors import RespawnerError
 from .hooks import Hooks
 from .magics import RespawnerMagics

@@ -68,11 +68,11 @@ class Person:
         self.page.goto(f"{self.deployment.url}user/{user}/lab/tree/{path}?reset")
         self.wait_for_lab()
         expect(self.page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=SPAWN_MS)
-        expect(
-            self.page.locator(
-                ".jp-NotebookPanel-toolbar [data-status='idle'], .jp-Notebook-ExecutionIndicator[data-status='idle']"
-            ).first
-        ).to_be_attached(timeout=CELL_MS)
+        self.wait_for_idle_kernel()
+
+    def wait_for_idle_kernel(self) -> None:
+        """The status bar's "Python 3 (ipykernel) | Idle"."""
+        expect(self.page.get_by_text("| Idle").first).to_be_visible(timeout=CELL_MS)
 
     def wait_for_lab(self) -> None:
         self.page.wait_for_selector("#jupyterlab-splash", state="detached", timeout=SPAWN_MS)

@@ -70,7 +70,7 @@ class NotebookKernel:
         """A JSON-able expression's value in the kernel."""
         outcome = self.run(f"import json as _json; print('VALUE', _json.dumps({expression}))")
         assert outcome.status == "ok", outcome.error
-        return json.loads(outcome.text.partition("VALUE ")[2])
+        return json.loads(outcome.text.partition("VALUE ")[2].splitlines()[0])
 
     def interrupt(self) -> None:
         self.server.request("POST", f"api/kernels/{self.kernel_id}/interrupt")
@@ -120,14 +120,22 @@ def _execute(socket: websocket.WebSocket, code: str, timeout: float) -> Outcome:
     }
     socket.send(json.dumps(request))
     outcome, deadline, idle = Outcome(), time.monotonic() + timeout, False
+    socket.settimeout(1)  # per frame: the server's pings would keep a longer one from ever ending
     while not (idle and outcome.status):
-        socket.settimeout(max(0.1, deadline - time.monotonic()))
-        raw = socket.recv()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no end after {timeout:.0f} s of the cell: {code}")
+        try:
+            raw = socket.recv()
+        except websocket.WebSocketTimeoutException:
+            continue
         if not isinstance(raw, str):
             continue
         message = json.loads(raw)
         if message["parent_header"].get("msg_id") == message_id:
             idle |= _take(message, outcome)
+        elif message["content"].get("execution_state") in ("restarting", "dead"):
+            outcome.status = "died"
+            return outcome
     return outcome
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import expect
-
 from . import training
-from .browser import CELL_MS, open_page
+from .browser import open_page
 from .deployment import wait_until
 from .kernels import UserServer
 
@@ -60,8 +58,10 @@ def test_training_survives_a_killed_kernel_and_a_removed_container(deployment, u
         # The kernel is killed; JupyterLab restarts it by itself.
         pid = kernel_pid(deployment, user)
         kill_kernel(deployment, user)
+        person.screenshot("kernel-died")
+        person.accept_dialog()  # "appears to have died. It will restart automatically."
         wait_for_new_kernel(deployment, user, pid)
-        dismiss_dialogs(person.page)
+        person.wait_for_idle_kernel()
         continued = person.run_cell(2)
         assert "restored" in continued.lower(), continued
         assert numbers(continued)[0] == 8
@@ -84,14 +84,5 @@ def test_training_survives_a_killed_kernel_and_a_removed_container(deployment, u
         # Restart Kernel in the menu brings everything back too.
         person.menu("Kernel", "Restart Kernel…")
         person.accept_dialog()
-        expect(
-            person.page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first
-        ).to_be_attached(timeout=CELL_MS)
+        person.wait_for_idle_kernel()
         assert numbers(person.run_cell(2))[0] == 16
-
-
-def dismiss_dialogs(page) -> None:
-    """JupyterLab may tell about the restart in a dialog."""
-    page.wait_for_timeout(1500)
-    for button in page.locator(".jp-Dialog .jp-mod-accept").all():
-        button.click()

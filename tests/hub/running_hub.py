@@ -145,6 +145,7 @@ class RunningHub:
                     return
             except requests.ConnectionError:
                 time.sleep(0.2)
+        self.stop()
         raise RuntimeError(f"the hub did not answer at {self.url}:\n{self.log()}")
 
 

@@ -1,10 +1,14 @@
 """What the build says, which client it takes, and what it stops for."""
 
 import pytest
-
-from respawner_hub.images import DiskTooSmallError, EngineUnreachableError, NoBuilderError, ensure_image
+from respawner_hub.images import (
+    DiskTooSmallError,
+    EngineUnreachableError,
+    NoBuilderError,
+    docker_cli,
+    ensure_image,
+)
 from respawner_hub.images import build as build_module
-from respawner_hub.images import docker_cli
 from respawner_hub.images.base import debian_mirrors
 from respawner_hub.images.build import build_step
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-
 from respawner_hub.images import BundleError, ensure_bundle
 from respawner_hub.images import bundle as bundle_module
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-
 from respawner_hub.images import BuildError, ImageResult, NoBaseError, ensure_image
 from respawner_hub.images.docker_cli import DockerCli
 

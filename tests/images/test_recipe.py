@@ -3,7 +3,6 @@
 from importlib.metadata import version
 
 import pytest
-
 from respawner_hub.images import NotACheckoutError, project_root
 from respawner_hub.images.build import environment_name
 from respawner_hub.images.recipe import choose_torch, parse_lines, read_recipe

@@ -4,7 +4,6 @@ import subprocess
 from importlib.metadata import version
 
 import pytest
-
 from respawner_hub.images.recipe import read_recipe
 
 from .tiny_wheels import ROOT, make_wheel

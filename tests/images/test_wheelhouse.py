@@ -3,7 +3,6 @@
 import re
 
 import pytest
-
 from respawner_hub.images import WheelsError
 from respawner_hub.images.closure import open_requirements
 from respawner_hub.images.recipe import read_recipe

@@ -103,9 +103,14 @@ def _make_with_debootstrap(
 def _bootstrap(
     sudo: list[str], recipe: Recipe, tree: Path, mirror: str | None, security: str | None, log_file: Path
 ) -> None:
-    """Fill `tree`. Each step has its own mount namespace: debootstrap mounts /proc and /sys in the tree,
-    and whatever ends it, no mount is left in which removing the tree could do harm."""
-    own_mounts = [*sudo, "unshare", "--mount", "--fork", "--kill-child"]
+    """Fill `tree`.
+
+    Each step has mounts and processes of its own, which end with it: debootstrap mounts /proc and /sys in
+    the tree, and however it or we are killed, nothing may go on writing there, nor a mount be left in which
+    removing the tree would do harm.
+    """
+    die_with_us = ["setpriv", "--pdeathsig", "KILL"]
+    own_mounts = [*sudo, *die_with_us, "unshare", "--mount", "--pid", "--fork", "--kill-child"]
     include = "--include=" + ",".join(recipe.packages)
     source = [mirror] if mirror else []  # else debootstrap's own default
     run_logged(

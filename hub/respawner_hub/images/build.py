@@ -68,6 +68,9 @@ def ensure_image(
         folder.mkdir(parents=True, exist_ok=True)
     log(f"image: building {image} with the {recipe.torch} build of torch; all output: {log_file}")
     with _only_one_builder(work):
+        present = docker.inspect(image)
+        if present and _is_current(present, recipe, image, log):  # another one has built it meanwhile
+            return _result(present, started, built=False)
         log_file.write_text("", encoding="utf-8")
         _check_room(docker, work, ROOM_FOR_CPU_BYTES)
         with _step(log, "base"):

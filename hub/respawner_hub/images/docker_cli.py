@@ -14,7 +14,8 @@ from pathlib import Path
 
 from .errors import EngineUnreachableError, NoBuilderError
 
-BUILDKIT = {"DOCKER_BUILDKIT": "1"}
+BUILDKIT = {"DOCKER_BUILDKIT": "1", "BUILDX_BUILDER": "default"}
+"""BuildKit of the engine itself: another builder of the admin's would keep the image to itself."""
 
 
 @dataclass(frozen=True)

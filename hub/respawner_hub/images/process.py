@@ -51,11 +51,15 @@ def run_logged(
             env={**os.environ, **(environment or {})},
         ) as process:
             assert process.stdout is not None
-            for line in process.stdout:
-                log.write(line)
-                tail.append(line)
-                if on_line:
-                    on_line(line.rstrip("\n"))
+            try:
+                for line in process.stdout:
+                    log.write(line)
+                    tail.append(line)
+                    if on_line:
+                        on_line(line.rstrip("\n"))
+            except BaseException:  # Ctrl-C above all: the command must not go on without us
+                process.kill()
+                raise
     if process.returncode != 0:
         raise CommandError(command, process.returncode, "".join(tail).strip())
 

@@ -5,7 +5,7 @@ import os
 import sys
 
 _bundle = os.environ.get("RESPAWNER_BUNDLE", "/opt/respawner") + "/lib"
-if os.path.isdir(_bundle) and _bundle not in sys.path:
+if os.path.isdir(_bundle) and _bundle not in sys.path:  # noqa: PTH112
     sys.path.append(_bundle)
 
 c = get_config()  # noqa: F821 - the configuration loader provides it

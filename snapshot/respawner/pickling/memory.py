@@ -8,6 +8,7 @@ resized, an array owns its data); one that several regions lie in becomes a bloc
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -81,11 +82,12 @@ class Memory:
         """A torch storage over the region, sharing with whatever else lies there."""
         import torch
 
-        union, offset, length = self._regions[region]
+        union, _, length = self._regions[region]
         whole = length == self._unions[union][2]
         if union not in self._blocks and whole and self._members[union] == 1:
             storage = torch.UntypedStorage(length)
-            self._fill(union, torch.empty(0, dtype=torch.uint8).set_(storage).numpy())
+            # Not through an array over it, which would make the storage one that cannot be resized.
+            self._fill(union, (ctypes.c_char * length).from_address(storage.data_ptr()))
             self._blocks[union] = storage
         block = self._blocks.get(union)
         if isinstance(block, torch.UntypedStorage) and whole:
@@ -99,5 +101,5 @@ class Memory:
         else:
             if self._small is None:
                 self._small = self._reader.read(self._payloads[0])
-            memoryview(target)[:] = memoryview(self._small)[offset : offset + length]
+            memoryview(target).cast("B")[:] = memoryview(self._small)[offset : offset + length]
         self._blocks[union] = target

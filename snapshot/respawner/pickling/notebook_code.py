@@ -7,6 +7,7 @@ closure's cell share it again. Classes are left to cloudpickle; their methods co
 
 from __future__ import annotations
 
+import functools
 import types
 from typing import Any
 
@@ -22,6 +23,16 @@ def reduce_function(function: types.FunctionType) -> tuple[Any, ...]:
         state["__type_params__"] = parameters
     arguments = (function.__code__, function.__globals__, function.__name__, function.__closure__)
     return _function, arguments, state, None, None, _set_function_state
+
+
+def reduce_cached_function(cached: Any) -> Any:
+    """For ``functools.lru_cache`` of a function of the notebook; the cache itself starts empty again.
+
+    Its own reduction names it by module and name, which finds nothing in ``__main__``.
+    """
+    if cached.__module__ != "__main__":
+        return cached.__reduce__()
+    return _cached_function, (cached.__wrapped__, cached.cache_parameters()), dict(cached.__dict__)
 
 
 def reduce_cell(cell: types.CellType) -> tuple[Any, ...]:
@@ -45,6 +56,10 @@ def _annotations(function: types.FunctionType) -> dict[str, Any]:
 
 def _function(code: types.CodeType, namespace: dict[str, Any], name: str, closure: Any) -> types.FunctionType:
     return types.FunctionType(code, namespace, name, None, closure)
+
+
+def _cached_function(function: Any, parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
 
 
 def _set_function_state(function: types.FunctionType, state: dict[str, Any]) -> None:

@@ -13,6 +13,9 @@ import numpy as np
 from . import memory
 from .regions import RegionTable
 
+_numpy: Any = np
+_byte_bounds = _numpy.lib.array_utils.byte_bounds if hasattr(np.lib, "array_utils") else _numpy.byte_bounds
+
 
 def reduce_array(array: Any, regions: RegionTable, storage_of: Any) -> Any:
     """How to pickle ``array``. ``storage_of(tensor)`` reduces a torch tensor's storage to a region."""
@@ -48,9 +51,7 @@ def _reduce_extent(array: Any, regions: RegionTable) -> Any:
     """Memory whose owner we do not know (a file mapping, another library): what the array covers of it."""
     if array.nbytes == 0:
         return _empty, (array.shape, array.dtype, array.flags.writeable)
-    low, high = (
-        np.lib.array_utils.byte_bounds(array) if hasattr(np.lib, "array_utils") else np.byte_bounds(array)
-    )  # type: ignore[attr-defined]
+    low, high = _byte_bounds(array)
     region = regions.add(low, high - low, "numpy", _about(array), array)
     return _view_of_region, (region, *_geometry(array, low))
 
@@ -81,11 +82,11 @@ def _empty(shape: tuple[int, ...], dtype: Any, writeable: bool) -> Any:
     return _with_flag(np.empty(shape, dtype), writeable)
 
 
-def _own(region: int, shape: tuple[int, ...], dtype: Any, order: str, writeable: bool) -> Any:
+def _own(region: int, shape: tuple[int, ...], dtype: Any, order: Any, writeable: bool) -> Any:
     array = memory.current().own_array(region, shape, dtype, order)
     if array is None:
         flat = memory.current().array(region)
-        array = np.ndarray(shape, dtype, buffer=flat, order=order)  # type: ignore[call-overload]
+        array = np.ndarray(shape, dtype, buffer=flat, order=order)
     return _with_flag(array, writeable)
 
 

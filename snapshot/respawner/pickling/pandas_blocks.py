@@ -7,20 +7,31 @@ to the Series would then change the frame. Imported only after the user has impo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from pandas import Index
+import pandas
 from pandas._libs import internals
+from pandas.core.internals.managers import SingleBlockManager
 
-Block = internals.Block
-References = getattr(internals, "BlockValuesRefs", None)
-
-
-def reduce_references(references: Any) -> Any:
-    return _references, ()
+Index: Any = pandas.Index
+Block: Any = internals.Block
+References: Any = getattr(internals, "BlockValuesRefs", None)
 
 
-def reduce_holder(holder: Block | Index) -> Any:
+def reducer_for(cls: type) -> Callable[[Any], Any] | None:
+    """How to pickle objects of that type, None where pandas' own way is right."""
+    if References is None:  # pandas before 2.0, which does not keep these books
+        return None
+    if cls is References:
+        return lambda references: (_references, ())
+    if cls is SingleBlockManager:
+        # Its own way takes the array out of the block, and the block's references stay behind.
+        return lambda manager: (SingleBlockManager, (manager.blocks[0], manager.axes[0]))
+    return _reduce_holder if issubclass(cls, Block | Index) else None
+
+
+def _reduce_holder(holder: Any) -> Any:
     """A block or an index as pandas reduces it, and then its references (memoized, hence shared)."""
     reduced = holder.__reduce__()
     references = holder.refs if isinstance(holder, Block) else vars(holder).get("_references")
@@ -33,10 +44,10 @@ def reduce_holder(holder: Block | Index) -> Any:
 
 
 def _references() -> Any:
-    return References()  # type: ignore[misc]
+    return References()
 
 
-def _refer(holder: Block | Index, references: Any) -> None:
+def _refer(holder: Any, references: Any) -> None:
     if isinstance(holder, Block):
         holder.refs = references
         references.add_reference(holder)

@@ -9,6 +9,7 @@ anything of its own; plain instances are only tried once a type.
 from __future__ import annotations
 
 import copyreg
+import functools
 import importlib
 import pickle
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 
 import cloudpickle
 
-from .notebook_code import reduce_cell, reduce_function
+from .notebook_code import reduce_cached_function, reduce_cell, reduce_function
 from .placeholder import Placeholder
 from .regions import RegionTable
 from .segments import SegmentFile
@@ -49,10 +50,8 @@ def entry(name: str, value: Any) -> tuple[str, Any]:
     return name, value
 
 
-_IMMUTABLE_ITERATORS = tuple(
-    type(iter(kind()))  # these cannot raise, so they need not be unrolled to find out
-    for kind in (list, tuple, dict, lambda: {}.items(), lambda: {}.values(), set)
-)
+_SAFE_ITERATORS: tuple[type, ...] = (type(iter([])), type(iter(())), type(iter({})), type(iter({}.items())))
+"""Iterators that cannot raise, and so need not be unrolled to find out."""
 
 
 class NamespacePickler(cloudpickle.Pickler):
@@ -78,6 +77,7 @@ class NamespacePickler(cloudpickle.Pickler):
             Entry: self._reduce_entry,
             types.FunctionType: self._reduce_any_function,
             types.CellType: reduce_cell,
+            functools._lru_cache_wrapper: reduce_cached_function,
         }
         self._add_library_reducers()
 
@@ -93,7 +93,7 @@ class NamespacePickler(cloudpickle.Pickler):
                 raise
             return self.give_up(obj, "nested too deeply")
         except Exception as error:
-            return self.give_up(obj, _reason(error))
+            return self.give_up(obj, one_line_reason(error))
 
     def give_up(self, obj: Any, reason: str) -> tuple[Any, ...]:
         """Report ``obj`` as lost and reduce it to a placeholder."""
@@ -197,19 +197,19 @@ def _is_plain(cls: type, dispatch_table: Any) -> bool:
 
 
 def _pandas_reducer(cls: type) -> Callable[[Any], Any] | None:
-    if "pandas._libs.internals" not in sys.modules or "pandas" not in cls.__module__.partition("."):
+    if "pandas._libs.internals" not in sys.modules or cls.__module__.partition(".")[0] != "pandas":
         return None
-    from . import pandas_blocks as blocks
+    from .pandas_blocks import reducer_for
 
-    if blocks.References is None:
-        return None
-    if cls is blocks.References:
-        return blocks.reduce_references
-    return blocks.reduce_holder if issubclass(cls, blocks.Block | blocks.Index) else None
+    return reducer_for(cls)
 
 
 def _check_global(obj: Any, name: str) -> None:
     module_name = pickle.whichmodule(obj, name)  # type: ignore[attr-defined]
+    if module_name == "__main__":
+        raise pickle.PicklingError(
+            f"only its name {name!r} would be saved, and a new kernel has nothing there"
+        )
     found = importlib.import_module(module_name)
     for part in name.split("."):
         found = getattr(found, part)
@@ -227,12 +227,12 @@ def _checked(obj: Any, reduced: Any) -> tuple[Any, ...]:
     if function is copyreg.__newobj__ and (not arguments or arguments[0] is not obj.__class__):  # type: ignore[attr-defined]
         raise pickle.PicklingError("its __reduce__ makes an object of another class")
     for index in (1, 2):  # list items and dict items
-        if len(rest) > index and rest[index] is not None and type(rest[index]) not in _IMMUTABLE_ITERATORS:
+        if len(rest) > index and rest[index] is not None and type(rest[index]) not in _SAFE_ITERATORS:
             rest[index] = iter(list(rest[index]))
     return function, arguments, *rest
 
 
-def _reason(error: Exception) -> str:
+def one_line_reason(error: Exception) -> str:
     """One line, short enough for a report."""
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text}"[:300]

@@ -47,22 +47,22 @@ class Placeholder:
 
 
 class LostClass(type):
-    """Type of the stand-ins for classes that cannot be imported any more: instances are placeholders."""
+    """Type of the stand-ins for classes and functions that cannot be imported any more."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Placeholder:
-        return Placeholder("?", f"{cls.__module__}.{cls.__qualname__}", cls.__dict__["respawner_reason"])
+        make: Any = cls.__new__
+        return make(cls)
 
 
-def lost_class(module: str, name: str, reason: str) -> type:
-    """A class whose instances, however they are made, are placeholders."""
+def lost_class(module: str, name: str, reason: str, made: list[Placeholder]) -> type:
+    """A class whose instances, however they are made, are placeholders; they are added to ``made``."""
 
     def make(cls: type, *args: Any, **kwargs: Any) -> Placeholder:
-        return LostClass.__call__(cls)
+        made.append(Placeholder("?", f"{module}.{name}", reason))
+        return made[-1]
 
     return LostClass(
-        name.rpartition(".")[2],
-        (),
-        {"__module__": module, "__qualname__": name, "__new__": make, "respawner_reason": reason},
+        name.rpartition(".")[2], (), {"__module__": module, "__qualname__": name, "__new__": make}
     )
 
 
@@ -73,9 +73,10 @@ def _refusing(operation: str) -> Any:
     return method
 
 
-for _operation in (
-    "__call__ __iter__ __next__ __len__ __getitem__ __setitem__ __delitem__ __contains__ __enter__ __exit__ "
-    "__aenter__ __aexit__ __await__ __aiter__ __anext__ __add__ __sub__ __mul__ __truediv__ __matmul__ "
-    "__lt__ __le__ __gt__ __ge__ __float__ __int__ __index__"
-).split():
+_OPERATIONS = """
+    __call__ __iter__ __next__ __len__ __getitem__ __setitem__ __delitem__ __contains__ __enter__ __exit__
+    __aenter__ __aexit__ __await__ __aiter__ __anext__ __add__ __sub__ __mul__ __truediv__ __matmul__
+    __lt__ __le__ __gt__ __ge__ __float__ __int__ __index__
+"""
+for _operation in _OPERATIONS.split():
     setattr(Placeholder, _operation, _refusing(_operation))

@@ -112,7 +112,7 @@ def _tensor(
     region: int | None, dtype: torch.dtype, offset: int, size: Any, stride: Any, requires_grad: bool
 ) -> torch.Tensor:
     tensor = torch.empty(0, dtype=dtype)
-    tensor.set_(_storage(region), offset, size, stride)  # type: ignore[call-overload]
+    tensor.set_(_storage(region), offset, size, stride)
     return tensor.requires_grad_() if requires_grad else tensor
 
 

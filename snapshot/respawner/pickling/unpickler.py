@@ -10,30 +10,48 @@ from __future__ import annotations
 import functools
 import importlib
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import StoreError
-from .pickler import entry, type_name
+from .pickler import entry, one_line_reason, type_name
 from .placeholder import Placeholder, lost_class
 
 
 class _Finding:
-    """Finds classes and functions by name, and notes what is missing."""
+    """Finds classes and functions by name, and books what is missing under the variable that needs it.
 
-    failures: list[Placeholder]
+    ``failures`` are the placeholders to report; ``_unnamed`` those whose variable is not complete yet.
+    """
 
-    def find(self, module: str, name: str) -> Any:
+    def _start(self) -> None:
+        self.failures: list[Placeholder] = []
+        self._unnamed: list[Placeholder] = []
+
+    def find_class(self, module: str, name: str) -> Any:
         try:
             found = importlib.import_module(module)
             for part in name.split("."):
                 found = getattr(found, part)
-        except (StoreError, MemoryError):
-            raise
         except Exception as error:  # importing runs the module's own code
             reason = f"{module}.{name} cannot be imported: {error}"
-            self.failures.append(Placeholder("?", f"{module}.{name}", reason))
-            return lost_class(module, name, reason)
-        return found
+            self.lose(f"{module}.{name}", reason)
+            return lost_class(module, name, reason, self._unnamed)
+        if found is entry:
+            return self._complete
+        return _fresh_class(found) if name in _CLASS_MAKERS and "cloudpickle" in module else found
+
+    def lose(self, what: str, reason: str) -> Placeholder:
+        placeholder = Placeholder("?", what, reason[:300])
+        self.failures.append(placeholder)
+        self._unnamed.append(placeholder)
+        return placeholder
+
+    def _complete(self, name: str, value: Any) -> tuple[str, Any]:
+        """Stands for `entry`: failures since the last variable was complete were reached through this one."""
+        for placeholder in self._unnamed:
+            placeholder.__dict__["respawner_path"] = name
+        self._unnamed.clear()
+        return name, value
 
 
 def _fresh_class(make_class: Any) -> Any:
@@ -52,31 +70,27 @@ def _fresh_class(make_class: Any) -> Any:
 _CLASS_MAKERS = ("_make_skeleton_class", "_make_skeleton_enum")
 
 
-class FastUnpickler(pickle.Unpickler, _Finding):
+class FastUnpickler(_Finding, pickle.Unpickler):
     """The C unpickler. ``live`` are the objects that stand first in its memo."""
 
     def __init__(self, file: Any, live: list[Any]) -> None:
         super().__init__(file)
         self.memo = dict(enumerate(live))
-        self.failures = []
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = self.find(module, name)
-        return _fresh_class(found) if name in _CLASS_MAKERS and "cloudpickle" in module else found
+        self._start()
 
 
-class PatientUnpickler(pickle._Unpickler, _Finding):  # type: ignore[name-defined]
+_PYTHON: Any = pickle._Unpickler
+
+
+class PatientUnpickler(_Finding, _PYTHON):
     """The same in Python, about 50 times slower, with every call guarded."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]  # noqa: RUF012
+    dispatch: ClassVar[dict[int, Any]] = dict(_PYTHON.dispatch)
 
     def __init__(self, file: Any, live: list[Any]) -> None:
         super().__init__(file)
         self.memo = dict(enumerate(live))
-        self.failures = []
-        self._reported = 0
-
-    find_class = FastUnpickler.find_class
+        self._start()
 
     def _guarded_reduce(self) -> None:
         arguments = self.stack.pop()
@@ -86,8 +100,6 @@ class PatientUnpickler(pickle._Unpickler, _Finding):  # type: ignore[name-define
         if is_setter and any(made is failure for failure in self.failures[-1:]):
             # A state setter: called for an object that is on the stack already, its result is dropped.
             self._replace(arguments[0], made)
-        if function is entry:
-            self._name_failures(arguments[0])
 
     def _guarded_newobj(self) -> None:
         arguments, cls = self.stack.pop(), self.stack.pop()
@@ -104,36 +116,27 @@ class PatientUnpickler(pickle._Unpickler, _Finding):  # type: ignore[name-define
             raise
         except Exception as error:
             cls = next((part for part in arguments[:1] if isinstance(part, type)), None)
-            return self._lose(
-                type_name(cls) if cls else getattr(function, "__qualname__", repr(function)), error
-            )
+            what = type_name(cls) if cls else getattr(function, "__qualname__", repr(function))
+            return self.lose(what, one_line_reason(error))
 
     def _guarded_build(self) -> None:
         instance = self.stack[-2]
         try:
-            pickle._Unpickler.load_build(self)  # type: ignore[attr-defined]
+            _PYTHON.load_build(self)
         except (StoreError, MemoryError):
             raise
         except Exception as error:
-            self._replace(instance, self._lose(type_name(type(instance)), error))
+            self._replace(instance, self.lose(type_name(type(instance)), one_line_reason(error)))
 
-    def _guarded_items(self, opcode: Any) -> None:
-        """Items for a container: ``self.metastack`` holds the stack below the mark, the container last."""
-        container = self.metastack[-1][-1]
+    def _guarded_items(self, opcode: Any, container: Any) -> None:
+        """Items for a container, which takes them by its own code if its class is the user's."""
         try:
-            if isinstance(container, Placeholder):
-                self.pop_mark()
-            else:
-                opcode(self)
+            opcode(self)
         except (StoreError, MemoryError):
             raise
         except Exception as error:
-            self._replace(container, self._lose(type_name(type(container)), error))
-
-    def _lose(self, what: str, error: Exception) -> Placeholder:
-        placeholder = Placeholder("?", what, f"{type(error).__name__}: {error}"[:300])
-        self.failures.append(placeholder)
-        return placeholder
+            if not isinstance(container, Placeholder):
+                self._replace(container, self.lose(type_name(type(container)), one_line_reason(error)))
 
     def _replace(self, lost: Any, placeholder: Placeholder) -> None:
         """Put the placeholder where ``lost`` is on the stack, and where later references look."""
@@ -144,26 +147,22 @@ class PatientUnpickler(pickle._Unpickler, _Finding):  # type: ignore[name-define
             if item is lost:
                 self.memo[key] = placeholder
 
-    def _name_failures(self, name: str) -> None:
-        """Failures since the last variable was complete were reached through this one."""
-        for placeholder in self.failures[self._reported :]:
-            placeholder.__dict__["respawner_path"] = name
-        self._reported = len(self.failures)
-
 
 def _guard_opcodes() -> None:
-    python = pickle._Unpickler  # type: ignore[attr-defined]
     table = PatientUnpickler.dispatch
     table[pickle.REDUCE[0]] = PatientUnpickler._guarded_reduce
     table[pickle.BUILD[0]] = PatientUnpickler._guarded_build
     table[pickle.NEWOBJ[0]] = PatientUnpickler._guarded_newobj
     table[pickle.NEWOBJ_EX[0]] = PatientUnpickler._guarded_newobj_ex
-    for code, opcode in (
-        (pickle.APPENDS, python.load_appends),
-        (pickle.SETITEMS, python.load_setitems),
-        (pickle.ADDITEMS, python.load_additems),
-    ):
-        table[code[0]] = lambda self, opcode=opcode: self._guarded_items(opcode)
+    for code in (pickle.APPENDS, pickle.SETITEMS, pickle.ADDITEMS):
+        # The container is the last thing below the mark.
+        opcode = _PYTHON.dispatch[code[0]]
+        table[code[0]] = lambda self, opcode=opcode: self._guarded_items(opcode, self.metastack[-1][-1])
+    for code, depth in ((pickle.APPEND, -2), (pickle.SETITEM, -3)):
+        opcode = _PYTHON.dispatch[code[0]]
+        table[code[0]] = lambda self, opcode=opcode, depth=depth: self._guarded_items(
+            opcode, self.stack[depth]
+        )
 
 
 _guard_opcodes()

@@ -7,6 +7,7 @@ import re
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 from ..errors import StoreError
 from .layout import slug_of
@@ -31,10 +32,7 @@ def export_timeline(timeline: Timeline, target: Path) -> None:
 def import_timeline(store: Path, source: Path, name: str | None) -> Timeline:
     """Make a timeline of an exported one, for the notebook ``name``; refuses to touch an existing one."""
     with tarfile.open(source) as archive:
-        description = archive.extractfile("timeline.json")
-        if description is None:
-            raise StoreError(f"{source} is not an exported timeline: timeline.json is not a file")
-        data = json.load(description)
+        data = _description(archive, source)
         data["name"], data["kernel"] = name or data["name"], None
         folder = store / "timelines" / slug_of(data["name"])
         if folder.exists():
@@ -42,15 +40,28 @@ def import_timeline(store: Path, source: Path, name: str | None) -> Timeline:
                 f"{data['name']} has a timeline already ({folder}); import it under another --name"
             )
         incoming = folder.with_name(f".{folder.name}.incoming")
-        shutil.rmtree(incoming, ignore_errors=True)
-        for part in ("packs", "manifests", "pins"):
-            (incoming / part).mkdir(parents=True, mode=0o700)
-        _extract(archive, source, incoming)
-        (incoming / "timeline.json").write_text(json.dumps(data))
-        timeline = Timeline(incoming)
-        timeline.latest()  # a newer format is refused before it is in place
-        incoming.rename(folder)
+        try:
+            for part in ("packs", "manifests", "pins"):
+                (incoming / part).mkdir(parents=True, mode=0o700)
+            _extract(archive, source, incoming)
+            (incoming / "timeline.json").write_text(json.dumps(data))
+            Timeline(incoming).latest()  # a newer format is refused before it is in place
+            incoming.rename(folder)
+        except BaseException:
+            shutil.rmtree(incoming, ignore_errors=True)
+            raise
     return Timeline(folder)
+
+
+def _description(archive: tarfile.TarFile, source: Path) -> dict[str, Any]:
+    try:
+        file = archive.extractfile("timeline.json")
+        data = json.load(file) if file else None
+    except (KeyError, ValueError) as error:
+        raise StoreError(f"{source} is not an exported timeline: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        raise StoreError(f"{source} is not an exported timeline: its timeline.json names no notebook")
+    return data
 
 
 def _extract(archive: tarfile.TarFile, source: Path, folder: Path) -> None:

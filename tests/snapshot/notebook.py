@@ -1,0 +1,154 @@
+"""A notebook with a real kernel, driven the way a frontend does it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jupyter_client import KernelManager
+from respawner.flush import wait_until_durable
+from respawner.manifest import Manifest
+from respawner.store.layout import slug_of
+from respawner.store.timeline import Timeline
+
+INJECTED = Path(__file__).parents[2] / "snapshot" / "inject" / "ipython_startup.py"
+PATIENCE_SECONDS = 120
+
+
+@dataclass
+class Ran:
+    """What the frontend got for one cell."""
+
+    prompt: int | None = None
+    replied: int | None = None
+    text: str = ""
+    html: str = ""
+    error: str | None = None
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+        content = message["content"]
+        match message["msg_type"]:
+            case "execute_input":
+                self.prompt = content["execution_count"]
+            case "stream":
+                self.text += content["text"]
+            case "display_data" | "execute_result":
+                self.text += content["data"].get("text/plain", "") + "\n"
+                self.html += content["data"].get("text/html", "")
+            case "error":
+                self.error = f"{content['ename']}: {content['evalue']}"
+
+
+class Notebook:
+    """One notebook and its kernel, which gets the injected startup file and a store of its own."""
+
+    def __init__(self, folder: Path, name: str = "/home/ada/training.ipynb", **environment: str) -> None:
+        self.folder = folder
+        self.name = name
+        self.store = folder / "store"
+        self.runtime = folder / "runtime"
+        profile = folder / "ipython" / "profile_default" / "startup"
+        if not profile.exists():
+            profile.mkdir(parents=True)
+            shutil.copy(INJECTED, profile / "00-respawner.py")
+        self.startup_folder = profile
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("RESPAWNER", "JPY_"))},
+            "IPYTHONDIR": str(folder / "ipython"),
+            "JPY_SESSION_NAME": name,
+            "RESPAWNER_STORE": str(self.store),
+            "RESPAWNER_RUNTIME": str(self.runtime),
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        }
+        self.manager = KernelManager()
+        self.client: Any = None
+
+    def start(self) -> Notebook:
+        """Start the kernel; after `kill` this is what Jupyter's autorestarter does."""
+        if self.client is None:
+            self.manager.start_kernel(env=self.environment, cwd=str(self.folder))
+        else:
+            self.manager.restart_kernel(now=True, env=self.environment)
+            self.client.stop_channels()
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=PATIENCE_SECONDS)
+        return self
+
+    def run(self, code: str, **options: Any) -> Ran:
+        """Run a cell and collect what it shows; a failing cell is in the result, not raised."""
+        ran = Ran()
+        reply = self.client.execute_interactive(
+            code, output_hook=ran.take, timeout=PATIENCE_SECONDS, stop_on_error=False, **options
+        )
+        ran.replied = reply["content"].get("execution_count")
+        return ran
+
+    def value(self, expression: str) -> str:
+        """``repr`` of an expression, by a hidden execution that leaves no trace in the history."""
+        reply = self.client.execute_interactive(
+            "",
+            silent=True,
+            user_expressions={"it": expression},
+            timeout=PATIENCE_SECONDS,
+            output_hook=lambda m: None,
+        )
+        found = reply["content"]["user_expressions"]["it"]
+        assert found["status"] == "ok", found
+        return found["data"]["text/plain"]
+
+    def settle(self) -> dict[str, Any]:
+        """Wait until what has run is durable (or has failed to become so)."""
+        return wait_until_durable(self.runtime, PATIENCE_SECONDS)
+
+    @property
+    def pid(self) -> int:
+        return self.manager.provisioner.pid
+
+    def kill(self) -> None:
+        """SIGKILL, once the last cell is durable; nothing of the kernel gets to run."""
+        assert self.settle()["durable"]
+        self.kill_at_once()
+
+    def kill_at_once(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.manager.provisioner.process.wait()
+
+    def restart_after_kill(self) -> Notebook:
+        self.kill()
+        return self.start()
+
+    def shut_down(self) -> None:
+        if self.client is not None:
+            self.client.stop_channels()
+        if self.manager.has_kernel:
+            self.manager.shutdown_kernel(now=True)
+
+    # What is on disk, read without the kernel ----------------------------------------------------------
+
+    @property
+    def timeline(self) -> Timeline:
+        found = Timeline.find(self.store, slug_of(self.name))
+        assert found is not None, f"no timeline of {self.name}"
+        return found
+
+    def manifests(self) -> list[Manifest]:
+        """Newest first; every one must be readable."""
+        found = list(self.timeline.snapshots())
+        assert all(isinstance(item, Manifest) for item in found), found
+        return found  # type: ignore[return-value]
+
+    def cells(self) -> list[str]:
+        """First lines of the cells that have a snapshot, oldest first."""
+        return [m.cell["first_line"] for m in reversed(self.manifests()) if m.kind == "cell"]
+
+
+PYTHON = sys.executable

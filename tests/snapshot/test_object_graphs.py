@@ -1,0 +1,127 @@
+"""Any graph of plain objects, with any sharing, comes back as the same graph."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from IPython.core.interactiveshell import InteractiveShell
+from respawner.capture import Moment, capture
+from respawner.processstate import Baseline
+from respawner.restoring import load
+from respawner.store.layout import open_store
+from respawner.store.timeline import Timeline
+from respawner.store.writer import TimelineWriter
+
+
+class Node:
+    """A plain instance, which the pickler treats in a way of its own."""
+
+
+@pytest.fixture(scope="module")
+def shell() -> Iterator[Any]:
+    yield InteractiveShell.instance()
+    InteractiveShell.clear_instance()
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> list[Any]:
+    """Objects of which later ones hold any earlier ones, and containers any others, cycles included."""
+    leaves = st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_nan=False),
+        st.text(max_size=5),
+        st.binary(max_size=5),
+        st.builds(lambda n: b"q" * n, st.sampled_from([131_071, 131_072, 300_000])),
+        st.builds(lambda n: bytearray(n), st.sampled_from([3, 200_000])),
+    )
+    objects: list[Any] = draw(st.lists(leaves, min_size=1, max_size=5))
+    for kind in draw(
+        st.lists(st.sampled_from(["list", "dict", "tuple", "set", "node", "array", "view"]), max_size=12)
+    ):
+        parts = [objects[i] for i in draw(st.lists(st.integers(0, len(objects) - 1), max_size=4))]
+        objects.append(_make(kind, parts, objects))
+    for container in [o for o in objects if isinstance(o, list | Node)]:
+        other = objects[draw(st.integers(0, len(objects) - 1))]
+        container.append(other) if isinstance(container, list) else setattr(container, "link", other)
+    return objects
+
+
+def _make(kind: str, parts: list[Any], objects: list[Any]) -> Any:
+    match kind:
+        case "list":
+            return list(parts)
+        case "tuple":
+            return tuple(parts)
+        case "dict":
+            return dict(enumerate(parts))
+        case "set":
+            return {part for part in parts if isinstance(part, int | str | bytes)}
+        case "node":
+            node = Node()
+            node.parts = parts  # type: ignore[attr-defined]
+            return node
+        case "array":
+            return np.arange(len(parts) * 5000, dtype="i4")
+        case _:
+            arrays = [o for o in objects if isinstance(o, np.ndarray)]
+            return arrays[-1][1::2] if arrays else None
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(graph=graphs())
+def test_graph_is_isomorphic_after_a_round_trip(shell: Any, graph: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        timeline = Timeline.create(open_store(Path(folder), create=True), "/graph.ipynb")
+        shell.user_ns["graph"] = graph
+        try:
+            manifest = capture(shell, TimelineWriter(timeline), Moment(1), Baseline(), ())
+        finally:
+            del shell.user_ns["graph"]
+        assert manifest.skipped == []
+        _assert_same(graph, load(shell, timeline, manifest).variables["graph"])
+
+
+def _assert_same(old: Any, new: Any) -> None:
+    """Walk both graphs at once; each old object must always meet the same new one, and the reverse."""
+    met: dict[int, Any] = {}
+    met_back: dict[int, int] = {}
+    queue = [(old, new)]
+    while queue:
+        a, b = queue.pop()
+        assert type(a) is type(b)
+        if isinstance(a, list | dict | tuple | set | Node | np.ndarray | bytearray) and not (
+            isinstance(a, tuple) and not a
+        ):
+            if id(a) in met:
+                assert met[id(a)] is b
+                continue
+            met[id(a)] = b
+            assert met_back.setdefault(id(b), id(a)) == id(a)
+        queue += _compare(a, b)
+        if isinstance(a, np.ndarray) and a.base is not None and a.size:
+            assert np.shares_memory(b, b.base)
+            queue.append((a.base, b.base))
+
+
+def _compare(a: Any, b: Any) -> list[tuple[Any, Any]]:
+    """Compare one object by itself, and return the pairs of its parts."""
+    if isinstance(a, Node):
+        assert a.__dict__.keys() == b.__dict__.keys()
+        return [(a.__dict__[key], b.__dict__[key]) for key in a.__dict__]
+    if isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        return list(zip(a, b, strict=True))
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        return [(a[key], b[key]) for key in a]
+    assert np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
+    return []

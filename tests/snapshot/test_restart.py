@@ -1,0 +1,299 @@
+"""What a kernel does when it starts: restore, start clean, stay off."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from tests.snapshot.notebook import Notebook
+
+OpenNotebook = Callable[..., Notebook]
+
+
+def test_variables_come_back_after_sigkill(notebook: Notebook) -> None:
+    notebook.run("x = {'a': [1, 2]}; y = x['a']")
+    notebook.restart_after_kill()
+    assert "True" in notebook.run("x['a'] is y").text
+
+
+def test_sigkill_inside_a_cell_keeps_the_state_before_it(notebook: Notebook) -> None:
+    notebook.run("x = 1")
+    notebook.client.execute("x = 2; import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    notebook.manager.provisioner.process.wait()
+    notebook.start()
+    assert notebook.run("print(x)").text.endswith("1\n")
+
+
+def test_variables_set_before_an_error_come_back(notebook: Notebook) -> None:
+    notebook.run("x = 5\nraise ValueError('after')")
+    notebook.restart_after_kill()
+    ran = notebook.run("print(x)")
+    assert ran.text.endswith("5\n")
+    assert "after cell [1], which failed" in ran.text
+
+
+def test_deleted_variables_stay_deleted(notebook: Notebook) -> None:
+    notebook.run("x = 1; y = 2")
+    notebook.run("del x")
+    notebook.restart_after_kill()
+    assert notebook.run("print(y, 'x' in globals())").text.endswith("2 False\n")
+
+
+def test_names_with_an_underscore_come_back(notebook: Notebook) -> None:
+    notebook.run("_cache = {'k': 1}\ndef look(k): return _cache[k]")
+    notebook.restart_after_kill()
+    assert notebook.run("print(look('k'))").text.endswith("1\n")
+
+
+def test_restored_names_win_over_startup_files_and_say_so(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook()
+    (notebook.startup_folder / "50-mine.py").write_text("settings = 'from the file'\nkept = 'file'\n")
+    notebook.start().run("settings = 'mine'")
+    notebook.restart_after_kill()
+    ran = notebook.run("print(settings, kept)")
+    assert ran.text.endswith("mine file\n")
+    assert "replaced what the startup files had set: settings" in ran.text
+
+
+def test_cwd_environment_path_and_submodules_come_back(notebook: Notebook) -> None:
+    (notebook.folder / "lib").mkdir()
+    (notebook.folder / "lib" / "my_tools.py").write_text("def double(x): return 2 * x\n")
+    notebook.run(
+        "import os, sys, xml.dom.minidom; os.mkdir('work'); sys.path.insert(0, os.path.abspath('lib'))"
+    )
+    notebook.run("%cd -q work\nimport my_tools; os.environ['MY_SETTING'] = 'on'")
+    notebook.restart_after_kill()
+    ran = notebook.run(
+        "print(os.path.basename(os.getcwd()), os.environ['MY_SETTING'], my_tools.double(4), xml.dom.minidom.Node.ELEMENT_NODE)"
+    )
+    assert ran.text.endswith("work on 8 1\n")
+
+
+def test_excluded_names_are_left_out_also_after_a_restart(notebook: Notebook) -> None:
+    notebook.run("import respawner; respawner.exclude('huge'); huge = 1; small = 2")
+    notebook.restart_after_kill()
+    assert notebook.run("print('huge' in globals(), small)").text.endswith("False 2\n")
+    notebook.run("huge = 3")
+    notebook.restart_after_kill()
+    assert notebook.run("print('huge' in globals())").text.endswith("False\n")
+
+
+# Restoring in place ---------------------------------------------------------------------------------------
+
+
+def test_restore_in_place_replaces_the_namespace_and_can_be_undone(notebook: Notebook) -> None:
+    notebook.run("model = [1]; alias = model")
+    notebook.run("%snapshot before")
+    notebook.run("model.append(2); extra = 'new'")
+    assert "restored" in notebook.run("%restore before").text
+    assert notebook.run("print(model, alias is model, 'extra' in globals())").text == "[1] True False\n"
+    undo = notebook.run(
+        "import respawner; print(next(s['id'] for s in respawner.snapshots() if s['kind'] == 'undo'))"
+    )
+    notebook.run(f"%restore {undo.text.strip()}")
+    assert notebook.run("print(model, alias is model, extra)").text == "[1, 2] True new\n"
+
+
+def test_class_in_place_is_the_snapshots_class(notebook: Notebook) -> None:
+    notebook.run("class C:\n    def answer(self): return 1\nc = C()")
+    notebook.run("%snapshot first")
+    notebook.run("old = C; C.answer = lambda self: 2; C.added = True")
+    notebook.run("%restore first")
+    assert notebook.run("print(c.answer(), type(c) is C, hasattr(C, 'added'))").text == "1 True False\n"
+
+
+def test_restore_of_an_unknown_label_changes_nothing(notebook: Notebook) -> None:
+    notebook.run("x = 1")
+    assert "NoSnapshotError" in (notebook.run("%restore nowhere").error or "")
+    assert notebook.run("print(x)").text == "1\n"
+
+
+def test_loading_the_extension_by_hand_restores(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook()
+    (notebook.startup_folder / "00-respawner.py").unlink()
+    notebook.start()
+    notebook.run("%load_ext respawner")
+    notebook.run("x = 1")
+    notebook.restart_after_kill()
+    assert "restored 1 variable" in notebook.run("%load_ext respawner").text
+    assert notebook.run("print(x)").text == "1\n"
+
+
+def test_loading_the_extension_late_spares_existing_variables(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook().start()
+    notebook.run("x = 'saved'")
+    notebook.kill()
+    (notebook.startup_folder / "00-respawner.py").unlink()
+    notebook.start()
+    notebook.run("x = 'newer'")
+    assert "there are variables already" in notebook.run("%load_ext respawner").text
+    assert notebook.run("print(x)").text == "newer\n"
+    notebook.run("%restore")
+    assert notebook.run("%restore\nprint(x)").error is None
+
+
+# Starting clean, staying off ------------------------------------------------------------------------------
+
+
+def test_clean_next_start_restores_nothing_and_keeps_the_snapshots(notebook: Notebook) -> None:
+    notebook.run("import respawner; x = 1; respawner.clean_next_start()")
+    notebook.restart_after_kill()
+    first = notebook.run("print('x' in globals())")
+    assert first.prompt == 1
+    assert "started clean, as asked" in first.text
+    assert first.text.endswith("False\n")
+    restored = notebook.timeline.pins()
+    assert len(restored) == 1
+    notebook.run(f"%restore {next(iter(restored))}")
+    assert notebook.run("print(x)").text == "1\n"
+
+
+def test_clean_start_that_dies_at_once_is_still_clean_the_next_time(notebook: Notebook) -> None:
+    notebook.run("import respawner; x = 1; respawner.clean_next_start()")
+    notebook.kill()
+    notebook.start()
+    notebook.kill_at_once()
+    notebook.start()
+    assert notebook.run("print('x' in globals())").text.endswith("False\n")
+    notebook.restart_after_kill()
+    assert "restored" in notebook.run("pass").text
+
+
+def test_policy_never_starts_clean_but_saves(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook(RESPAWNER_RESTORE="never").start()
+    notebook.run("x = 1")
+    notebook.restart_after_kill()
+    assert notebook.run("print('x' in globals())").text.endswith("False\n")
+    assert notebook.settle()["durable"]
+    assert len(notebook.manifests()) == 2
+
+
+def test_switched_off_by_the_environment(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook(RESPAWNER="off").start()
+    notebook.run("x = 1; import respawner")
+    assert notebook.run("print(respawner.status())").text.startswith(
+        "{'active': False, 'why': 'RESPAWNER=off"
+    )
+    assert "NotActiveError" in (notebook.run("respawner.save()").error or "")
+    assert not notebook.store.exists()
+
+
+def test_without_a_name_nothing_is_saved(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook(JPY_SESSION_NAME="").start()
+    notebook.run("x = 1")
+    assert not notebook.store.exists()
+
+
+def test_third_start_is_clean_after_two_that_died_before_a_cell_ended(notebook: Notebook) -> None:
+    notebook.run("x = 'precious'")
+    notebook.kill()
+    for _ in range(2):
+        notebook.start()
+        notebook.client.execute("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+        notebook.manager.provisioner.process.wait()
+    notebook.start()
+    third = notebook.run("print('x' in globals())")
+    assert "died 2 times in a row" in third.text
+    assert third.text.endswith("False\n")
+    assert "restored" in notebook.run(f"%restore {next(iter(notebook.timeline.pins()))}").text
+    assert notebook.run("print(x)").text == "precious\n"
+
+
+def test_a_start_whose_first_cell_ends_resets_the_guard(notebook: Notebook) -> None:
+    notebook.run("x = 1")
+    for _ in range(3):
+        notebook.restart_after_kill()
+        assert "restored 1 variable" in notebook.run("print(x)").text
+
+
+# Other processes --------------------------------------------------------------------------------------------
+
+
+def test_nested_kernel_leaves_the_timeline_alone(notebook: Notebook) -> None:
+    notebook.run("x = 'outer'")
+    nested = notebook.run(
+        "from jupyter_client.manager import start_new_kernel\n"
+        "manager, client = start_new_kernel()\n"
+        "shown = []\n"
+        "client.execute_interactive('import respawner; x = 0; print(respawner.status())',"
+        " output_hook=lambda m: shown.append(m['content'].get('text', '')))\n"
+        "manager.shutdown_kernel(now=True); print(''.join(shown))\n"
+        "del manager, client"
+    )
+    assert "started from the notebook of process" in nested.text
+    assert notebook.settle()["durable"]
+    assert len(notebook.cells()) == 2
+    assert len(list((notebook.store / "timelines").iterdir())) == 1
+
+
+def test_forked_child_leaves_the_timeline_alone(notebook: Notebook) -> None:
+    notebook.run("x = 'parent'")
+    notebook.run(
+        "import os, respawner\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    ip = get_ipython(); ip.run_cell('x = 1', store_history=True)\n"
+        "    os._exit(0 if not respawner.status()['active'] else 1)\n"
+        "print(os.waitpid(pid, 0)[1])"
+    )
+    assert notebook.settle()["durable"]
+    assert len(notebook.manifests()) == 2
+    notebook.restart_after_kill()
+    assert notebook.run("print(x)").text.endswith("parent\n")
+
+
+def test_orphan_worker_does_not_hold_the_lock(notebook: Notebook) -> None:
+    """A forked worker outlives its killed kernel, as DataLoader workers do; the next kernel is not locked out."""
+    notebook.run(
+        "import os, time; x = 1; child = os.fork()\nif child == 0:\n    time.sleep(600); os._exit(0)"
+    )
+    child = int(notebook.value("child"))
+    try:
+        notebook.restart_after_kill()
+        assert "restored" in notebook.run("pass").text
+        assert len(list((notebook.store / "timelines").iterdir())) == 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_second_kernel_of_a_notebook_forks_the_timeline(open_notebook: OpenNotebook) -> None:
+    first = open_notebook().start()
+    first.run("x = 'common'")
+    assert first.settle()["durable"]
+    second = open_notebook().start()
+    ran = second.run("print(x); x = 'second'")
+    assert "another kernel (process" in ran.text
+    assert ran.text.endswith("common\n")
+    first.run("x = 'first'")
+    assert second.settle()["durable"]
+    slugs = sorted(path.name for path in (first.store / "timelines").iterdir())
+    assert slugs == [first.timeline.slug, first.timeline.slug + "~2"]
+    # Each comes back to its own state, also when the other one is gone by then.
+    first.kill()
+    second.kill()
+    second.start()
+    assert second.run("print(x)").text.endswith("second\n")
+    first.start()
+    assert first.run("print(x)").text.endswith("first\n")
+
+
+def test_failure_of_the_startup_file_costs_one_line(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook(PYTHONPATH="")
+    (notebook.folder / "respawner.py").write_text("raise RuntimeError('a broken installation')\n")
+    notebook = open_notebook(PYTHONPATH=str(notebook.folder)).start()
+    ran = notebook.run("print('works')")
+    assert ran.error is None
+    assert ran.text.splitlines()[-1] == "works"
+    assert "Respawner could not be switched on" in ran.text
+    assert notebook.run("print('again')").text == "again\n"
+
+
+def test_terminal_ipython_in_the_session_stays_off(notebook: Notebook) -> None:
+    ran = notebook.run(
+        f"!{sys.executable} -m IPython -c 'import respawner; print(respawner.status()[\"why\"])'"
+    )
+    assert "this is not a Jupyter kernel" in ran.text
+    assert notebook.settle()["durable"]
+    assert len(notebook.manifests()) == 1
