@@ -6,27 +6,18 @@ that the user started may; what they change during the pickle is the user's own 
 
 from __future__ import annotations
 
-import functools
-import pickle
 import platform
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib import import_module
 from typing import Any
 
-from .errors import CaptureError
-from .live import live_names, live_objects
-from .manifest import Manifest, Name, Payload, Skipped, Stream
-from .namespace import history_of, user_names
-from .pickling.deep_stack import run_deep
-from .pickling.pickler import Entry, NamespacePickler, one_line_reason, type_name
-from .pickling.placeholder import Placeholder
+from .manifest import Manifest, Name, Payload
+from .pickled import Pickled, pickle_namespace
+from .pickling.pickler import Entry, type_name
 from .pickling.regions import SMALL_BYTES, Union
-from .pickling.segments import SegmentFile
-from .pickling.where import path_to
-from .processstate import Baseline, random_state, surroundings
+from .processstate import Baseline
 from .store.timeline import new_id
 from .store.writer import TimelineWriter
 from .version import __version__
@@ -47,16 +38,6 @@ class Moment:
     parent: str | None = None
 
 
-@dataclass
-class _Pickled:
-    """One consistent state in memory: the pieces of the skeleton, and what the pickler found."""
-
-    pieces: list[Any]
-    pickler: NamespacePickler
-    live: list[str]
-    entries: list[Entry]
-
-
 def capture(
     shell: Any, writer: TimelineWriter, moment: Moment, baseline: Baseline, excluded: Collection[str]
 ) -> Manifest:
@@ -64,7 +45,7 @@ def capture(
 
     Raises `CaptureError` where the namespace cannot be pickled, `OSError` where the disk does not take it.
     """
-    pickled = _pickle_namespace(shell, moment, baseline, excluded)
+    pickled = pickle_namespace(shell, moment.next_count, baseline, excluded)
     try:
         manifest = _write(writer, pickled, moment)
         writer.publish(manifest)
@@ -74,72 +55,14 @@ def capture(
     return manifest
 
 
-def _pickle_namespace(shell: Any, moment: Moment, baseline: Baseline, excluded: Collection[str]) -> _Pickled:
-    names = live_names()
-    live = live_objects(shell, names)
-    prelude = surroundings(baseline, shell.history_manager.input_hist_parsed)
-    prelude["excluded"] = sorted(excluded)
-    entries = [Entry(name, shell.user_ns[name]) for name in user_names(shell, excluded)]
-    body: dict[str, Any] = {
-        "entries": entries,
-        "history": Entry("Out", history_of(shell, moment.next_count)),
-        "random": random_state(),
-    }
-    attempt = functools.partial(_attempt, shell, live, prelude, body)
-    try:
-        pieces, pickler = attempt(deep=False)
-    except RecursionError:
-        pieces, pickler = _deeply(attempt)
-    except Exception:
-        _isolate(functools.partial(_attempt, shell, live, deep=True), body)
-        pieces, pickler = _deeply(attempt)
-    return _Pickled(pieces, pickler, names, entries)
-
-
-def _deeply(attempt: Callable[..., Any]) -> Any:
-    try:
-        return run_deep(functools.partial(attempt, deep=True))
-    except Exception as error:
-        raise CaptureError(f"the namespace cannot be pickled: {error}") from error
-
-
-def _attempt(shell: Any, live: list[Any], *parts: Any, deep: bool) -> tuple[list[Any], NamespacePickler]:
-    """One pass over everything; each part is one pickle, and all share the memo."""
-    file = SegmentFile()
-    pickler = NamespacePickler(file, live, shell.user_ns)
-    pickler.deep = deep
-    for part in parts:
-        # Not cloudpickle's dump(), which hides the RecursionError that tells us to go deeper.
-        pickle.Pickler.dump(pickler, part)
-    pickler.count_bytes()
-    return file.finish(), pickler
-
-
-def _isolate(attempt: Callable[[Any], Any], body: dict[str, Any]) -> None:
-    """Something fails that `NamespacePickler` could not foresee: find the values, and give those up."""
-
-    def tried(path: str, value: Any) -> Any:
-        try:
-            run_deep(functools.partial(attempt, Entry(path, value)))
-        except Exception as error:
-            return Placeholder(path, type_name(type(value)), one_line_reason(error))
-        return value
-
-    for item in body["entries"]:
-        item.value = tried(item.name, item.value)
-    outputs = body["history"].value["Out"]
-    for number, value in outputs.items():
-        outputs[number] = tried(f"Out[{number}]", value)
-
-
-def _write(writer: TimelineWriter, pickled: _Pickled, moment: Moment) -> Manifest:
+def _write(writer: TimelineWriter, pickled: Pickled, moment: Moment) -> Manifest:
+    """Store every stream; returns the manifest that names them, not published yet."""
     pickler = pickled.pickler
     unions, union_of = pickler.regions.merge()
     payloads, places = _write_payloads(writer, unions)
     regions = writer.add_stream([pickler.regions.rows(unions, union_of, places)], compress=True)
     skeleton_bytes = sum(len(piece) for piece in pickled.pieces)
     skeleton = writer.add_stream(pickled.pieces, compress=skeleton_bytes < _COMPRESS_BELOW)
-    skipped = _skipped(pickled)
     return Manifest(
         id=new_id(),
         sequence=writer.next_sequence,
@@ -156,7 +79,7 @@ def _write(writer: TimelineWriter, pickled: _Pickled, moment: Moment) -> Manifes
         regions=regions,
         payloads=payloads,
         names=[_name(item, pickler.bytes_by_name) for item in pickled.entries],
-        skipped=skipped,
+        skipped=pickled.skipped(),
         notes=list(pickler.notes),
         labels=moment.labels,
     )
@@ -168,24 +91,18 @@ def _write_payloads(
     """Store the memory; returns the payloads and, for each union, its payload's id and its offset there."""
     payloads: list[Payload] = []
     places: list[tuple[int, int]] = []
-    small: list[bytes] = []
-    small_length = 0
+    small = bytearray()
     for union in unions:
         if union.length < SMALL_BYTES:
-            places.append((0, small_length))
-            small.append(bytes(union.memory()))
-            small_length += union.length
+            places.append((0, len(small)))
+            small += union.memory()
         else:
             stream = writer.add_stream([union.memory()])
             payloads.append(Payload(len(payloads) + 1, union.first.kind, union.first.about, stream))
             places.append((payloads[-1].id, 0))
     if small:
-        payloads.insert(0, Payload(0, "small", f"{len(small)} small ones", _small_stream(writer, small)))
+        payloads.append(Payload(0, "small", "all memory below 64 KiB", writer.add_stream([small])))
     return payloads, places
-
-
-def _small_stream(writer: TimelineWriter, small: list[bytes]) -> Stream:
-    return writer.add_stream([b"".join(small)])
 
 
 def _name(item: Entry, bytes_by_name: dict[str, int]) -> Name:
@@ -197,23 +114,10 @@ def _name(item: Entry, bytes_by_name: dict[str, int]) -> Name:
     return Name(item.name, type_name(cls), max(own, bytes_by_name.get(item.name, 0)))
 
 
-def _skipped(pickled: _Pickled) -> list[Skipped]:
-    """One entry for each lost object, with the way to it from its variable."""
-    by_name = {item.name: item.value for item in pickled.entries}
-    found = []
-    for failure in pickled.pickler.failures:
-        path = path_to(failure.obj, by_name.get(failure.name), failure.name)
-        found.append(Skipped(path, type_name(type(failure.obj)), failure.reason))
-    for item in pickled.entries:
-        if isinstance(item.value, Placeholder):
-            known = item.value.__dict__
-            found.append(Skipped(item.name, known["respawner_type"], known["respawner_reason"]))
-    return found
-
-
 def _versions() -> dict[str, str]:
+    """Versions of what the skeleton is made with; only of what is imported already."""
     versions = {"respawner": __version__, "python": platform.python_version()}
-    for module in ("numpy", "torch", "pandas", "cloudpickle"):
-        if module in sys.modules and (version := getattr(import_module(module), "__version__", None)):
-            versions[module] = str(version)
+    for name in ("numpy", "torch", "pandas", "cloudpickle"):
+        if version := getattr(sys.modules.get(name), "__version__", None):
+            versions[name] = str(version)
     return versions

@@ -1,7 +1,9 @@
-"""Which timeline a kernel writes to: the notebook's, or a fork of it while another kernel has that.
+"""Which timeline a kernel writes to, and from which one it starts.
 
-A timeline remembers the Jupyter id of the kernel that wrote it. It survives restarts of the kernel, so a
-kernel that comes back finds its own fork again, and never takes over a sibling's.
+Usually both are the notebook's. While another kernel has that, a fork of it is written, and the first start
+restores from the notebook's. A timeline remembers the Jupyter id of the kernel that wrote it. It survives
+restarts of the kernel, so a kernel that comes back finds its own fork again, never takes over a sibling's,
+and finds its state also when its notebook has been renamed meanwhile.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ _MOST_FORKS = 50
 
 @dataclass
 class Claim:
-    """A timeline that this process may write, and the one whose state it starts from."""
+    """A timeline that this process may write, and the one whose state it starts from.
+
+    ``note`` tells the user where they differ.
+    """
 
     timeline: Timeline
     lock: TimelineLock
     source: Timeline
-    forked_because: str | None = None
+    note: str | None = None
 
 
 def claim_timeline(store: Path, name: str, kernel: str | None) -> Claim:
@@ -37,19 +42,33 @@ def claim_timeline(store: Path, name: str, kernel: str | None) -> Claim:
     slugs = [base, *(f"{base}~{number}" for number in range(2, _MOST_FORKS))]
     existing = {slug: found for slug in slugs if (found := Timeline.find(store, slug))}
     own = [slug for slug, found in existing.items() if kernel is not None and found.kernel == kernel]
+    earlier = _under_an_earlier_name(store, kernel) if base not in existing else None
     for slug in dict.fromkeys([*own, *slugs]):
         timeline = existing.get(slug) or Timeline.create(store, name, slug)
         timeline.latest()  # raises for a newer format
         lock = TimelineLock.acquire(timeline.lock_path)
         if lock is None:
             continue
-        belongs_here = slug == base or slug in own
-        source = timeline if belongs_here or base not in existing else existing[base]
-        forked_because = None if belongs_here else _why_forked(existing.get(base))
         with contextlib.suppress(OSError):  # a full disk: the fork is found by its number then
             timeline.belongs_to(kernel)
-        return Claim(timeline, lock, source, forked_because)
+        if slug in own or (slug == base and earlier is None):
+            return Claim(timeline, lock, timeline)
+        if earlier is not None:
+            return Claim(timeline, lock, earlier, f"this notebook was {earlier.name} before")
+        return Claim(timeline, lock, existing.get(base, timeline), _why_forked(existing.get(base)))
     raise StoreError(f"{_MOST_FORKS} kernels write to timelines of {name} already")
+
+
+def _under_an_earlier_name(store: Path, kernel: str | None) -> Timeline | None:
+    """The timeline that this kernel wrote before its notebook was renamed."""
+    if kernel is None:
+        return None
+    for folder in sorted((store / "timelines").iterdir()):
+        with contextlib.suppress(StoreError):
+            found = Timeline.find(store, folder.name)
+            if found is not None and found.kernel == kernel:
+                return found
+    return None
 
 
 def _why_forked(base: Timeline | None) -> str:

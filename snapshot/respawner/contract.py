@@ -18,6 +18,15 @@ TIMELINE_ENV = "RESPAWNER_TIMELINE"
 SESSION_NAME_ENV = "JPY_SESSION_NAME"
 """Set by Jupyter Server in every kernel: the path of the notebook."""
 
+RESTORE_ENV = "RESPAWNER_RESTORE"
+"""When a starting kernel restores: ``always`` (the default) or ``never``."""
+
+OWNER_ENV = "RESPAWNER_OWNER_PID"
+"""Set by the kernel for its children: ``pid:start:timeline`` of the kernel that owns the timeline."""
+
+BUNDLE_ENV = "RESPAWNER_BUNDLE"
+"""Folder of the kernel bundle, where it is not `BUNDLE_DIR`."""
+
 RUNTIME_ENV = "RESPAWNER_RUNTIME"
 """Folder in which running kernels say how far they are saved; without it one under the temporary folder."""
 

@@ -131,8 +131,8 @@ class Engine:
         else:
             self._keep(head, why_not)
             self.report = reports.nothing_report(why_not, kept=head.id if head else None)
-        if self._claim.forked_because:
-            self.report["notes"] = [self._claim.forked_because, *self.report["notes"]]
+        if self._claim.note:
+            self.report["notes"] = [self._claim.note, *self.report["notes"]]
         if head is not None or self.report["damaged"]:
             reports.show(self.report)
 
@@ -251,7 +251,7 @@ class Engine:
             "timeline": self.timeline.name,
             "store": str(self.timeline.folder.parent.parent),
             "folder": str(self.timeline.folder),
-            "forked": self._claim.forked_because,
+            "note": self._claim.note,
             "snapshot": self.last.id if self.last else None,
             "snapshot_bytes": self.last.size_bytes if self.last else None,
             "skipped": [vars(skipped) for skipped in self.last.skipped] if self.last else [],

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .claim import claim_timeline
-from .contract import SESSION_NAME_ENV, SWITCH_ENV, TIMELINE_ENV
+from .contract import OWNER_ENV, RESTORE_ENV, SESSION_NAME_ENV, SWITCH_ENV, TIMELINE_ENV
 from .engine import Engine
 from .errors import RespawnerError
 from .hooks import Hooks
@@ -23,8 +23,6 @@ from .magics import RespawnerMagics
 from .runtime import parent_of, process_start
 from .store.layout import default_store, open_store
 
-OWNER_ENV = "RESPAWNER_OWNER_PID"
-POLICY_ENV = "RESPAWNER_RESTORE"
 POLICIES = ("always", "never")
 
 _active: tuple[Engine, Hooks] | None = None
@@ -132,9 +130,9 @@ def _mark(pid: int, name: str) -> str:
 
 
 def _policy() -> str:
-    policy = os.environ.get(POLICY_ENV, "always").strip().lower()
+    policy = os.environ.get(RESTORE_ENV, "always").strip().lower()
     if policy not in POLICIES:
-        raise RespawnerError(f"{POLICY_ENV} is {policy!r}; this version knows {' and '.join(POLICIES)}")
+        raise RespawnerError(f"{RESTORE_ENV} is {policy!r}; this version knows {' and '.join(POLICIES)}")
     return policy
 
 

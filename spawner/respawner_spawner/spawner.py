@@ -29,11 +29,22 @@ from .engine import UNREACHABLE, Engine, engine_at
 from .failure import LOG_LINES, Ending, SessionStartError, next_step
 from .image_facts import ImageFacts, image_facts
 from .ledger import Ledger, NotEnoughGpus
+from .spawn_form import gpu_form, image_form, options_from_form
 from .volumes import own_mount_points
 
 READY_CHECK_SECONDS = 0.1
 _ledgers: dict[str, Ledger] = {}
 _images_with_kernels: set[str] = set()
+
+
+async def _ask_for_gpus(spawner: GPUDockerSpawner) -> str:
+    """The spawn page's form: images where an admin allows several, and GPUs with what is free now."""
+    found = await asyncio.to_thread(gpus.inventory)
+    leases = await asyncio.to_thread(spawner.ledger.leases)
+    taken = {lease.uuid for lease in leases if lease.holder != spawner.holder}
+    allowed = spawner._get_allowed_images()
+    images = [] if allowed == "*" else list(allowed or [])
+    return image_form(images, spawner.image) + gpu_form(found.gpus, taken, spawner.max_gpus, spawner.gpus)
 
 
 class GPUDockerSpawner(DockerSpawner):
@@ -120,6 +131,18 @@ class GPUDockerSpawner(DockerSpawner):
     def holder(self) -> str:
         """Name of this session in the ledger and in labels."""
         return f"{self.deployment}/{self.user.name}/{self.name}"
+
+    @default("options_form")
+    def _options_form(self) -> Any:
+        return _ask_for_gpus
+
+    @default("options_from_form")
+    def _options_from_form(self) -> Any:
+        return options_from_form
+
+    @default("apply_user_options")
+    def _apply_user_options(self) -> Any:
+        return lambda spawner, options: None  # `start` checks and applies them
 
     @default("prefix")
     def _prefix(self) -> str:

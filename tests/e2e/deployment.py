@@ -1,7 +1,6 @@
 """A whole deployment for tests: the product's own `up`, in a folder of its own, on ports of its own.
 
-The Docker engine of the machine is used where one answers, so that images are built once on a developer's
-machine; where none runs, as in CI, `up` starts one in this deployment's folder and `close` stops it.
+The engine is the one of all tests (DOCKER_HOST, see tests/conftest.py).
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from respawner_hub.settings import load
 
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = ROOT / "tests" / "artifacts"
-DEFAULT_SOCKET = Path("/var/run/docker.sock")
 PASSWORD = "correct horse battery staple"
 
 HATCH = """
@@ -52,8 +50,7 @@ class Deployment:
         self.settings_file = self.folder / "respawner.toml"
         self.api_token = secrets.token_hex(16)
         self.port, hub_port, proxy_port = free_ports(3)
-        self.engine_is_own = not engine_answers(DEFAULT_SOCKET)
-        self.engine_socket = self.folder / "docker.sock" if self.engine_is_own else DEFAULT_SOCKET
+        self.engine_socket = Path(os.environ["DOCKER_HOST"].removeprefix("unix://"))
         # The hub reaches the engine by a link, which `engine_away` takes away.
         self.engine_link = self.folder / "engine.sock"
         self.engine_link.symlink_to(self.engine_socket)
@@ -73,8 +70,6 @@ class Deployment:
                 "http_timeout_seconds": 90,
             },
         }
-        if self.engine_is_own:
-            self.sections["engine"]["data_dir"] = str(self.folder / "docker")
         for section, values in settings.items():
             self.sections.setdefault(section, {}).update(values)
         self.write_settings()
@@ -261,8 +256,6 @@ class Deployment:
         try:
             self._clean_engine()
         finally:
-            if self.engine_is_own:
-                self.run("down", "--engine", check=False)
             log = self.folder / "state" / "log"
             if log.exists():
                 kept = ARTIFACTS / "logs" / self.name
@@ -297,15 +290,6 @@ def free_ports(count: int) -> list[int]:
         for probe in sockets:
             probe.bind(("127.0.0.1", 0))
         return [probe.getsockname()[1] for probe in sockets]
-
-
-def engine_answers(path: Path) -> bool:
-    if not os.access(path, os.R_OK | os.W_OK):
-        return False
-    try:
-        return bool(docker.APIClient(base_url=f"unix://{path}", version="auto").ping())
-    except Exception:
-        return False
 
 
 def wait_until(condition, timeout: float, what: str) -> None:

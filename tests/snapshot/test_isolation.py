@@ -22,8 +22,9 @@ UNPICKLABLE = {
     "loader_iterator": "import torch\nbad = iter(torch.utils.data.DataLoader([1, 2, 3]))",
     "reduce_raises": "class R:\n    def __reduce__(self): raise ValueError('not me')\nbad = R()",
     "getstate_raises": "class G:\n    def __getstate__(self): raise KeyError('nor me')\nbad = G()",
-    "reduce_of_nonsense": "class N:\n    def __reduce__(self): return 5\nbad = N()",
+    "reduce_of_an_integer": "class N:\n    def __reduce__(self): return 5\nbad = N()",
     "reduce_of_nonsense_tuple": "class T:\n    def __reduce__(self): return (1, 2)\nbad = T()",
+    "no_pairs": "class P:\n    def __reduce__(self): return dict, (), None, None, iter([5])\nbad = P()",
     "reduce_by_a_missing_name": "class M:\n    def __reduce__(self): return 'nowhere_to_be_found'\nbad = M()",
     "items_raise": "class I(list):\n    def __reduce__(self): return list, (), None, (1 / 0 for _ in 'a')\nbad = I()",
     "reduce_recurses": "class D:\n    def __reduce__(self): return self.__reduce__()\nbad = D()",
@@ -73,6 +74,22 @@ def test_unpicklable_object_costs_only_itself(
     assert lost["path"] == name
     assert lost["reason"]
     assert loaded["outcome"][name] is None, loaded["outcome"][name]
+
+
+def test_failure_that_nobody_foresaw_costs_the_variables_that_reach_it(tmp_path: Path) -> None:
+    """Without our checks the C pickler fails in the middle; then each variable is tried by itself."""
+    before = (
+        "import respawner.pickling.pickler as pickler\npickler._checked = lambda obj, reduced: reduced\n"
+        "class P:\n    def __reduce__(self): return dict, (), None, None, iter([5])\n"
+        "bad = P(); box = [bad]; good = [1]; alias = good; Out[7] = P(); Out[8] = good\ndel pickler"
+    )
+    saved = bare_shell("save", tmp_path, {"before": before})
+    assert {lost["path"] for lost in saved["lost"]} == {"bad", "box", "Out[7]"}
+    check = (
+        "assert good == [1] and alias is good is Out[8] and 'lost' in repr(box) and 'lost' in repr(Out[7])"
+    )
+    loaded = bare_shell("load", tmp_path, {"check": check})
+    assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
 
 
 def test_the_way_to_a_nested_object_is_told(tmp_path: Path) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from tests.snapshot.notebook import Notebook
+import cloudpickle
+import respawner
+from respawner.contract import BUNDLE_DIR
+
+from tests.snapshot.notebook import INJECTED, Notebook
 
 OpenNotebook = Callable[..., Notebook]
 
@@ -297,3 +303,49 @@ def test_terminal_ipython_in_the_session_stays_off(notebook: Notebook) -> None:
     assert "this is not a Jupyter kernel" in ran.text
     assert notebook.settle()["durable"]
     assert len(notebook.manifests()) == 1
+
+
+def test_renamed_notebook_keeps_its_state_when_its_kernel_restarts(notebook: Notebook) -> None:
+    notebook.run("x = 'before the rename'")
+    notebook.kill()
+    notebook.environment["JPY_SESSION_NAME"] = notebook.name = "/home/ada/renamed.ipynb"
+    notebook.start()
+    ran = notebook.run("print(x)")
+    assert "this notebook was /home/ada/training.ipynb before" in ran.text
+    assert ran.text.endswith("before the rename\n")
+    notebook.restart_after_kill()
+    ran = notebook.run("print(x)")
+    assert "before\n" not in ran.text.replace("before the rename\n", "")
+    assert ran.text.endswith("before the rename\n")
+
+
+def test_new_kernel_of_another_notebook_starts_empty(open_notebook: OpenNotebook) -> None:
+    open_notebook("/home/ada/a.ipynb").start().run("x = 1")
+    assert open_notebook("/home/ada/b.ipynb").start().run("print('x' in globals())").text == "False\n"
+
+
+def test_bundle_is_used_where_respawner_is_not_installed(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook()
+    bundle, site = notebook.folder / "bundle" / "lib", notebook.folder / "site"
+    shutil.copytree(Path(respawner.__file__).parent, bundle / "respawner")
+    shutil.copytree(Path(cloudpickle.__file__).parent, bundle / "cloudpickle")
+    site.mkdir()
+    # An environment without them: this file runs after the installed packages are on the path.
+    (site / "sitecustomize.py").write_text(
+        f"import sys; sys.path.remove({str(Path(respawner.__file__).parents[1])!r})\n"
+        "class Without:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('xxhash', 'xxhash._xxhash'): raise ModuleNotFoundError(name)\n"
+        "        if name == 'cloudpickle':\n"
+        "            from importlib.machinery import PathFinder\n"
+        f"            return PathFinder.find_spec(name, [{str(bundle)!r}])\n"
+        "sys.meta_path.insert(0, Without())\n"
+    )
+    notebook = open_notebook(PYTHONPATH=str(site), RESPAWNER_BUNDLE=str(bundle.parent)).start()
+    ran = notebook.run(
+        "import respawner, sys; print(respawner.__file__, respawner.status()['active'], sys.path[-1])"
+    )
+    assert ran.text.split() == [str(bundle / "respawner" / "__init__.py"), "True", str(bundle)]
+    notebook.restart_after_kill()
+    assert "restored 2 variables" in notebook.run("pass").text
+    assert BUNDLE_DIR in INJECTED.read_text()

@@ -50,8 +50,9 @@ def entry(name: str, value: Any) -> tuple[str, Any]:
     return name, value
 
 
-_SAFE_ITERATORS: tuple[type, ...] = (type(iter([])), type(iter(())), type(iter({})), type(iter({}.items())))
-"""Iterators that cannot raise, and so need not be unrolled to find out."""
+# Iterators that cannot raise, and so need not be unrolled to find out.
+_SAFE_FOR_ITEMS: tuple[type, ...] = (type(iter([])), type(iter(())))
+_SAFE_FOR_PAIRS: tuple[type, ...] = (type(iter({}.items())),)
 
 
 class NamespacePickler(cloudpickle.Pickler):
@@ -226,10 +227,19 @@ def _checked(obj: Any, reduced: Any) -> tuple[Any, ...]:
         raise pickle.PicklingError("its __reduce__ does not return a callable and its arguments")
     if function is copyreg.__newobj__ and (not arguments or arguments[0] is not obj.__class__):  # type: ignore[attr-defined]
         raise pickle.PicklingError("its __reduce__ makes an object of another class")
-    for index in (1, 2):  # list items and dict items
-        if len(rest) > index and rest[index] is not None and type(rest[index]) not in _SAFE_ITERATORS:
-            rest[index] = iter(list(rest[index]))
-    return function, arguments, *rest
+    state, items, pairs, setter = (*rest, None, None, None, None)[:4]
+    items, pairs = _unrolled(items, _SAFE_FOR_ITEMS), _unrolled(pairs, _SAFE_FOR_PAIRS)
+    if isinstance(pairs, list) and not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise pickle.PicklingError("its __reduce__ has dict items that are no pairs")
+    if setter is not None and not callable(setter):
+        raise pickle.PicklingError("its __reduce__ has a state setter that is not callable")
+    items, pairs = (part if part is None else iter(part) for part in (items, pairs))
+    return function, arguments, state, items, pairs, setter
+
+
+def _unrolled(iterator: Any, safe: tuple[type, ...]) -> Any:
+    """A list of what a user's iterator yields; it may raise, which must happen before pickling goes on."""
+    return iterator if iterator is None or type(iterator) in safe else list(iterator)
 
 
 def one_line_reason(error: Exception) -> str:

@@ -1,0 +1,117 @@
+"""One consistent state, pickled in memory: the first half of a capture.
+
+Three ways, each only when the one before fails: the main thread's own stack; a deep stack; a deep stack
+after every variable that fails by itself has been given up. The second is for deep nesting, the third for
+failures that `NamespacePickler` cannot foresee (those that it can cost only the object, and no second try).
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import CaptureError
+from .live import live_names, live_objects
+from .manifest import Skipped
+from .namespace import history_of, user_names
+from .pickling.deep_stack import run_deep
+from .pickling.pickler import Entry, NamespacePickler, one_line_reason, type_name
+from .pickling.placeholder import Placeholder
+from .pickling.segments import SegmentFile
+from .pickling.where import path_to
+from .processstate import Baseline, random_state, surroundings
+
+
+@dataclass
+class Pickled:
+    """The pieces of the skeleton, and what the pickler found on the way."""
+
+    pieces: list[Any]
+    pickler: NamespacePickler
+    live: list[str]
+    entries: list[Entry]
+    outputs: dict[int, Any]
+
+    def skipped(self) -> list[Skipped]:
+        """One entry for each lost object, with the way to it from its variable."""
+        roots: dict[str, Any] = {item.name: item.value for item in self.entries} | {"Out": self.outputs}
+        found = []
+        for failure in self.pickler.failures:
+            path = path_to(failure.obj, roots.get(failure.name), failure.name)
+            found.append(Skipped(path, type_name(type(failure.obj)), failure.reason))
+        for root in [*roots.values(), *self.outputs.values()]:
+            if isinstance(root, Placeholder):
+                known = root.__dict__
+                lost = Skipped(known["respawner_path"], known["respawner_type"], known["respawner_reason"])
+                found += [] if lost in found else [lost]
+        return found
+
+
+def pickle_namespace(shell: Any, next_count: int, baseline: Baseline, excluded: Collection[str]) -> Pickled:
+    """Pickle the user's variables, the history and the process's state. Raises `CaptureError`."""
+    names = live_names()
+    live = live_objects(shell, names)
+    prelude = surroundings(baseline, shell.history_manager.input_hist_parsed)
+    prelude["excluded"] = sorted(excluded)
+    history = history_of(shell, next_count)
+    entries = [Entry(name, shell.user_ns[name]) for name in user_names(shell, excluded)]
+    body = {"entries": entries, "history": Entry("Out", history), "random": random_state()}
+    attempt = functools.partial(_attempt, shell, live)
+    pieces, pickler = _attempt_all_ways(attempt, prelude, body)
+    return Pickled(pieces, pickler, names, entries, history["Out"])
+
+
+def _attempt_all_ways(attempt: Callable[..., Any], prelude: Any, body: dict[str, Any]) -> Any:
+    try:
+        return attempt(prelude, body, deep=False)
+    except MemoryError:
+        raise
+    except Exception as error:
+        first = error
+    deeply = functools.partial(attempt, prelude, body, deep=True)
+    if isinstance(first, RecursionError):
+        try:
+            return run_deep(deeply)
+        except MemoryError:
+            raise
+        except Exception:  # noqa: S110
+            pass  # deeper than any stack, or another failure behind this one
+    _give_up_what_fails(attempt, body)
+    try:
+        return run_deep(deeply)
+    except Exception as error:
+        raise CaptureError(f"the namespace cannot be pickled: {one_line_reason(error)}") from error
+
+
+def _attempt(shell: Any, live: list[Any], *parts: Any, deep: bool) -> tuple[list[Any], NamespacePickler]:
+    """One pass over everything; each part is one pickle, and all share the memo."""
+    file = SegmentFile()
+    pickler = NamespacePickler(file, live, shell.user_ns)
+    pickler.deep = deep
+    for part in parts:
+        # Not cloudpickle's dump(), which hides the RecursionError that tells us to go deeper.
+        pickle.Pickler.dump(pickler, part)
+    pickler.count_bytes()
+    return file.finish(), pickler
+
+
+def _give_up_what_fails(attempt: Callable[..., Any], body: dict[str, Any]) -> None:
+    """Put placeholders for the variables and outputs that cannot be pickled by themselves."""
+
+    def tried(path: str, value: Any) -> Any:
+        try:
+            run_deep(functools.partial(attempt, Entry(path, value), deep=True))
+        except MemoryError:
+            raise
+        except Exception as error:
+            return Placeholder(path, type_name(type(value)), one_line_reason(error))
+        return value
+
+    for item in body["entries"]:
+        item.value = tried(item.name, item.value)
+    outputs = body["history"].value["Out"]
+    for number, value in outputs.items():
+        outputs[number] = tried(f"Out[{number}]", value)
