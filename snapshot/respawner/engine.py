@@ -18,15 +18,15 @@ import contextlib
 import errno
 import logging
 import os
-import signal
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 from . import reports
 from .capture import Moment, capture
 from .claim import Claim
-from .errors import DamagedError, NoSnapshotError
+from .errors import DamagedError, NoSnapshotError, RespawnerError
+from .guard import Guard
+from .interrupts import interrupts_later
 from .manifest import Manifest
 from .namespace import user_names
 from .processstate import Baseline
@@ -36,10 +36,6 @@ from .store.retention import KEEP_LATEST, prune
 from .store.writer import TimelineWriter
 
 _LOG = logging.getLogger("respawner")
-_GUARD = "restoring"
-_CLEAN = "clean"
-_MOST_ATTEMPTS = 2
-"""Restores in a row that may die before their first cell ended; the start after them is clean."""
 _PRUNE_EVERY = 5
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
@@ -63,14 +59,14 @@ class Engine:
         self._loaded_late = False
         self.last: Manifest | None = None
         self._claim = claim
-        self._policy = policy
+        self._guard = Guard(claim.timeline, policy)
         self._baseline = Baseline()
         self._writer: TimelineWriter | None = None
         self._pending: Moment | None = None
         self._parent: str | None = None
-        self._clean_marker_used = False
         self._failing = False
         self._notices: list[str] = []
+        self._capturing = threading.Lock()
         self._published = 0
         self._status = self._open_status()
 
@@ -89,7 +85,7 @@ class Engine:
         self._notices.clear()
 
     def cell_ends(self, state: str, cell: dict[str, Any]) -> None:
-        self._guarded(self.timeline.clear_marker, _GUARD)
+        self._guarded(self._guard.cell_has_ended)
         self._pending = Moment(self.shell.execution_count, "cell", state, cell)
 
     def capture_pending(self) -> None:
@@ -117,40 +113,22 @@ class Engine:
     def start(self) -> None:
         """Restore, or say why not. Shows the report in the cell that is about to run."""
         self.started = True
-        head = self._claim.source.latest()
-        why_not = self._why_not_restore()
-        if head is None:
-            why_not = why_not or "this notebook has no snapshot yet"
-        if why_not is None:
-            self._count_attempt()
-            try:
-                self._restore_newest()
-            except Exception:
-                self._keep(head, "could not be restored")
-                raise
-        else:
-            self._keep(head, why_not)
-            self.report = reports.nothing_report(why_not, kept=head.id if head else None)
-        if self._claim.note:
-            self.report["notes"] = [self._claim.note, *self.report["notes"]]
-        if head is not None or self.report["damaged"]:
-            reports.show(self.report)
-
-    def _why_not_restore(self) -> str | None:
-        """The reason for a clean start, None where there is none."""
-        if self.timeline.marker(_CLEAN) is not None:
-            self._clean_marker_used = True
-            return "started clean, as asked; `%restore` brings back the state before"
-        if self._policy == "never":
-            return "started clean, because RESPAWNER_RESTORE is never; `%restore` brings back the last state"
+        source = self._claim.source
+        head = source.latest()
+        why_not = self._guard.why_not_restore()
         if self._loaded_late and user_names(self.shell):
-            return "there are variables already, so nothing was restored; `%restore` replaces them"
-        if self._attempts() >= _MOST_ATTEMPTS:
-            return (
-                f"started clean, because the kernel died {_MOST_ATTEMPTS} times in a row after restoring and before a "
-                "cell had ended; the snapshot is kept, `%restore` tries it again"
-            )
-        return None
+            why_not = "there are variables already, so nothing was restored"
+        if why_not is None:
+            self._restore_newest(head)
+        else:
+            self._guard.begin_clean(head if source is self.timeline else None, why_not)
+            self.report = reports.nothing_report(why_not)
+            if head is not None:
+                self.report["notes"].append(f"`%restore {head.id}` brings back the last state")
+        if self._claim.note:
+            self.report["notes"].insert(0, self._claim.note)
+        if head is not None or self.report["damaged"] or self._claim.note:
+            reports.show(self.report)
 
     def start_late(self) -> None:
         """`start` in a running cell, by ``%load_ext``: spares variables that cells have made before."""
@@ -158,34 +136,33 @@ class Engine:
             self._loaded_late = True
             self._guarded(self.start)
 
-    def _attempts(self) -> int:
-        """Restores in a row after which no cell has ended."""
-        attempts = (self.timeline.marker(_GUARD) or {}).get("attempts", 0)
-        return attempts if isinstance(attempts, int) else 0
+    def continue_count(self) -> None:
+        """Set the number of the first cell before the frontend is told it, which is before any hook runs."""
+        head = self._claim.source.latest()
+        if head is None or self._guard.why_not_restore() is not None:
+            return
+        count = head.cell.get("next_count", 1)
+        self.shell.execution_count = max(self.shell.execution_count, count)
+        # Filled by the restore; until then In[n] must line up with the prompts all the same.
+        history = self.shell.history_manager
+        for inputs in (history.input_hist_parsed, history.input_hist_raw):
+            inputs.extend([""] * (count - len(inputs)))
 
-    def _count_attempt(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk must not keep anybody from their state
-            self.timeline.set_marker(_GUARD, {"attempts": self._attempts() + 1, "pid": self.pid})
-
-    def _keep(self, head: Manifest | None, reason: str) -> None:
-        """Pin the state that this run does not continue: its own snapshots would displace it."""
-        if head is not None and self._claim.source is self.timeline:
-            with contextlib.suppress(OSError):
-                self.timeline.pin(head.id, reason)
-
-    def _restore_newest(self) -> None:
-        found = load_latest(self.shell, self._claim.source)
-        if isinstance(found, Loaded):
-            self._put(found, "start")
-            damaged = found.damaged
-        else:
-            damaged = found
-            why = (
-                "this notebook has no snapshot that is whole"
-                if damaged
-                else "this notebook has no snapshot yet"
-            )
-            self.report = reports.nothing_report(why)
+    def _restore_newest(self, head: Manifest | None) -> None:
+        if head is not None:
+            self._guard.begin_attempt()
+        try:
+            found = load_latest(self.shell, self._claim.source)
+            if isinstance(found, Loaded):
+                self._put(found, "start")
+        except Exception as error:
+            self._guard.begin_clean(head, "could not be restored")
+            self.report = reports.nothing_report(f"the last state could not be restored: {_explain(error)}")
+            raise
+        damaged = found.damaged if isinstance(found, Loaded) else found
+        if not isinstance(found, Loaded):
+            which = "snapshot that is whole" if damaged else "snapshot yet"
+            self.report = reports.nothing_report(f"this notebook has no {which}")
             self.report["damaged"] = [{"sequence": d.sequence, "reason": d.reason} for d in damaged]
         if damaged:
             self._open_writer().distrust()
@@ -196,18 +173,6 @@ class Engine:
         self.excluded |= set(loaded.excluded)
         self._parent = loaded.manifest.id
         self.report = reports.restored_report(loaded, overwritten, how)
-
-    def continue_count(self) -> None:
-        """Set the number of the first cell before the frontend is told it, which is before any hook runs."""
-        head = self._claim.source.latest()
-        if head is None or self._why_not_restore() is not None:
-            return
-        count = head.cell.get("next_count", 1)
-        self.shell.execution_count = max(self.shell.execution_count, count)
-        # Filled by the restore; until then In[n] must line up with the prompts all the same.
-        history = self.shell.history_manager
-        for inputs in (history.input_hist_parsed, history.input_hist_raw):
-            inputs.extend([""] * (count - len(inputs)))
 
     # Calls of the user ---------------------------------------------------------------------------------
 
@@ -237,8 +202,7 @@ class Engine:
 
     def clean_next_start(self) -> None:
         """The next start of this notebook's kernel restores nothing. Snapshots stay."""
-        self.timeline.set_marker(_CLEAN, {"pid": self.pid})
-        self._clean_marker_used = False
+        self._guard.wish_clean_start()
 
     def flush(self) -> bool:
         """Whether everything up to the last ended cell is durable; captures it if it is still pending."""
@@ -264,14 +228,20 @@ class Engine:
     # Capture -------------------------------------------------------------------------------------------
 
     def _capture(self, moment: Moment) -> Manifest:
-        moment.parent = self._parent
+        if not self._capturing.acquire(blocking=False):
+            raise RespawnerError(
+                "a snapshot is being taken at this moment (by another thread, or by what it pickles)"
+            )
         try:
-            with _interrupts_later():
+            moment.parent = self._parent
+            with interrupts_later():
                 manifest = capture(self.shell, self._open_writer(), moment, self._baseline, self.excluded)
+            self._captured(manifest)
         except Exception as error:
             self._capture_failed(error)
             raise
-        self._captured(manifest)
+        finally:
+            self._capturing.release()
         return manifest
 
     def _captured(self, manifest: Manifest) -> None:
@@ -282,11 +252,13 @@ class Engine:
             self._failing = False
             self._notices.append("Respawner: saving works again.")
         self._tell_status(SAVED)
-        if self._clean_marker_used:
-            self._clean_marker_used = False
-            self.timeline.clear_marker(_CLEAN)
+        self._guard.state_is_saved()
         self._published += 1
-        if self._published % _PRUNE_EVERY == 0 and prune(self.timeline, KEEP_LATEST):
+        if self._published % _PRUNE_EVERY == 0:
+            self._guarded(self._prune)
+
+    def _prune(self) -> None:
+        if prune(self.timeline, KEEP_LATEST):
             self._open_writer().drop_unnamed_packs()
 
     def _capture_failed(self, error: Exception) -> None:
@@ -342,20 +314,3 @@ def _explain(error: Exception) -> str:
     known = _DISK_ERRORS.get(error.errno or 0) if isinstance(error, OSError) else None
     text = f"{type(error).__name__}: {error}"
     return f"{known} ({text})" if known else text
-
-
-@contextlib.contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Keep Ctrl-C away from the bookkeeping of a capture; it is delivered right after."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    arrived: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if arrived and callable(before):
-            signal.raise_signal(signal.SIGINT)

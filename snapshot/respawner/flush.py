@@ -13,16 +13,17 @@ import time
 from pathlib import Path
 
 from .contract import FLUSH_DURABLE, FLUSH_NOT_DURABLE
-from .runtime import FAILED, SAVED, running_kernels, runtime_folder
+from .runtime import FAILED, SAVED, running_kernels, runtime_folders
 
 _POLL_SECONDS = 0.1
 
 
-def wait_until_durable(folder: Path, timeout_seconds: float) -> dict[str, object]:
-    """Wait for all kernels; gives up at the timeout, or as soon as waiting cannot help any more."""
+def wait_until_durable(folders: Path | list[Path], timeout_seconds: float) -> dict[str, object]:
+    """Wait for all kernels of these folders; gives up at the timeout, or as soon as waiting cannot help any more."""
+    folders = [folders] if isinstance(folders, Path) else folders
     deadline = time.monotonic() + timeout_seconds
     while True:
-        kernels = running_kernels(folder)
+        kernels = [kernel for folder in folders for kernel in running_kernels(folder)]
         states = {kernel["state"] for kernel in kernels}
         durable = states <= {SAVED}
         if durable or states <= {SAVED, FAILED} or time.monotonic() >= deadline:
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS")
     parser.add_argument("--runtime", type=Path, default=None, help="folder of the status files")
     options = parser.parse_args(arguments)
-    result = wait_until_durable(options.runtime or runtime_folder(), options.timeout)
+    result = wait_until_durable(options.runtime or runtime_folders(), options.timeout)
     sys.stdout.write(json.dumps(result) + "\n")
     return FLUSH_DURABLE if result["durable"] else FLUSH_NOT_DURABLE
 

@@ -40,5 +40,5 @@ class RespawnerMagics(Magics):
     def restart_clean(self, line: str) -> None:
         """``%restart_clean``: restart the kernel without restoring. Snapshots are kept for ``%restore``."""
         self._engine.clean_next_start()
-        print("Restarting with an empty namespace; `%restore` brings this state back.")  # noqa: T201
+        print("Restarting with an empty namespace; the next start says how to bring this state back.")  # noqa: T201
         restart_kernel(self.shell)

@@ -212,8 +212,8 @@ class Manifest:
                 Payload(p["id"], p["kind"], p["about"], Stream.from_json(p["stream"]))
                 for p in data["payloads"]
             ],
-            names=[Name(**name) for name in data["names"]],
-            skipped=[Skipped(**skipped) for skipped in data["skipped"]],
+            names=[Name(n["name"], n["type"], int(n["bytes"])) for n in data["names"]],
+            skipped=[Skipped(s["path"], s["type"], s["reason"]) for s in data["skipped"]],
             notes=list(data["notes"]),
             labels=list(data["labels"]),
         )

@@ -29,6 +29,13 @@ def runtime_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"respawner-{os.getuid()}"
 
 
+def runtime_folders() -> list[Path]:
+    """Where kernels that the caller may wait for write theirs: for root, every user's."""
+    if os.getuid() == 0 and not os.environ.get(RUNTIME_ENV):
+        return sorted(Path(tempfile.gettempdir()).glob("respawner-*"))
+    return [runtime_folder()]
+
+
 def process_start(pid: int) -> str | None:
     """When a process started (clock ticks since boot), None where it is gone or cannot be asked.
 

@@ -35,7 +35,7 @@ SPAWN_MS, CELL_MS = 240_000, 120_000
 def open_page(deployment: Deployment) -> Iterator[Person]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
         try:
             yield Person(page, deployment)
         except Exception:
@@ -61,6 +61,9 @@ class Person:
     def start_server(self) -> None:
         """From any hub page to JupyterLab."""
         self.page.goto(f"{self.deployment.url}hub/spawn")
+        if self.page.locator("#progress-bar").count():
+            self.page.wait_for_timeout(500)
+            self.screenshot("starting")
         self.page.wait_for_url(re.compile(r"/user/[^/]+/lab"), timeout=SPAWN_MS)
         self.wait_for_lab()
 

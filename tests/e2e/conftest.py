@@ -27,11 +27,10 @@ def deployment():
 @pytest.fixture
 def user(deployment, request):
     """Name of a new user with an account; the server is stopped and the volumes removed at the end."""
-    name = "u" + "".join(c for c in request.node.name.lower() if c.isalnum())[-24:]
-    deployment.set_password(name, deployment.add_user(name))
-    yield name
-    deployment.stop_server(name)
-    deployment.remove_user(name)
+    with deployment.new_user(
+        "u" + "".join(c for c in request.node.name.lower() if c.isalnum())[-24:]
+    ) as name:
+        yield name
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -190,6 +190,16 @@ class Deployment:
             f"{user}'s server to stop",
         )
 
+    @contextlib.contextmanager
+    def new_user(self, name: str) -> Iterator[str]:
+        """A user with an account and a password, and nothing of it left at the end."""
+        self.set_password(name, self.add_user(name))
+        try:
+            yield name
+        finally:
+            self.stop_server(name)
+            self.remove_user(name)
+
     def remove_user(self, name: str) -> None:
         """Forget a user of a test: account, JupyterHub user and volumes."""
         self.api("DELETE", f"users/{name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from . import training
 from .browser import open_page
 from .deployment import wait_until
@@ -39,8 +40,8 @@ def kernel_pid(deployment, user: str) -> str:
     return deployment.exec(user, "pgrep", "-f", "ipykernel_launcher").split()[0]
 
 
-def test_training_survives_a_killed_kernel_and_a_removed_container(deployment, user):
-    with open_page(deployment) as person:
+def test_training_survives_a_killed_kernel_and_a_removed_container(deployment):
+    with deployment.new_user("ada") as user, open_page(deployment) as person:
         person.page.goto(deployment.url)
         person.screenshot("login")
         person.log_in(user)
@@ -68,7 +69,7 @@ def test_training_survives_a_killed_kernel_and_a_removed_container(deployment, u
         assert numbers(continued)[1] < loss
         assert numbers(continued)[2] == 2 * steps
         person.run_cell(3)
-        person.page.locator(".jp-Notebook .jp-CodeCell").nth(2).scroll_into_view_if_needed()
+        person.page.locator(".jp-Notebook .jp-CodeCell img").last.scroll_into_view_if_needed()
         person.screenshot("restored-after-kill")
 
         # The container is removed; the next spawn brings it back.

@@ -83,9 +83,7 @@ def test_restart_clean_gives_an_empty_kernel_and_keeps_the_snapshot(server):
 
 
 def test_two_users_do_not_see_each_others_files_or_processes(deployment, user, server):
-    other = f"{user[:20]}2"
-    deployment.set_password(other, deployment.add_user(other))
-    try:
+    with deployment.new_user(f"{user[:20]}2") as other:
         deployment.start_server(other)
         server.write("secret.txt", "only mine")
         assert "secret.txt" not in deployment.exec(other, "sh", "-c", "ls -A ~")
@@ -97,9 +95,6 @@ def test_two_users_do_not_see_each_others_files_or_processes(deployment, user, s
         address = address_of(deployment, user)
         reach = f"timeout 3 bash -c '</dev/tcp/{address}/8888' && echo open || echo closed"
         assert deployment.exec(other, "sh", "-c", reach).strip() == "closed"
-    finally:
-        deployment.stop_server(other)
-        deployment.remove_user(other)
 
 
 def address_of(deployment, user: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.snapshot.notebook import Notebook
+from tests.snapshot.notebook import PATIENCE_SECONDS, Notebook
 
 
 def test_every_kind_of_cell_is_captured(notebook: Notebook) -> None:
@@ -77,6 +77,34 @@ def test_reply_does_not_wait_for_the_capture(notebook: Notebook) -> None:
     assert len(notebook.manifests()) == before
     assert notebook.settle()["durable"]
     assert len(notebook.manifests()) == before + 1
+
+
+def test_cell_of_a_subshell_is_not_captured(notebook: Notebook) -> None:
+    """It runs in a thread of its own, while the namespace belongs to the main thread's cells."""
+    notebook.run("x = 1")
+    control = notebook.client.control_channel
+    control.send(notebook.client.session.msg("create_subshell_request"))
+    subshell = control.get_msg(timeout=PATIENCE_SECONDS)["content"]["subshell_id"]
+    message = notebook.client.session.msg(
+        "execute_request", {"code": "y = 2", "silent": False, "store_history": True}
+    )
+    message["header"]["subshell_id"] = subshell
+    notebook.client.shell_channel.send(message)
+    assert notebook.client.get_shell_msg(timeout=PATIENCE_SECONDS)["content"]["status"] == "ok"
+    assert notebook.settle()["durable"]
+    assert notebook.cells() == ["x = 1"]
+    notebook.run("z = 3")
+    assert notebook.settle()["durable"]
+    assert [name.name for name in notebook.manifests()[0].names] == ["x", "y", "z"]
+
+
+def test_saving_from_within_what_is_pickled_is_refused(notebook: Notebook) -> None:
+    notebook.run(
+        "import respawner\nclass R:\n    def __reduce__(self): respawner.save(); return R, ()\nr = R()"
+    )
+    assert notebook.settle()["durable"]
+    [skipped] = notebook.manifests()[0].skipped
+    assert (skipped.path, "being taken at this moment" in skipped.reason) == ("r", True)
 
 
 def test_in_out_and_prompts_go_on_after_a_restart(notebook: Notebook) -> None:

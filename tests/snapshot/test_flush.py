@@ -73,6 +73,21 @@ def test_unreadable_status_files_are_passed_over(tmp_path: Path, content: str) -
     assert flush(tmp_path, 0)[0] == FLUSH_DURABLE
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root looks at other users' kernels")
+def test_root_waits_for_the_kernels_of_every_user(tmp_path: Path) -> None:
+    folder = tmp_path / "respawner-1000" / "kernels"
+    folder.mkdir(parents=True)
+    dirty = {"format": 1, "pid": os.getpid(), "start": process_start(os.getpid()), "state": "dirty"}
+    (folder / "1.json").write_text(json.dumps(dirty))
+    environment = {key: value for key, value in os.environ.items() if key != "RESPAWNER_RUNTIME"}
+    done = subprocess.run(
+        [PYTHON, "-m", FLUSH_MODULE, "--timeout", "0"],
+        env={**environment, "TMPDIR": str(tmp_path)},
+        check=False,
+    )
+    assert done.returncode == FLUSH_NOT_DURABLE
+
+
 def test_needs_only_the_standard_library() -> None:
     source = Path(__file__).parents[2] / "snapshot"
     done = subprocess.run(

@@ -150,9 +150,9 @@ def test_clean_next_start_restores_nothing_and_keeps_the_snapshots(notebook: Not
     assert first.prompt == 1
     assert "started clean, as asked" in first.text
     assert first.text.endswith("False\n")
-    restored = notebook.timeline.pins()
-    assert len(restored) == 1
-    notebook.run(f"%restore {next(iter(restored))}")
+    [pinned] = notebook.timeline.pins()
+    assert f"`%restore {pinned}` brings back the last state" in first.text
+    notebook.run(f"%restore {pinned}")
     assert notebook.run("print(x)").text == "1\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from respawner.errors import DamagedError, NewerFormatError, StoreError
-from respawner.manifest import CHUNK_BYTES, Manifest, Stream
+from respawner.manifest import CHUNK_BYTES, Manifest, Name, Stream
 from respawner.store import digest, writer
 from respawner.store.layout import open_store, slug_of
 from respawner.store.lock import TimelineLock
@@ -276,6 +277,16 @@ def test_newer_timeline_and_manifest_are_refused(timeline: Timeline, tmp_path: P
         Timeline.find(tmp_path, timeline.slug)
 
 
+def test_unknown_keys_of_a_manifest_are_ignored(timeline: Timeline) -> None:
+    manifest = publish(TimelineWriter(timeline), b"x", names=[Name("a", "int", 28)])
+    data = json.loads(manifest.to_bytes())
+    data["mood"], data["names"][0]["colour"] = "good", "blue"
+    del data["checksum"]
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
+    data["checksum"] = hashlib.blake2b(canonical, digest_size=16).hexdigest()
+    assert Manifest.from_bytes(json.dumps(data, indent=2).encode(), "here") == manifest
+
+
 def test_unknown_encoding_is_named(timeline: Timeline) -> None:
     manifest = publish(TimelineWriter(timeline), b"content")
     [extent] = manifest.skeleton.extents
@@ -476,3 +487,13 @@ def test_lock_is_held_by_one(timeline: Timeline) -> None:
 
 def _pack_bytes(timeline: Timeline) -> int:
     return sum(path.stat().st_size for path in timeline.packs.iterdir())
+
+
+def test_kernel_reports_damage_when_no_manifest_can_be_read(notebook: Notebook) -> None:
+    notebook.run("x = 1")
+    notebook.kill()
+    notebook.timeline.manifest_path(1).write_bytes(b"")
+    notebook.start()
+    ran = notebook.run("y = 2")
+    assert "damaged, passed over: snapshot 1" in ran.text
+    assert notebook.restart_after_kill().run("print(y)").text.endswith("2\n")
