@@ -14,7 +14,6 @@ from pathlib import Path
 
 import docker
 import pytest
-
 from respawner_hub import images, local_engine, provision
 from respawner_hub.settings import Settings
 

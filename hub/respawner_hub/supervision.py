@@ -5,6 +5,7 @@ Not for the Docker engine, which outlives `respawner-hub down` together with the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -14,6 +15,7 @@ import time
 import xmlrpc.client
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from supervisor.xmlrpc import SupervisorTransport
 
@@ -132,6 +134,17 @@ class Supervisor:
             return dict.fromkeys(PROGRAMS, "STOPPED")
         processes: list[dict[str, str]] = self._rpc.getAllProcessInfo()  # type: ignore[assignment]
         return {process["name"]: process["statename"] for process in processes}
+
+    def pids(self) -> Mapping[str, int]:
+        """Program → its process, 0 while it does not run. A change means that it ended and was started again."""
+        processes: list[dict[str, Any]] = self._rpc.getAllProcessInfo()  # type: ignore[assignment]
+        return {process["name"]: process["pid"] for process in processes}
+
+    def give_up(self, name: str) -> ProcessError:
+        """Stop a program that cannot start; the error has the end of its log."""
+        with contextlib.suppress(xmlrpc.client.Fault):
+            self._rpc.stopProcess(name, True)
+        return ProcessError(f"The {name} does not start. {self.log_tail(name)}")
 
     def log_tail(self, name: str, lines: int = 15) -> str:
         file = self.log_dir / f"{name}.log"

@@ -16,7 +16,7 @@ from . import __version__, gateway, images, local_engine, preflight, provision, 
 from .auth.accounts import Accounts
 from .settings import Settings
 from .steps import step
-from .supervision import ProcessError, Supervisor
+from .supervision import PROGRAMS, ProcessError, Supervisor
 
 HUB_START_SECONDS = 180
 
@@ -132,16 +132,17 @@ def _wait_until_answering(settings: Settings, supervisor: Supervisor) -> None:
     """Ask for the hub's health page through the proxy until it comes."""
     deadline = time.monotonic() + HUB_START_SECONDS
     context = ssl._create_unverified_context() if settings.hub.is_open else None  # noqa: S323  # our own certificate
+    first = supervisor.pids()
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"{settings.url}hub/health", timeout=5, context=context):  # noqa: S310
                 return
         except (urllib.error.URLError, OSError):
-            states = supervisor.states()
-            failed = [name for name, state in states.items() if state in ("FATAL", "EXITED", "BACKOFF")]
-            if "FATAL" in states.values():
-                raise ProcessError(f"It does not start: {supervisor.log_tail(failed[0])}") from None
-            time.sleep(0.2)
+            now = supervisor.pids()
+        ended = [name for name in PROGRAMS if now[name] != first[name]]
+        if ended:
+            raise supervisor.give_up(ended[0])
+        time.sleep(0.2)
     raise ProcessError(
         f"{settings.url} did not answer within {HUB_START_SECONDS} s. {supervisor.log_tail('hub')}"
     )

@@ -43,6 +43,9 @@ STATE_DIR = "/var/lib/respawner"
 
 STORE_DIR = STATE_DIR + "/store"
 
+RUNTIME_DIR = "/tmp/respawner"  # noqa: S108  # a container has one user, who makes it
+"""Where the session's kernels say how far they are saved; gone with the container."""
+
 # Command line used from outside the kernel -----------------------------------------------------------
 
 FLUSH_MODULE = "respawner.flush"

@@ -19,7 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_NOT_THE_USERS = re.compile(r"RESPAWNER_|JPY_|JUPYTER|IPYKERNEL|PWD$|OLDPWD$|_$|SHLVL$|KERNEL_")
+_NOT_SAVED = re.compile(
+    r"(RESPAWNER_|JPY_|JUPYTER|IPYKERNEL|NVIDIA_|CUDA_|KERNEL_)|(PWD|OLDPWD|_|SHLVL)$"
+    r"|.*(SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|(API|ACCESS|AUTH)_?KEY)",
+    re.IGNORECASE,
+)
+"""The session's and the machine's own variables, and whatever looks like a secret: these never go to the disk."""
 
 
 @dataclass
@@ -35,8 +40,8 @@ def surroundings(baseline: Baseline, inputs: list[str]) -> dict[str, Any]:
 
     ``inputs`` are the cells run so far: ``import a.b`` binds only ``a``, yet ``a.b`` must work again.
     """
-    environment = {key: value for key, value in os.environ.items() if not _NOT_THE_USERS.match(key)}
-    before = {key: value for key, value in baseline.environment.items() if not _NOT_THE_USERS.match(key)}
+    environment = {key: value for key, value in os.environ.items() if not _NOT_SAVED.match(key)}
+    before = {key: value for key, value in baseline.environment.items() if not _NOT_SAVED.match(key)}
     imported = dict.fromkeys(name for cell in inputs for name in _dotted_imports(cell))
     return {
         "cwd": _cwd(),

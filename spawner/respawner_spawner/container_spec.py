@@ -56,6 +56,7 @@ def environment(session: Session) -> dict[str, str]:
     added = {
         "HOME": image.home,
         contract.STORE_ENV: contract.STORE_DIR,
+        contract.RUNTIME_ENV: contract.RUNTIME_DIR,
         # JUPYTER_CONFIG_PATH adds a folder to Jupyter's search; nothing of the image's or user's is hidden.
         "JUPYTER_CONFIG_PATH": _joined(given.get("JUPYTER_CONFIG_PATH"), f"{contract.BUNDLE_DIR}/jupyter"),
         # `pip install --user` lands on the home volume, in a folder that only this Python and torch read.

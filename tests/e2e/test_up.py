@@ -63,7 +63,9 @@ def test_an_opened_hub_speaks_https_with_a_certificate_that_it_made(other):
 
 
 def test_a_hub_that_cannot_start_is_told_with_its_log(other):
-    (other.folder / "jupyterhub_config.d" / "broken.py").write_text("raise RuntimeError('typo in the hatch')\n")
+    (other.folder / "jupyterhub_config.d" / "broken.py").write_text(
+        "raise RuntimeError('typo in the hatch')\n"
+    )
     result = other.run("up", check=False)
     assert result.returncode == 1
     assert "typo in the hatch" in result.stderr

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from respawner_hub.local_engine import EngineError, ensure_engine
 from respawner_hub.settings import Settings
 
@@ -32,7 +31,7 @@ def test_no_permission_is_told_with_both_ways_out(tmp_path):
     path = tmp_path / "docker.sock"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
-        os.chmod(path, 0o600)
+        path.chmod(0o600)
         for folder in (tmp_path, *tmp_path.parents):
             if folder.stat().st_uid == 0 and folder != Path("/") and not folder.stat().st_mode & 0o001:
                 folder.chmod(folder.stat().st_mode | 0o011)

@@ -3,7 +3,6 @@ import socket
 import subprocess
 
 import pytest
-
 from respawner_hub import preflight
 from respawner_hub.settings import Settings
 

@@ -5,7 +5,6 @@ import signal
 import time
 
 import pytest
-
 from respawner_hub import supervision
 from respawner_hub.supervision import ProcessError, Supervisor
 
@@ -16,9 +15,13 @@ SLEEPER = "import time; print('ready', flush=True); time.sleep(600)"
 def supervisor(tmp_path, monkeypatch):
     """Both programs sleep; `crash` in the folder makes them fail at once."""
     program = tmp_path / "program.py"
-    program.write_text(f"import pathlib, sys\nif pathlib.Path('crash').exists(): sys.exit('no licence')\n{SLEEPER}")
+    program.write_text(
+        f"import pathlib, sys\nif pathlib.Path('crash').exists(): sys.exit('no licence')\n{SLEEPER}"
+    )
     command = f"command = {{python}} {program}\ndirectory"
-    template = supervision._PROGRAM.replace("command = {python} -m respawner_hub.cli run {name}\ndirectory", command)
+    template = supervision._PROGRAM.replace(
+        "command = {python} -m respawner_hub.cli run {name}\ndirectory", command
+    )
     monkeypatch.setattr(supervision, "_PROGRAM", template.replace("startretries = 5", "startretries = 0"))
     supervisor = Supervisor(tmp_path / "state", tmp_path, None)
     yield supervisor

@@ -77,6 +77,17 @@ def test_cwd_environment_path_and_submodules_come_back(notebook: Notebook) -> No
     assert ran.text.endswith("work on 8 1\n")
 
 
+def test_secrets_in_the_environment_never_go_to_the_disk(notebook: Notebook) -> None:
+    notebook.run(
+        "import os; os.environ.update(MY_TOKEN='t0p', AWS_SECRET_ACCESS_KEY='s3c', DB_PASSWORD='pw', PLAIN='kept')"
+    )
+    notebook.restart_after_kill()
+    ran = notebook.run(
+        "print([os.environ.get(n) for n in ('MY_TOKEN', 'AWS_SECRET_ACCESS_KEY', 'DB_PASSWORD', 'PLAIN')])"
+    )
+    assert ran.text.endswith("[None, None, None, 'kept']\n")
+
+
 def test_excluded_names_are_left_out_also_after_a_restart(notebook: Notebook) -> None:
     notebook.run("import respawner; respawner.exclude('huge'); huge = 1; small = 2")
     notebook.restart_after_kill()
