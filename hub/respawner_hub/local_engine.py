@@ -12,6 +12,7 @@ import docker
 import docker.errors
 import requests.exceptions
 
+from .processes import wait_for_end
 from .settings import Settings
 from .steps import Say
 
@@ -52,16 +53,13 @@ def ensure_engine(settings: Settings, say: Say) -> docker.APIClient:
 
 
 def stop_engine(settings: Settings) -> bool:
-    """Stop a dockerd that `ensure_engine` started (its containers stop too). False when there is none."""
+    """Stop a dockerd that `ensure_engine` started (its containers stop too). False when there is none, or it stays."""
     try:
         pid = int(_pid_file(settings).read_text())
         os.kill(pid, 15)
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return False
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and Path(f"/proc/{pid}").exists():
-        time.sleep(0.1)
-    return True
+    return wait_for_end(pid, START_SECONDS)
 
 
 def _connect(settings: Settings) -> docker.APIClient | None:

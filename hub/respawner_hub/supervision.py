@@ -19,6 +19,7 @@ from typing import Any
 
 from supervisor.xmlrpc import SupervisorTransport
 
+from .processes import wait_for_end
 from .settings import SETTINGS_ENV
 
 PROGRAMS = ("proxy", "hub")
@@ -105,17 +106,21 @@ class Supervisor:
         """Stop hub, proxy and the supervisor. False when it does not run."""
         if not self.is_running():
             return False
+        pid = int(self._rpc.getPID())  # type: ignore[arg-type]
         self._rpc.shutdown()
-        deadline = time.monotonic() + STOP_SECONDS
-        while self.is_running() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        # Until it has ended it may remove the socket, by name: also that of the next supervisor.
+        if not wait_for_end(pid, STOP_SECONDS):
+            raise ProcessError(f"supervisord (process {pid}) did not stop within {STOP_SECONDS} s.")
         return True
 
-    def ensure(self, name: str, fingerprint: str) -> str:
-        """Run a program with what `fingerprint` stands for. Returns "running", "started" or "restarted"."""
+    def ensure(self, name: str, fingerprint: str, *, restart: bool = False) -> str:
+        """Run a program with what `fingerprint` stands for. Returns "running", "started" or "restarted".
+
+        :param restart: also restart one that runs with this fingerprint.
+        """
         file = self.run_dir / f"{name}.fingerprint"
         running = self.states()[name] in ("RUNNING", "STARTING")
-        if running and file.exists() and file.read_text() == fingerprint:
+        if running and not restart and file.exists() and file.read_text() == fingerprint:
             return "running"
         if running:
             self._rpc.stopProcess(name, True)

@@ -51,9 +51,8 @@ def up(settings: Settings, settings_file: Path | None) -> None:
         with step("Proxy and hub") as say:
             supervisor.start()
             proxy_state = supervisor.ensure("proxy", proxy.fingerprint(settings, certificate))
-            hub_state = supervisor.ensure(
-                "hub", _hub_fingerprint(settings) + ("" if proxy_state == "running" else str(time.time_ns()))
-            )
+            # A new proxy has no routes; the hub gives it all of them when it starts.
+            hub_state = supervisor.ensure("hub", _hub_fingerprint(settings), restart=proxy_state != "running")
             say(f"proxy {proxy_state}, hub {hub_state}")
             _wait_until_answering(settings, supervisor)
     _print_welcome(settings, code, time.monotonic() - started)

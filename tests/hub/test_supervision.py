@@ -86,3 +86,10 @@ def test_a_socket_left_over_from_a_crash_is_no_obstacle(supervisor):
 def test_a_long_path_gets_a_socket_that_fits(tmp_path):
     deep = tmp_path / ("x" * 120)
     assert len(str(Supervisor(deep, tmp_path, None).socket)) < 100
+
+
+def test_the_next_supervisor_may_start_right_after_the_last(supervisor):
+    for _ in range(3):
+        assert supervisor.start()
+        supervisor.ensure("hub", "1")
+        assert supervisor.stop()
