@@ -44,7 +44,10 @@ c.GPUDockerSpawner.engine_host = "unix://{engine}"
 class Deployment:
     """One deployment. `name` is the prefix of everything it makes on the engine."""
 
-    def __init__(self, name: str = "", **settings: dict[str, object]) -> None:
+    def __init__(
+        self, name: str = "", *, environment: dict[str, str] | None = None, **settings: dict[str, object]
+    ) -> None:
+        self.environment = {**os.environ, **(environment or {})}
         self.name = name or f"rst-{secrets.token_hex(3)}"
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))  # short: it holds Unix sockets
         self.settings_file = self.folder / "respawner.toml"
@@ -110,7 +113,13 @@ class Deployment:
             *arguments,
         ]
         result = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            cwd=ROOT,
+            env=self.environment,
         )
         if check and result.returncode:
             raise AssertionError(

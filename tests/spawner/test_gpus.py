@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-STANDIN = Path(__file__).parents[1] / "standins" / "fake_nvml.c"
+from tests.standins import build_fake_nvml
 
 ASK = """
 import dataclasses, json
@@ -20,9 +20,7 @@ print(json.dumps(dataclasses.asdict(inventory())))
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     """Folder of the stand-in libnvidia-ml.so.1."""
-    folder = tmp_path_factory.mktemp("nvml")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "libnvidia-ml.so.1", STANDIN], check=True)
-    return folder
+    return build_fake_nvml(tmp_path_factory.mktemp("nvml"))
 
 
 def ask(library: Path | None, state: Path | None) -> dict:

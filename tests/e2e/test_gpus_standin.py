@@ -1,0 +1,78 @@
+"""GPUs on a machine without any: the real pynvml on a stand-in library, a real engine that has no NVIDIA runtime.
+
+What this shows is the hub's side: what the spawn page offers, what is refused, and that no lease is left behind.
+That a container really gets its device needs a GPU (docs/unverified.md).
+"""
+
+import json
+
+import pytest
+import requests
+
+from tests.standins import build_fake_nvml
+
+from .deployment import PASSWORD, Deployment, SpawnFailed
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+
+TWO_GPUS = "GPU-aaaa 85899345920 0 STAND-IN A100\nGPU-bbbb 25769803776 0 STAND-IN L4\n"
+
+
+@pytest.fixture(scope="module")
+def gpu_deployment(tmp_path_factory):
+    folder = build_fake_nvml(tmp_path_factory.mktemp("nvml"))
+    (folder / "state").write_text(TWO_GPUS)
+    environment = {"LD_LIBRARY_PATH": str(folder), "FAKE_NVML_STATE": str(folder / "state")}
+    deployment = Deployment(environment=environment, session={"max_gpus": 2}, image={"torch": "cpu"})
+    try:
+        deployment.up()
+        yield deployment
+    finally:
+        deployment.close()
+
+
+@pytest.fixture
+def ada(gpu_deployment):
+    with gpu_deployment.new_user("ada") as name:
+        yield name
+
+
+def holders(deployment) -> dict[str, str | None]:
+    found = json.loads(deployment.run("status", "--json").stdout)
+    return {gpu["uuid"]: gpu["holder"] for gpu in found["gpus"]}
+
+
+def test_the_spawn_page_says_what_is_free(gpu_deployment, ada):
+    page = gpu_deployment.browse(ada, "hub/spawn").text
+    assert "GPUs (2 of 2 free now)" in page
+    assert "STAND-IN A100, 80 GiB: free" in page
+    assert "2 GPUs</option>" in page
+
+
+def test_a_gpu_that_the_engine_refuses_leaves_no_lease_and_no_container(gpu_deployment, ada):
+    with pytest.raises(SpawnFailed, match="engine refused the GPU"):
+        gpu_deployment.start_server(ada, {"gpus": 1})
+    assert holders(gpu_deployment) == {"GPU-aaaa": None, "GPU-bbbb": None}
+    assert gpu_deployment.engine.containers(all=True, filters={"name": gpu_deployment.container(ada)}) == []
+
+
+@pytest.mark.parametrize("wanted", [3, -1, "many"])
+def test_an_impossible_number_of_gpus_is_named_with_the_choice(gpu_deployment, ada, wanted):
+    with pytest.raises(SpawnFailed, match=rf"gpus = {wanted!r}: choose 0 to 2"):
+        gpu_deployment.start_server(ada, {"gpus": wanted})
+
+
+def test_the_form_of_the_page_starts_a_session_without_a_gpu(gpu_deployment, ada):
+    session = requests.Session()
+    login = f"{gpu_deployment.url}hub/login"
+    session.get(login)
+    form = {"_xsrf": session.cookies["_xsrf"], "username": ada, "password": PASSWORD}
+    session.post(login, data=form).raise_for_status()
+    page = f"{gpu_deployment.url}hub/spawn/{ada}"
+    session.get(page).raise_for_status()
+    xsrf = session.cookies.get("_xsrf", path="/hub/")
+    answer = session.post(page, data={"gpus": "0"}, params={"_xsrf": xsrf}, allow_redirects=False)
+    assert answer.status_code == 302, answer.text
+    gpu_deployment.start_server(ada)
+    environment = gpu_deployment.exec(ada, "env")
+    assert "NVIDIA_VISIBLE_DEVICES=void" in environment
