@@ -38,7 +38,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     if any(item.get_closest_marker("docker") for item in session.items):
         report = session.config.get_terminal_writer().line
-        _prepare(_settings(session.config), report)
+        try:
+            _prepare(_settings(session.config), report)
+        except (provision.ProvisionError, local_engine.EngineError, images.ImageError) as error:
+            pytest.exit(f"no engine or image for the tests: {error}", returncode=3)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

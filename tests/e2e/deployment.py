@@ -230,6 +230,10 @@ class Deployment:
         assert code == 0, f"{command} → {code}: {output}"
         return output
 
+    def kernel_pids(self, user: str) -> list[str]:
+        """Processes of the user's kernels, in the container's numbers; not this question's own shell."""
+        return self.exec(user, "sh", "-c", "pgrep -f '[i]pykernel_launcher' || true").split()
+
     def hub_pid(self) -> int:
         config = self.folder / "state" / "run" / "supervisord.conf"
         command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(config), "pid", "hub"]

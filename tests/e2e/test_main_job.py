@@ -29,15 +29,9 @@ def kill_kernel(deployment, user: str) -> None:
 
 
 def wait_for_new_kernel(deployment, user: str, old_pid: str) -> None:
-    def restarted() -> bool:
-        pids = deployment.exec(user, "sh", "-c", "pgrep -f ipykernel_launcher || true").split()
-        return bool(pids) and old_pid not in pids
-
-    wait_until(restarted, 60, "Jupyter to restart the kernel")
-
-
-def kernel_pid(deployment, user: str) -> str:
-    return deployment.exec(user, "pgrep", "-f", "ipykernel_launcher").split()[0]
+    wait_until(
+        lambda: deployment.kernel_pids(user) not in ([], [old_pid]), 60, "Jupyter to restart the kernel"
+    )
 
 
 def test_training_survives_a_killed_kernel_and_a_removed_container(deployment):
@@ -57,7 +51,7 @@ def test_training_survives_a_killed_kernel_and_a_removed_container(deployment):
         assert epoch == 4
 
         # The kernel is killed; JupyterLab restarts it by itself.
-        pid = kernel_pid(deployment, user)
+        (pid,) = deployment.kernel_pids(user)
         kill_kernel(deployment, user)
         person.screenshot("kernel-died")
         person.accept_dialog()  # "appears to have died. It will restart automatically."

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
+import time
+
 import pytest
 
 from . import training
@@ -54,6 +58,31 @@ def test_training_goes_on_exactly_where_it_was(deployment, user, server):
     for source in (training.SETUP, training.TRAIN, training.MORE):
         other.run(source)
     assert killed == other.value(training.FINGERPRINT)
+
+
+def test_kills_at_random_moments_lose_at_most_the_last_cell(deployment, user, server):
+    """After each kill the state is a complete one: the newest, or that of one cell before."""
+    kernel = server.open_notebook("counter.ipynb")
+    kernel.run("count, log, big = 0, [], bytearray(8 << 20)")
+    expected, lost = 0, 0
+    random.seed(0)
+    for _ in range(60 if os.environ.get("RESPAWNER_LONG") else 5):
+        outcome = kernel.run("count += 1; log.append(count); big[count * 4096] = count")
+        assert outcome.status == "ok", outcome.error
+        expected += 1
+        (pid,) = deployment.kernel_pids(user)
+        time.sleep(random.random() * 0.2)
+        deployment.exec(user, "kill", "-KILL", pid)
+        wait_until(
+            lambda old=pid: deployment.kernel_pids(user) not in ([], [old]), 60, "the kernel to restart"
+        )
+        count, log, marks = kernel.value("(count, log, sum(1 for byte in big if byte))")
+        assert log == list(range(1, count + 1))
+        assert marks == count
+        assert count in (expected, expected - 1)
+        lost += expected - count
+        expected = count
+    print(f"{lost} cells lost in the window between reply and manifest")
 
 
 def test_a_stopped_session_is_durable_first_and_comes_back(deployment, user, server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,11 @@ def _make(kind: str, parts: list[Any], objects: list[Any]) -> Any:
             return arrays[-1][1::2] if arrays else None
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=3000 if os.environ.get("RESPAWNER_LONG") else 60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(graph=graphs())
 def test_graph_is_isomorphic_after_a_round_trip(shell: Any, graph: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
