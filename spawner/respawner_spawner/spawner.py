@@ -21,6 +21,7 @@ from dockerspawner import DockerSpawner
 from dockerspawner.dockerspawner import _deep_merge
 from jupyterhub.traitlets import ByteSpecification
 from respawner import contract
+from sqlalchemy.exc import IntegrityError
 from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 from traitlets import Bool, Integer, List, Unicode, default
 
@@ -197,7 +198,11 @@ class GPUDockerSpawner(DockerSpawner):
         self.api_token = environment["JUPYTERHUB_API_TOKEN"]
         held = container["Config"]["Labels"].get(container_spec.GPUS_LABEL, "")
         self.lease = [uuid for uuid in held.split(",") if uuid]
-        await asyncio.to_thread(self.ledger.adopt, self.holder, self.lease)
+        try:
+            await asyncio.to_thread(self.ledger.adopt, self.holder, self.lease)
+        except IntegrityError:
+            # It runs, so it stays; the admin must decide who gives way.
+            self.log.error("%s runs with GPUs that the ledger gave to others: %s", self._log_name, self.lease)
         self.log.info("Adopting %s's running container %s", self._log_name, self.object_id[:12])
         self._say(90, "Your session is still running: connecting to it")
         return await self.get_ip_and_port()

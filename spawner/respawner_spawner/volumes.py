@@ -11,27 +11,27 @@ import io
 import tarfile
 import time
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 from .engine import Engine
 
 
-def folder_entry(path: str, uid: int, gid: int, mode: int = 0o755) -> bytes:
-    """A tar archive with one entry: the folder `path`, owned by uid and gid."""
-    entry = tarfile.TarInfo(PurePosixPath(path).name)
-    entry.type = tarfile.DIRTYPE
-    entry.mode, entry.uid, entry.gid, entry.mtime = mode, uid, gid, int(time.time())
+def folder_entries(paths: Iterable[str], uid: int, gid: int, mode: int = 0o700) -> bytes:
+    """A tar archive, to be extracted at `/`, with one entry a folder, owned by uid and gid."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.addfile(entry)
+        for path in paths:
+            entry = tarfile.TarInfo(path.strip("/"))
+            entry.type = tarfile.DIRTYPE
+            entry.mode, entry.uid, entry.gid, entry.mtime = mode, uid, gid, int(time.time())
+            archive.addfile(entry)
     return buffer.getvalue()
 
 
 async def own_mount_points(
     engine: Engine, container_id: str, paths: Iterable[str], uid: int, gid: int
 ) -> None:
-    """Make uid and gid own the volumes mounted at `paths` in a container that has not been started."""
-    for path in paths:
-        parent = str(PurePosixPath(path).parent)
-        archive = folder_entry(path, uid, gid, mode=0o700)
-        await engine.call("put_archive", container_id, parent, archive)
+    """Make uid and gid own the volumes mounted at `paths` in a container that has not been started.
+
+    One archive for all of them: each takes the engine about 90 ms, which a person waits for.
+    """
+    await engine.call("put_archive", container_id, "/", folder_entries(paths, uid, gid))

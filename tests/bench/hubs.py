@@ -61,13 +61,16 @@ class _Places:
 
 
 @contextlib.contextmanager
-def running_hub(engine: docker.APIClient, name: str, folder: Path, spawner: dict[str, Any]) -> Iterator[Hub]:
+def running_hub(
+    engine: docker.APIClient, name: str, folder: Path, spawner: dict[str, dict[str, Any]]
+) -> Iterator[Hub]:
     """A JupyterHub with this spawner configuration; at the end nothing of it is left on machine and engine."""
     folder.mkdir()
     with contextlib.ExitStack() as stack:
         gateway = stack.enter_context(_network(engine, name))
         stack.callback(_remove_containers_and_volumes, engine, name)
-        places = _Places(name, folder, gateway, *free_ports(3), token=secrets.token_hex(16))
+        port, hub_port, proxy_port = free_ports(3)
+        places = _Places(name, folder, gateway, port, hub_port, proxy_port, token=secrets.token_hex(16))
         stack.enter_context(_process(places, "proxy", _proxy_command(places)))
         hub = stack.enter_context(_process(places, "hub", _hub_command(places, spawner)))
         url = f"http://127.0.0.1:{places.port}/"
@@ -75,7 +78,7 @@ def running_hub(engine: docker.APIClient, name: str, folder: Path, spawner: dict
         yield Hub(name, url)
 
 
-def ours(engine_host: str, name: str, image: str, folder: Path) -> dict[str, Any]:
+def ours(engine_host: str, name: str, image: str, folder: Path) -> dict[str, dict[str, Any]]:
     """`GPUDockerSpawner` as the product configures it: kernel bundle, snapshot volume, leases."""
     return {
         "JupyterHub": {"spawner_class": "respawner_spawner.GPUDockerSpawner"},
@@ -89,7 +92,7 @@ def ours(engine_host: str, name: str, image: str, folder: Path) -> dict[str, Any
     }
 
 
-def stock(engine_host: str, name: str, image: str) -> dict[str, Any]:
+def stock(engine_host: str, name: str, image: str) -> dict[str, dict[str, Any]]:
     """`DockerSpawner` as its documentation sets it up for users who keep their files."""
     return {
         "JupyterHub": {"spawner_class": "dockerspawner.DockerSpawner"},
@@ -125,9 +128,9 @@ def _proxy_command(places: _Places) -> list[str]:
     return [*command, "--default-target", places.hub_url, "--error-target", f"{places.hub_url}/hub/error"]
 
 
-def _hub_command(places: _Places, spawner: dict[str, Any]) -> list[str]:
+def _hub_command(places: _Places, spawner: dict[str, dict[str, Any]]) -> list[str]:
     """Writes the configuration that both hubs share, with this spawner's added."""
-    shared = {
+    shared: dict[str, dict[str, Any]] = {
         "JupyterHub": {
             "bind_url": f"http://127.0.0.1:{places.port}",
             "hub_bind_url": places.hub_url,

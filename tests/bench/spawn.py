@@ -75,7 +75,7 @@ def _repetitions() -> int:
     return int(text)
 
 
-def _measure(host: str, image: str, repetitions: int) -> dict[str, Visits]:
+def _measure(host: str, image: str, repetitions: int) -> Mapping[str, Visits]:
     """Run both hubs, visit them in turns, and leave nothing behind."""
     engine = _engine_with(host, image)
     with contextlib.ExitStack() as stack:
@@ -108,8 +108,9 @@ def _engine_with(host: str, image: str) -> docker.APIClient:
 def _both_hubs(
     stack: contextlib.ExitStack, engine: docker.APIClient, host: str, image: str, folder: Path
 ) -> dict[str, Hub]:
-    run = secrets.token_hex(3)
-    names = {side: f"rbench-{run}-{side}" for side in ("ours", "stock")}
+    run = f"rbench-{secrets.token_hex(3)}"
+    print(f"{run}: {image} at {host}", file=sys.stderr, flush=True)
+    names = {side: f"{run}-{side}" for side in ("ours", "stock")}
     spawners = {
         "ours": hubs.ours(host, names["ours"], image, folder),
         "stock": hubs.stock(host, names["stock"], image),
@@ -120,7 +121,7 @@ def _both_hubs(
     }
 
 
-def _visit_in_turns(running: Mapping[str, Hub], repetitions: int) -> dict[str, Visits]:
+def _visit_in_turns(running: dict[str, Hub], repetitions: int) -> Mapping[str, Visits]:
     visits: dict[str, list[dict[str, float]]] = {side: [] for side in running}
     for turn in range(repetitions + 1):
         for side in list(running) if turn % 2 else list(reversed(running)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import requests
 import websocket
@@ -69,7 +70,7 @@ class Visit:
                 raise BenchError(f"{self.hub.name}: {event['message']}")
         raise BenchError(f"{self.hub.name}: JupyterHub's progress stream ended before the server was ready")
 
-    def _progress(self) -> Iterator[dict[str, object]]:
+    def _progress(self) -> Iterator[dict[str, Any]]:
         with self._request(
             "GET",
             f"{self.hub.url}hub/api/users/{USER}/server/progress",
@@ -118,7 +119,7 @@ class Visit:
             f"{self.hub.name}'s server to stop",
         )
 
-    def _request(self, method: str, url: str, **kwargs: object) -> requests.Response:
+    def _request(self, method: str, url: str, **kwargs: Any) -> requests.Response:
         answer = self._http.request(method, url, timeout=REQUEST_SECONDS, **kwargs)
         if not answer.ok:
             raise BenchError(f"{self.hub.name}: {method} {url}: {answer.status_code} {answer.text[:500]}")
@@ -126,7 +127,7 @@ class Visit:
 
     def _xsrf(self, path: str) -> str:
         """Hub and server have a cookie of this name each, told apart by their paths."""
-        return self._http.cookies.get("_xsrf", path=path)
+        return self._http.cookies.get("_xsrf", path=path) or ""
 
 
 def _print_one(socket: websocket.WebSocket) -> None:
