@@ -271,7 +271,7 @@ class GPUDockerSpawner(DockerSpawner):
             if self.post_start_cmd:
                 await self.post_start_exec()
             ip, port = await self.get_ip_and_port()
-            self._say(60, "Waiting for your server in it")
+            self._say(60, "Waiting for your server")
             await self._wait_until_listening(ip, port)
             await self._check_kernels(image, f"http://{ip}:{port}")
         except APIError as error:
