@@ -67,7 +67,7 @@ def test_progress_has_one_line_a_finished_step():
     output = """
 #1 [internal] load build definition from Dockerfile
 #1 DONE 0.0s
-#4 [stage-0 1/8] FROM docker.io/respawner/base
+#4 [stage-0 1/8] FROM registry.example.org/respawner/base
 #4 CACHED
 #5 [3/8] RUN --mount=type=bind,source=wheels/torch,target=/wheels     pip3 install x
 #5 0.923 Processing /wheels/filelock
@@ -78,7 +78,7 @@ def test_progress_has_one_line_a_finished_step():
     titles: dict[str, str] = {}
     said = [build_step(line, titles) for line in output.splitlines()]
     assert list(filter(None, said)) == [
-        "1/8 FROM docker.io/respawner/base: unchanged",
+        "1/8 FROM registry.example.org/respawner/base: unchanged",
         "3/8 RUN with wheels/torch: 16.5 s",
     ]
 
