@@ -327,25 +327,31 @@ class Settings(Section):
 
 
 def find_file(explicit: str | None = None) -> Path | None:
-    """The settings file: named on the command line, by RESPAWNER_SETTINGS, or in the current folder."""
+    """The settings file: named on the command line, by RESPAWNER_SETTINGS, in the current folder or the checkout."""
     named = explicit or os.environ.get(SETTINGS_ENV)
     if named:
         path = Path(named).absolute()
         if not path.is_file():
             raise SettingsError(f"{path}: no such settings file. Start from respawner.example.toml.")
         return path
-    path = Path.cwd() / FILE_NAME
-    return path if path.is_file() else None
+    places = (Path.cwd() / FILE_NAME, _home() / FILE_NAME)
+    return next((path for path in places if path.is_file()), None)
+
+
+def _home() -> Path:
+    """The checkout that this package is installed from, so that commands mean the same deployment in any folder."""
+    checkout = Path(__file__).parents[2]
+    return checkout if (checkout / "Makefile").is_file() else Path.cwd()
 
 
 def load(file: Path | None) -> Settings:
     """Read and check the settings.
 
-    :param file: None stands for the defaults, relative to the current folder.
+    :param file: None stands for the defaults, relative to the checkout.
     :raises SettingsError: with every wrong key at once, one a line.
     """
     if file is None:
-        return Settings(folder=Path.cwd())
+        return Settings(folder=_home())
     text = file.read_text()
     try:
         data = tomllib.loads(text)

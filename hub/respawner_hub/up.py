@@ -19,6 +19,8 @@ from .steps import step
 from .supervision import PROGRAMS, ProcessError, Supervisor
 
 HUB_START_SECONDS = 180
+OWN_IMAGE = "respawner/notebook"
+"""What is built from images/. Under another name nothing is ever built: a typo would get our image as its content."""
 
 
 class BusyError(Exception):
@@ -69,6 +71,7 @@ def down(settings: Settings, settings_file: Path | None) -> None:
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
+    settings.state_dir.chmod(0o700)  # password hashes and logs are nobody else's business
     with open(settings.state_dir / "up.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,6 +85,11 @@ def _alone(settings: Settings) -> Iterator[None]:
 def _ensure_image(settings: Settings, say: images.Say) -> None:
     if not settings.image.build:
         say("not built here ([image] build is false)")
+        return
+    if settings.image.name.partition(":")[0] != OWN_IMAGE:
+        say(
+            f"not ours, so it is not built here: the engine has it, or pulls it at the first start ({OWN_IMAGE} is built)"
+        )
         return
     result = images.ensure_image(
         engine_host=settings.engine.host,
