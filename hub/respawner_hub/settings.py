@@ -201,7 +201,7 @@ class ImageSettings(Section):
     )
     build: bool = Field(
         True,
-        description="Build the image from images/ where it is missing or older than its recipe. Images without our recipe label are never rebuilt.",
+        description="Build respawner/notebook from images/ where it is missing or older than its recipe. Images of other names, and images without our recipe label, are never built over.",
     )
     torch: str = Field(
         "auto",

@@ -137,13 +137,14 @@ class Supervisor:
         """Program → supervisor's word for its state, "STOPPED" when nothing runs."""
         if not self.is_running():
             return dict.fromkeys(PROGRAMS, "STOPPED")
-        processes: list[dict[str, str]] = self._rpc.getAllProcessInfo()  # type: ignore[assignment]
-        return {process["name"]: process["statename"] for process in processes}
+        return {process["name"]: process["statename"] for process in self._processes()}
 
     def pids(self) -> Mapping[str, int]:
         """Program → its process, 0 while it does not run. A change means that it ended and was started again."""
-        processes: list[dict[str, Any]] = self._rpc.getAllProcessInfo()  # type: ignore[assignment]
-        return {process["name"]: process["pid"] for process in processes}
+        return {process["name"]: process["pid"] for process in self._processes()}
+
+    def _processes(self) -> list[dict[str, Any]]:
+        return self._rpc.getAllProcessInfo()  # type: ignore[return-value]
 
     def give_up(self, name: str) -> ProcessError:
         """Stop a program that cannot start; the error has the end of its log."""

@@ -38,7 +38,7 @@ _ledgers: dict[str, Ledger] = {}
 _images_with_kernels: set[str] = set()
 
 
-async def _ask_for_gpus(spawner: GPUDockerSpawner) -> str:
+async def _spawn_form(spawner: GPUDockerSpawner) -> str:
     """The spawn page's form: images where an admin allows several, and GPUs with what is free now."""
     found = await asyncio.to_thread(gpus.inventory)
     leases = await asyncio.to_thread(spawner.ledger.leases)
@@ -135,7 +135,7 @@ class GPUDockerSpawner(DockerSpawner):
 
     @default("options_form")
     def _options_form(self) -> Any:
-        return _ask_for_gpus
+        return _spawn_form
 
     @default("options_from_form")
     def _options_from_form(self) -> Any:

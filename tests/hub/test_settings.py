@@ -93,3 +93,8 @@ def test_opening_the_hub_means_https():
     settings = Settings.model_validate({"hub": {"bind": "0.0.0.0"}})
     assert settings.hub.is_open
     assert settings.url == "https://127.0.0.1:8000/"
+
+
+def test_commands_mean_the_same_deployment_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load(None).state_dir == ROOT / "var"
