@@ -49,9 +49,9 @@ def restore(id_or_label: str | None = None) -> dict[str, Any]:
 def flush(timeout: float | None = None) -> bool:
     """Wait until the state at the end of the last cell is durable; False where it could not be saved.
 
-    Saving is synchronous in this version: there is nothing to wait for, and ``timeout`` has no effect.
+    Saving goes on beside the kernel's work; ``timeout`` is in seconds, None waits as long as it takes.
     """
-    return _engine().flush()
+    return _engine().flush(timeout)
 
 
 def status() -> dict[str, Any]:
@@ -76,7 +76,7 @@ def snapshots() -> list[dict[str, Any]]:
 
 def exclude(*names: str) -> None:
     """Leave these variables out of snapshots from now on, also after restarts."""
-    _engine().excluded.update(names)
+    _engine().recorder.excluded.update(names)
 
 
 def clean_next_start() -> None:

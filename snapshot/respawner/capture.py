@@ -1,4 +1,4 @@
-"""From the live namespace to a published snapshot, in one straight line.
+"""From the live namespace to a job that makes it durable: pickled, hashed, and not copied.
 
 Runs on the kernel's main thread between two cells, so that nothing of the notebook runs meanwhile (threads
 that the user started may; what they change during the pickle is the user's own race).
@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from .manifest import Manifest, Name, Payload
-from .pickled import Pickled, pickle_namespace
+from .manifest import CHUNK_BYTES, DIGEST_BYTES, Name
+from .pickled import pickle_namespace
 from .pickling.pickler import Entry, type_name
 from .pickling.regions import SMALL_BYTES, Union
 from .processstate import Baseline
+from .saving.hashing import digests_of
+from .saving.job import Job, PlannedPayload, PlannedStream, Source
+from .store.digest import ALGORITHMS, PREFERRED
 from .store.timeline import new_id
-from .store.writer import TimelineWriter
 from .version import __version__
-
-_COMPRESS_BELOW = 8 << 20
-"""Skeletons below this are compressed: it takes at most about 0.1 s, and text shrinks to a quarter."""
 
 
 @dataclass
@@ -36,73 +35,84 @@ class Moment:
     cell: dict[str, Any] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)
     parent: str | None = None
+    restless: bool = False
+    """Memory may change while it is written (it did at the last attempt): take what is read."""
 
 
 def capture(
-    shell: Any, writer: TimelineWriter, moment: Moment, baseline: Baseline, excluded: Collection[str]
-) -> Manifest:
-    """Publish the state of the namespace. When it raises, the timeline is as before.
+    shell: Any,
+    moment: Moment,
+    baseline: Baseline,
+    excluded: Collection[str],
+    is_stored: Callable[[bytes, int], bool],
+) -> Job:
+    """One consistent state, pickled and hashed, as a job for the `Saver`. Copies no large memory.
 
-    Raises `CaptureError` where the namespace cannot be pickled, `OSError` where the disk does not take it.
+    ``is_stored(digest, length)`` says which chunks need not be written. Raises `CaptureError` where the
+    namespace cannot be pickled.
     """
     pickled = pickle_namespace(shell, moment.next_count, baseline, excluded)
-    try:
-        manifest = _write(writer, pickled, moment)
-        writer.publish(manifest)
-    except BaseException:
-        writer.roll_back()
-        raise
-    return manifest
-
-
-def _write(writer: TimelineWriter, pickled: Pickled, moment: Moment) -> Manifest:
-    """Store every stream; returns the manifest that names them, not published yet."""
     pickler = pickled.pickler
     unions, union_of = pickler.regions.merge()
-    payloads, places = _write_payloads(writer, unions)
-    regions = writer.add_stream([pickler.regions.rows(unions, union_of, places)], compress=True)
-    skeleton_bytes = sum(len(piece) for piece in pickled.pieces)
-    skeleton = writer.add_stream(pickled.pieces, compress=skeleton_bytes < _COMPRESS_BELOW)
-    return Manifest(
-        id=new_id(),
-        sequence=writer.next_sequence,
-        timeline=writer.timeline.name,
-        created=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        parent=moment.parent,
-        kind=moment.kind,
-        state=moment.state,
-        cell={**moment.cell, "next_count": moment.next_count},
-        versions=_versions(),
-        hash=writer.hash,
-        live=pickled.live,
-        skeleton=skeleton,
-        regions=regions,
+    payloads, small, places = _plan_payloads(unions, is_stored, moment.restless)
+    return Job(
+        facts={
+            "id": new_id(),
+            "created": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "parent": moment.parent,
+            "kind": moment.kind,
+            "state": moment.state,
+            "cell": {**moment.cell, "next_count": moment.next_count},
+            "versions": _versions(),
+            "live": pickled.live,
+            "names": [_name(item, pickler.bytes_by_name) for item in pickled.entries],
+            "skipped": pickled.skipped(),
+            "notes": list(pickler.notes),
+            "labels": moment.labels,
+        },
+        skeleton=pickled.pieces,
+        regions=pickler.regions.rows(unions, union_of, places),
+        small=small,
         payloads=payloads,
-        names=[_name(item, pickler.bytes_by_name) for item in pickled.entries],
-        skipped=pickled.skipped(),
-        notes=list(pickler.notes),
-        labels=moment.labels,
+        restless=moment.restless,
+        owners=pickler.regions.owners,
     )
 
 
-def _write_payloads(
-    writer: TimelineWriter, unions: list[Union]
-) -> tuple[list[Payload], list[tuple[int, int]]]:
-    """Store the memory; returns the payloads and, for each union, its payload's id and its offset there."""
-    payloads: list[Payload] = []
+def _plan_payloads(
+    unions: list[Union], is_stored: Callable[[bytes, int], bool], restless: bool
+) -> tuple[list[PlannedPayload], bytearray, list[tuple[int, int]]]:
+    """Hash the memory; returns the payloads, the joined small memory, and for each union its payload's id
+    and its offset there. Payloads are numbered from 1 in their order; 0 is the small memory."""
+    large = [union for union in unions if union.length >= SMALL_BYTES]
+    digests = iter(digests_of([(union.start, union.length) for union in large], ALGORITHMS[PREFERRED]))
+    payloads: list[PlannedPayload] = []
     places: list[tuple[int, int]] = []
     small = bytearray()
+    planned: set[tuple[bytes, int]] = set()
     for union in unions:
         if union.length < SMALL_BYTES:
             places.append((0, len(small)))
             small += union.memory()
         else:
-            stream = writer.add_stream([union.memory()])
-            payloads.append(Payload(len(payloads) + 1, union.first.kind, union.first.about, stream))
-            places.append((payloads[-1].id, 0))
-    if small:
-        payloads.append(Payload(0, "small", "all memory below 64 KiB", writer.add_stream([small])))
-    return payloads, places
+            stream = _plan(union, next(digests), is_stored, set() if restless else planned)
+            payloads.append(PlannedPayload(union.first.kind, union.first.about, stream))
+            places.append((len(payloads), 0))
+    return payloads, small, places
+
+
+def _plan(
+    union: Union, digests: bytes, is_stored: Callable[[bytes, int], bool], planned: set[tuple[bytes, int]]
+) -> PlannedStream:
+    """What of a union must be written; ``planned`` are the chunks that this job writes already."""
+    sources: dict[int, Source] = {}
+    for index, start in enumerate(range(0, union.length, CHUNK_BYTES)):
+        digest = digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
+        length = min(CHUNK_BYTES, union.length - start)
+        if (digest, length) not in planned and not is_stored(digest, length):
+            planned.add((digest, length))
+            sources[index] = Source(union.start + start, length)
+    return PlannedStream(union.length, digests, sources)
 
 
 def _name(item: Entry, bytes_by_name: dict[str, int]) -> Name:

@@ -36,3 +36,7 @@ class LostObjectError(RespawnerError, AttributeError):
 
     It is an `AttributeError` too, so that ``hasattr`` and IPython's displays treat it as a missing method.
     """
+
+
+class TornError(CaptureError):
+    """What was captured has changed before it was written; the next capture has the new state."""

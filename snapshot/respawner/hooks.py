@@ -9,6 +9,7 @@ pending before it runs (`pre_execute` is triggered for every execution, silent o
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from .engine import Engine
@@ -35,12 +36,12 @@ class Hooks:
 
     def _pre_execute(self) -> None:
         if self._engine.mine():
-            self._engine.capture_pending()
+            self._engine.before_execution()
 
     def _pre_run_cell(self, info: Any) -> None:
         if _is_a_cell(info) and self._engine.mine():
             self._running = info
-            self._engine.cell_begins()
+            self._engine.cell_begins(_first_line(info))
 
     def _post_run_cell(self, result: Any) -> None:
         info = result.info if result is not None else self._running  # None: an async cell was cancelled
@@ -50,19 +51,24 @@ class Hooks:
         number = getattr(result, "execution_count", None)
         if number is None:
             number = self._shell.execution_count - 1
-        first_line = info.raw_cell.strip().partition("\n")[0][:120]
-        self._engine.cell_ends(_state_of(result), {"execution_count": number, "first_line": first_line})
+        cell = {"execution_count": number, "first_line": _first_line(info)}
+        self._engine.cell_ends(_state_of(result), cell)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             self._engine.capture_pending()
         else:
             loop.call_soon(self._engine.capture_pending)
+            self._engine.recorder.again = partial(loop.call_soon_threadsafe, self._engine.capture_pending)
 
 
 def _is_a_cell(info: Any) -> bool:
     """Whether a person ran it; silent and hidden executions are frontends' own."""
     return info is not None and bool(info.store_history) and not info.silent
+
+
+def _first_line(info: Any) -> str:
+    return info.raw_cell.strip().partition("\n")[0][:120]
 
 
 def _state_of(result: Any) -> str:

@@ -20,7 +20,7 @@ from .pickling.placeholder import Placeholder
 from .pickling.unpickler import FastUnpickler, PatientUnpickler
 from .processstate import put_random_state, put_surroundings
 from .store.reader import SnapshotReader
-from .store.timeline import Damage, Timeline
+from .store.timeline import Damage, Timeline, is_target
 
 
 @dataclass
@@ -49,6 +49,8 @@ def load_latest(shell: Any, timeline: Timeline, before: int | None = None) -> Lo
             continue
         if isinstance(found, Damage):
             damaged.append(found)
+            continue
+        if not is_target(found):
             continue
         try:
             loaded = load(shell, timeline, found)

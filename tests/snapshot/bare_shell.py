@@ -14,8 +14,10 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from respawner.capture import Moment, capture
+from respawner.manifest import Manifest
 from respawner.processstate import Baseline
 from respawner.restoring import Loaded, load_latest, put
+from respawner.saving.saver import Saver
 from respawner.store.layout import open_store
 from respawner.store.timeline import Timeline
 from respawner.store.writer import TimelineWriter
@@ -31,7 +33,7 @@ def main() -> None:
     if action == "save":
         baseline = Baseline()
         outcome = run_cells(shell, cells)
-        manifest = capture(shell, TimelineWriter(timeline), Moment(shell.execution_count), baseline, ())
+        manifest = save_once(shell, timeline, baseline)
         lost = [vars(skipped) for skipped in manifest.skipped]
         notes = manifest.notes
     else:
@@ -42,6 +44,17 @@ def main() -> None:
         lost = [vars(placeholder) for placeholder in loaded.lost]
         notes = loaded.notes
     json.dump({"outcome": outcome, "lost": lost, "notes": notes}, sys.__stdout__)
+
+
+def save_once(shell: Any, timeline: Timeline, baseline: Baseline) -> Manifest:
+    saver = Saver(lambda: TimelineWriter(timeline), lambda job: None)
+    job = capture(shell, Moment(shell.execution_count), baseline, (), saver.chunk_is_coming())
+    saver.submit(job)
+    job.done.wait()
+    if job.error is not None:
+        raise job.error
+    assert job.manifest is not None
+    return job.manifest
 
 
 def run_cells(shell: Any, cells: dict[str, str]) -> dict[str, str | None]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,25 @@ class Notebook:
         )
         ran.replied = reply["content"].get("execution_count")
         return ran
+
+    def run_all(self, cells: list[str]) -> None:
+        """All at once, as "Run All" does; returns when the last one has ended."""
+        *first, last = cells
+        for code in first:
+            self.client.execute(code)
+        self.run(last)
+
+    def interrupt_in(self, code: str) -> None:
+        """Interrupt a cell that has begun (and does not end by itself); wait until its state is on disk."""
+        begun = self.folder / "begun"
+        self.client.execute(f"{code.partition(chr(10))[0]}; open({str(begun)!r}, 'w').close()\n{code}")
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not begun.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        begun.unlink()
+        self.manager.interrupt_kernel()
+        self.settle()
 
     def value(self, expression: str) -> str:
         """``repr`` of an expression, by a hidden execution that leaves no trace in the history."""

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
-from respawner.capture import Moment, capture
 from respawner.processstate import Baseline
 from respawner.restoring import load
 from respawner.store.layout import open_store
 from respawner.store.timeline import Timeline
-from respawner.store.writer import TimelineWriter
+
+from tests.snapshot.bare_shell import save_once
 
 
 class Node:
@@ -88,7 +88,7 @@ def test_graph_is_isomorphic_after_a_round_trip(shell: Any, graph: list[Any]) ->
         timeline = Timeline.create(open_store(Path(folder), create=True), "/graph.ipynb")
         shell.user_ns["graph"] = graph
         try:
-            manifest = capture(shell, TimelineWriter(timeline), Moment(1), Baseline(), ())
+            manifest = save_once(shell, timeline, Baseline())
         finally:
             del shell.user_ns["graph"]
         assert manifest.skipped == []

@@ -26,6 +26,7 @@ def test_variables_come_back_after_sigkill(notebook: Notebook) -> None:
 
 def test_sigkill_inside_a_cell_keeps_the_state_before_it(notebook: Notebook) -> None:
     notebook.run("x = 1")
+    notebook.settle()
     notebook.client.execute("x = 2; import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     notebook.manager.provisioner.process.wait()
     notebook.start()

@@ -140,7 +140,7 @@ def test_unpublished_chunks_are_forgotten_on_roll_back(timeline: Timeline) -> No
 def test_left_overs_of_a_crash_are_cut_off(timeline: Timeline) -> None:
     """A writer that died between its chunks and its manifest."""
     publish(TimelineWriter(timeline), b"first")
-    TimelineWriter(timeline).add_stream([os.urandom(4 * CHUNK_BYTES)])
+    TimelineWriter(timeline).add_stream([os.urandom(64 * CHUNK_BYTES)])  # more than the buffer holds
     left = _pack_bytes(timeline)
     manifest = publish(TimelineWriter(timeline), b"second")
     assert _pack_bytes(timeline) < left

@@ -56,7 +56,8 @@ class RegionTable:
     def __init__(self) -> None:
         self.regions: list[Region] = []
         self._numbers: dict[tuple[int, int], int] = {}
-        self._owners: list[Any] = []
+        self.owners: list[Any] = []
+        """Keeps the memory where it is for as long as it is kept itself."""
 
     def add(self, address: int, length: int, kind: str, about: str, owner: Any) -> int:
         """The number of that region; the same memory gets the same number."""
@@ -65,7 +66,7 @@ class RegionTable:
         if number is None:
             number = self._numbers[key] = len(self.regions)
             self.regions.append(Region(address, length, kind, about))
-            self._owners.append(owner)
+            self.owners.append(owner)
         return number
 
     def merge(self) -> tuple[list[Union], array[int]]:

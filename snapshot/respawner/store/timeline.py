@@ -112,15 +112,27 @@ class Timeline:
         """The newest manifest that can be believed."""
         return next((found for found in self.snapshots() if isinstance(found, Manifest)), None)
 
+    def target(self) -> Manifest | None:
+        """What a start restores: the newest state after a cell that was not interrupted.
+
+        Before a kernel is shut down it is interrupted, so an interrupted cell says nothing about what the
+        user takes for done. Its state stays restorable by its id.
+        """
+        return next(
+            (found for found in self.snapshots() if isinstance(found, Manifest) and is_target(found)), None
+        )
+
     def find_snapshot(self, id_or_label: str | None) -> Manifest:
         """By id (a beginning is enough) or label, the newest that fits; None means the latest."""
         for found in self.snapshots():
             if isinstance(found, Damage):
                 continue
+            if id_or_label == "interrupted" and found.state == "interrupted":
+                return found
             if id_or_label is None or id_or_label in found.labels or found.id.startswith(id_or_label):
                 return found
-        wanted = "any snapshot" if id_or_label is None else f"snapshot {id_or_label!r}"
-        raise NoSnapshotError(f"{self.name} has not {wanted}; `%snapshots` lists what there is")
+        wanted = "no snapshot" if id_or_label is None else f"no snapshot {id_or_label!r}"
+        raise NoSnapshotError(f"{self.name} has {wanted}; `%snapshots` lists what there is")
 
     def publish(self, manifest: Manifest) -> None:
         """Make the snapshot exist. Its chunks must be durable already."""
@@ -128,8 +140,8 @@ class Timeline:
 
     # Markers: small JSON files that outlive the kernel ---------------------------------------------------
 
-    def set_marker(self, name: str, content: dict[str, Any]) -> None:
-        write_atomically(self.folder / f"{name}.marker", json.dumps(content).encode())
+    def set_marker(self, name: str, content: dict[str, Any], *, durable: bool = True) -> None:
+        write_atomically(self.folder / f"{name}.marker", json.dumps(content).encode(), durable=durable)
 
     def marker(self, name: str) -> dict[str, Any] | None:
         """The marker's content, None where it is not set, empty where it cannot be read."""
@@ -157,6 +169,11 @@ class Timeline:
 
     def unpin(self, snapshot_id: str) -> None:
         (self.folder / "pins" / snapshot_id).unlink(missing_ok=True)
+
+
+def is_target(manifest: Manifest) -> bool:
+    """Whether a start may restore it by itself."""
+    return manifest.state != "interrupted"
 
 
 def new_id() -> str:

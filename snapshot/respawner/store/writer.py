@@ -1,21 +1,25 @@
 """Writes snapshots to one timeline: each chunk once, the manifest last.
 
-Call order: `add_stream` for every stream, then `publish`; on any error `roll_back`, after which the
+Call order: `add_stream` or `add_planned` for every stream, then `publish`; on any error `roll_back`, after which the
 timeline is exactly what it was, and the next snapshot may be tried. Needs the timeline's lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import TornError
 from ..manifest import CHUNK_BYTES, Extent, Manifest, Stream
 from .codec import RAW, encode
 from .digest import ALGORITHMS, PREFERRED
 from .pack import PackWriter
 from .retention import delete_unnamed_packs
 from .timeline import Damage, Timeline
+
+CopyTo = Callable[[int], None]
+PlannedChunk = tuple[bytes, int, CopyTo | None]
 
 PACK_BYTES = 1 << 30
 """A pack that has grown beyond this is followed by a new one: whole packs are what retention deletes."""
@@ -94,6 +98,44 @@ class TimelineWriter:
                 _extend(extents, place, len(chunk))
             total += len(view)
         return Stream(total, b"".join(digests), tuple(extents))
+
+    def add_planned(self, length: int, chunks: Iterable[PlannedChunk], *, restless: bool) -> Stream:
+        """Store a stream whose chunks were hashed before. Each chunk comes with a function that copies its
+        bytes to an address, or with None where the store has had it.
+
+        What is written is hashed again. Where it is not what was hashed before, `TornError` is raised, or
+        with ``restless`` the stream takes what was read.
+        """
+        digests: list[bytes] = []
+        extents: list[Extent] = []
+        for digest, size, copy_to in chunks:
+            place = self._places.get((digest, size))
+            if place is None:
+                digest, place = self._copy(digest, size, copy_to, restless)
+            digests.append(digest)
+            _extend(extents, place, size)
+        return Stream(length, b"".join(digests), tuple(extents))
+
+    def knows(self, digest: bytes, length: int) -> bool:
+        """Whether the chunk is on disk. May be asked by any thread: the answer may be old when it comes."""
+        return (digest, length) in self._places
+
+    def _copy(self, digest: bytes, size: int, copy_to: CopyTo | None, restless: bool) -> tuple[bytes, _Place]:
+        if copy_to is None:
+            raise TornError("a chunk that was on disk has been deleted since the capture")
+        pack = self._open_pack()
+        view, address = pack.room(size)
+        copy_to(address)
+        found = self._digest(view)
+        if found != digest:
+            if not restless:
+                raise TornError("memory changed between its capture and its writing")
+            if place := self._places.get((found, size)):
+                return found, place
+        place = _Place(pack.number, pack.added(size), size, RAW)
+        self._places[found, size] = place
+        self._added.append((found, size))
+        return found, place
 
     def _append(self, digest: bytes, chunk: memoryview, compress: bool) -> _Place:
         encoding, data = encode(chunk) if compress else (RAW, chunk)

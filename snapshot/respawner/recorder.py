@@ -1,0 +1,289 @@
+"""Takes the state after every cell and sees to it that it becomes durable; keeps the books about both.
+
+The capture runs on the kernel's main thread, between two cells; the writing in the saver's. What either of
+them tells (`last`, `error`, the status file, notices for the next cell) is kept here under one lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .capture import Moment, capture
+from .errors import RespawnerError, TornError
+from .interrupts import interrupts_later
+from .manifest import Manifest
+from .processstate import Baseline
+from .runtime import DIRTY, FAILED, SAVED, StatusFile, runtime_folder
+from .saving.job import Job
+from .saving.saver import Saver
+from .store.retention import KEEP_LATEST, prune
+from .store.timeline import Timeline
+from .store.writer import TimelineWriter
+
+_LOG = logging.getLogger("respawner")
+_PRUNE_EVERY = 5
+_SMALL_BYTES = 16 << 20
+_SMALL_WAIT_SECONDS = 0.05
+"""A small state is durable within some milliseconds: worth waiting for, in case the next cell kills the kernel."""
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EIO: "the disk reports errors",
+}
+
+
+class Recorder:
+    """``saved(manifest)`` is called in the writing thread after each publish."""
+
+    def __init__(self, shell: Any, timeline: Timeline, saved: Callable[[], None]) -> None:
+        self.shell = shell
+        self.timeline = timeline
+        self.excluded: set[str] = set()
+        self.last: Manifest | None = None
+        self.error: str | None = None
+        self.pending: Moment | None = None
+        self.parent: str | None = None
+        """The snapshot that the next one comes from, where that is not the one saved before it."""
+        self.stall_seconds = 0.0
+        """How long the last capture, and the wait before the cell after it, held the kernel up."""
+        self.again: Callable[[], object] | None = None
+        """Called in the writing thread where the last state must be captured anew."""
+        self._saved = saved
+        self._baseline = Baseline()
+        self._failing = False
+        self._cell_runs = False
+        self._notices: list[str] = []
+        self._capturing = threading.Lock()
+        self._books = threading.RLock()
+        self._published = 0
+        self._last_moment: Moment | None = None
+        self._writer: TimelineWriter | None = None
+        self._saver = Saver(self._open_writer, self._job_ended)
+        self._status = self._open_status()
+
+    # Steps of a cell -----------------------------------------------------------------------------------
+
+    def cell_begins(self) -> None:
+        self._cell_runs = True
+        self._tell_status()
+        with self._books:
+            notices, self._notices = self._notices, []
+        for notice in notices:
+            print(notice)  # noqa: T201
+
+    def cell_ended(self, moment: Moment) -> None:
+        """Note the moment: it is captured by `capture_pending` once the reply is out."""
+        self._cell_runs = False
+        self.pending = moment
+
+    def capture_pending(self) -> None:
+        """Capture the state at the end of the last cell, if that has not been done."""
+        moment, self.pending = self.pending, None
+        if moment is not None:
+            self.guarded(self.capture, moment)
+
+    def before_execution(self) -> None:
+        """Something is about to run in the namespace: nothing may be read from its memory after this."""
+        self.capture_pending()
+        if not self._saver.idle:
+            started = time.perf_counter()
+            with interrupts_later():
+                if sum(job.changed_bytes for job in self._saver.unfinished()) <= _SMALL_BYTES:
+                    self._saver.wait(_SMALL_WAIT_SECONDS)
+                self.guarded(self._saver.freeze)
+            self.stall_seconds += time.perf_counter() - started
+
+    def capture(self, moment: Moment) -> Job:
+        """Capture now and leave the writing to the saver. Raises what goes wrong with the capture."""
+        if not self._capturing.acquire(blocking=False):
+            raise RespawnerError(
+                "a snapshot is being taken at this moment (by another thread, or by what it pickles)"
+            )
+        started = time.perf_counter()
+        try:
+            moment.parent = self.parent
+            with interrupts_later():
+                job = capture(
+                    self.shell, moment, self._baseline, self.excluded, self._saver.chunk_is_coming()
+                )
+                self._last_moment = moment
+                self._saver.submit(job)
+            self.parent = None
+        except Exception as error:
+            self._note_failure(error)
+            raise
+        finally:
+            self._capturing.release()
+            self.stall_seconds = time.perf_counter() - started
+        return job
+
+    def save(self, moment: Moment) -> Manifest:
+        """Capture, and return when it is durable. Raises what goes wrong with either."""
+        self.capture_pending()
+        job = self.capture(moment)
+        job.done.wait()
+        if isinstance(job.error, TornError):
+            moment.restless = True
+            job = self.capture(moment)
+            job.done.wait()
+        if job.manifest is None:
+            raise job.error or RespawnerError("the state was not saved")
+        return job.manifest
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Whether everything up to the last ended cell is durable, waiting for it at most ``timeout`` s."""
+        self.capture_pending()
+        return self._saver.wait(timeout) and not self._failing
+
+    def distrust(self) -> None:
+        self._saver.distrust()
+
+    def hold(self, gate: Callable[[], bool] | None) -> None:
+        self._saver.hold(gate)
+
+    def close(self) -> None:
+        """Make everything durable; take the status file away."""
+        self.flush()
+        if self._status:
+            self.guarded(self._status.remove)
+
+    def release(self) -> None:
+        self._saver.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a capture is under way in this very moment (a signal handler may ask)."""
+        return self._capturing.locked()
+
+    def status(self) -> dict[str, Any]:
+        last = self.last
+        writing = self._saver.unfinished()
+        return {
+            "saved": self._state() == SAVED,
+            "snapshot": last.id if last else None,
+            "snapshot_created": last.created if last else None,
+            "snapshot_bytes": last.size_bytes if last else None,
+            "skipped": [vars(skipped) for skipped in last.skipped] if last else [],
+            "pending": self.pending is not None or bool(writing),
+            "writing_bytes": sum(job.changed_bytes for job in writing),
+            "stall_seconds": round(self.stall_seconds, 4),
+            "arena_bytes": self._saver.arena.size_bytes,
+            "arena_limit_bytes": self._saver.arena.limit_bytes,
+            "excluded": sorted(self.excluded),
+            "error": self.error,
+        }
+
+    # The writing thread ---------------------------------------------------------------------------------
+
+    def _job_ended(self, job: Job) -> None:
+        if job.manifest is not None:
+            self._note_success(job.manifest)
+        elif isinstance(job.error, TornError) and not job.restless:
+            self._capture_anew()
+        elif job.error is not None:
+            self._note_failure(job.error)
+
+    def _note_success(self, manifest: Manifest) -> None:
+        with self._books:
+            self.last = manifest
+            self.error = None
+            if self._failing:
+                self._failing = False
+                self._notices.append("Respawner: saving works again.")
+            self._published += 1
+            prune_now = self._published % _PRUNE_EVERY == 0
+        self.guarded(self._saved)
+        if prune_now:
+            self.guarded(self._prune)
+        self._tell_status()
+
+    def _capture_anew(self) -> None:
+        """A thread or a callback of the user changed memory while it was written."""
+        with self._books:
+            if self._cell_runs or self.pending is not None or self._last_moment is None:
+                return  # the end of that cell is captured anyway
+            moment = self._last_moment
+            moment.restless = True
+            self.pending = moment
+        if self.again is not None:
+            self.again()
+
+    def _prune(self) -> None:
+        if prune(self.timeline, KEEP_LATEST) and self._writer is not None:
+            self._writer.drop_unnamed_packs()
+
+    def _open_writer(self) -> TimelineWriter:
+        self._writer = TimelineWriter(self.timeline)
+        return self._writer
+
+    # Books ---------------------------------------------------------------------------------------------
+
+    def guarded(self, step: Any, *arguments: Any) -> None:
+        """Run one step of ours; what it raises is told, never raised into the user's cell."""
+        try:
+            step(*arguments)
+        except Exception as error:
+            _LOG.debug("respawner: %s failed", getattr(step, "__name__", step), exc_info=True)
+            with self._books:
+                if not self._failing:
+                    self.error = explain(error)
+                    self.notice(f"{self.error}. Your cells are not affected.")
+
+    def notice(self, text: str) -> None:
+        """Tell it with the next cell."""
+        with self._books:
+            self._notices.append(f"Respawner: {text}")
+
+    def _note_failure(self, error: BaseException) -> None:
+        with self._books:
+            self.error = explain(error)
+            if not self._failing:
+                self._failing = True
+                last = (
+                    f"the last good snapshot is {self.last.id}"
+                    if self.last
+                    else "there is no snapshot of this run"
+                )
+                self.notice(
+                    f"the state could not be saved ({self.error}); {last}. Trying again after every cell."
+                )
+        self._tell_status()
+
+    def _open_status(self) -> StatusFile | None:
+        try:
+            status = StatusFile(runtime_folder())
+            status.write(SAVED, timeline=self.timeline.name, snapshot=None, error=None)
+        except OSError as error:
+            self.notice(f"no status file for `respawner.flush` ({error}).")
+            return None
+        return status
+
+    def _state(self) -> str:
+        if self._failing:
+            return FAILED
+        # The job that tells of its end is still running for the saver, and still in `unfinished`.
+        waiting = [job for job in self._saver.unfinished() if job.manifest is None]
+        return DIRTY if self._cell_runs or self.pending is not None or waiting else SAVED
+
+    def _tell_status(self) -> None:
+        if self._status is None or os.getpid() != self._status.pid:
+            return
+        with self._books, contextlib.suppress(OSError):
+            snapshot = self.last.id if self.last else None
+            state = DIRTY if self._cell_runs else self._state()
+            self._status.write(state, timeline=self.timeline.name, snapshot=snapshot, error=self.error)
+
+
+def explain(error: BaseException) -> str:
+    """One line that says what happened and where."""
+    known = _DISK_ERRORS.get(error.errno or 0) if isinstance(error, OSError) else None
+    text = f"{type(error).__name__}: {error}"
+    return f"{known} ({text})" if known else text

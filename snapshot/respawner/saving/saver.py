@@ -1,0 +1,184 @@
+"""The thread that makes captured states durable, in the order in which they were captured.
+
+`submit` returns at once. When a job fails, everything behind it in the queue fails too (it may build on
+chunks of the failed one), the store is as it was, and the next capture starts from there. One saver a
+kernel; whoever calls `wait` may be interrupted, the writing goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from ..errors import CaptureError
+from ..manifest import Manifest, Payload, Stream
+from ..store.writer import PlannedChunk, TimelineWriter
+from .arena import Arena
+from .hashing import THREAD_PREFIX
+from .job import Job, PlannedStream
+
+_LOG = logging.getLogger("respawner")
+_COMPRESS_BELOW = 8 << 20
+"""Skeletons below this are compressed: text shrinks to a quarter, in about 0.1 s."""
+_QUIET_SECONDS = 300.0
+"""After this long without a job the arena's memory is given back."""
+
+
+class Saver:
+    """``ended(job)`` is called in the writing thread after every job, before `Job.done` is set."""
+
+    def __init__(self, open_writer: Callable[[], TimelineWriter], ended: Callable[[Job], None]) -> None:
+        self.arena = Arena()
+        self._open_writer = open_writer
+        self._ended = ended
+        self._writer: TimelineWriter | None = None
+        self._queue: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._running: Job | None = None
+        self._thread: threading.Thread | None = None
+        self._last_published: str | None = None
+        self._gate: Callable[[], bool] | None = None
+        self._distrusted = False
+
+    # Any thread ---------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        return self._running is None and not self._queue
+
+    def unfinished(self) -> list[Job]:
+        with self._changed:
+            return [*([self._running] if self._running else []), *self._queue]
+
+    def submit(self, job: Job) -> None:
+        with self._changed:
+            self._queue.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"{THREAD_PREFIX}-saver", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def freeze(self) -> None:
+        """Return when nothing that is still to be written lies in memory that a cell may change."""
+        for job in self.unfinished():
+            job.freeze(self.arena)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether everything submitted so far has ended, well or not, within ``timeout`` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.idle, timeout)
+
+    def hold(self, gate: Callable[[], bool] | None) -> None:
+        """Before each publishing call ``gate`` (it may block); where it returns False, the job fails."""
+        self._gate = gate
+
+    def distrust(self) -> None:
+        """Write everything anew from the next job on: a chunk on disk turned out to be damaged."""
+        self._distrusted = True
+
+    def chunk_is_coming(self) -> Callable[[bytes, int], bool]:
+        """For planning: whether a chunk is on disk or on its way there."""
+        coming = set().union(*(job.keys() for job in self.unfinished()))
+        writer = self._writer
+        if writer is None:
+            writer = self._writer = self._open_writer()
+        if self._distrusted:
+            return lambda digest, length: (digest, length) in coming
+        return lambda digest, length: (digest, length) in coming or writer.knows(digest, length)
+
+    def close(self) -> None:
+        """Write what is queued and close the files."""
+        self.wait()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    # The writing thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._queue, _QUIET_SECONDS):
+                    self.arena.trim()
+                    continue
+                job = self._running = self._queue.popleft()
+            try:
+                job.manifest = self._save(job)
+            except BaseException as error:  # also a MemoryError: the thread must go on
+                job.error = error
+                _LOG.debug("respawner: saving %s failed", job.id, exc_info=True)
+            self._end(job)
+
+    def _save(self, job: Job) -> Manifest:
+        if self._writer is None:
+            self._writer = self._open_writer()
+        writer = self._writer
+        if self._distrusted:
+            self._distrusted = False
+            writer.distrust()
+        try:
+            manifest = self._write(writer, job)
+            if self._gate is not None and not self._gate():
+                raise CaptureError("it goes on from a snapshot that turned out to be damaged")
+            writer.publish(manifest)
+        except BaseException:
+            writer.roll_back()
+            raise
+        self._last_published = manifest.id
+        return manifest
+
+    def _write(self, writer: TimelineWriter, job: Job) -> Manifest:
+        """Store every stream; returns the manifest that names them, not published yet."""
+        payloads = []
+        for number, payload in enumerate(job.payloads, start=1):
+            stream = self._store(writer, job, payload.stream)
+            payloads.append(Payload(number, payload.kind, payload.about, stream))
+        if job.small:
+            small = writer.add_stream([job.small])
+            payloads.append(Payload(0, "small", "all memory below 64 KiB", small))
+        skeleton_bytes = sum(len(piece) for piece in job.skeleton)
+        facts = {**job.facts, "parent": job.facts["parent"] or self._last_published}
+        return Manifest(
+            sequence=writer.next_sequence,
+            timeline=writer.timeline.name,
+            hash=writer.hash,
+            regions=writer.add_stream([job.regions], compress=True),
+            skeleton=writer.add_stream(job.skeleton, compress=skeleton_bytes < _COMPRESS_BELOW),
+            payloads=payloads,
+            **facts,
+        )
+
+    def _store(self, writer: TimelineWriter, job: Job, planned: PlannedStream) -> Stream:
+        def chunks() -> Iterator[PlannedChunk]:
+            for digest, size, source in planned.chunks():
+                if source is None:
+                    yield digest, size, None
+                else:
+                    yield digest, size, partial(job.take, source, self.arena)
+
+        return writer.add_planned(planned.length, chunks(), restless=job.restless)
+
+    def _end(self, job: Job) -> None:
+        failed = [job]
+        with self._changed:
+            if job.error is not None:
+                failed += self._queue
+                self._queue.clear()
+        for behind in failed[1:]:
+            behind.error = CaptureError(f"the state before it could not be saved: {job.error}")
+            behind.error.__cause__ = job.error
+        for ended in failed:
+            ended.forget(self.arena)
+        # Not idle before the books are kept: whoever waits looks at them next.
+        try:
+            for ended in failed:
+                self._ended(ended)
+        finally:
+            with self._changed:
+                self._running = None
+                self._changed.notify_all()
+            for ended in failed:
+                ended.done.set()

@@ -1,0 +1,99 @@
+"""Writing beside the kernel's work: what the next cell may do meanwhile, and what a kill or an end costs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.snapshot.notebook import Notebook
+
+BIG = "import numpy as np; a = np.arange(48_000_000); b = a[10:]"
+ABOUT_384_MB = 384_000_000
+
+
+def test_the_next_cell_may_change_what_is_being_written(notebook: Notebook) -> None:
+    """Queued at once: the state after each of the cells is what that cell left."""
+    notebook.run_all([BIG, "a += 1", "a[-1] = 0", "marker = 'end'"])
+    notebook.settle()
+    assert [int(found.cell["execution_count"]) for found in notebook.manifests()] == [4, 3, 2, 1]
+    for number, (first, last) in {1: (0, 47_999_999), 2: (1, 48_000_000), 3: (1, 0)}.items():
+        snapshot = next(s for s in notebook.manifests() if s.cell.get("execution_count") == number)
+        notebook.run(f"%restore {snapshot.id}")
+        assert notebook.value("(int(a[0]), int(a[-1]), b.base is a)") == str((first, last, True))
+
+
+def test_thread_that_writes_meanwhile_tears_nothing(notebook: Notebook) -> None:
+    """What is on disk is what its digests say, however often memory changes under the writer."""
+    notebook.run(
+        BIG
+        + """
+import threading, time
+stop = threading.Event()
+def churn():
+    while not stop.is_set():
+        a[::1000] += 1
+        time.sleep(0.001)
+thread = threading.Thread(target=churn); thread.start()
+"""
+    )
+    notebook.run("x = 1")
+    notebook.run("stop.set(); thread.join(); total = int(a.sum())")
+    assert notebook.settle()["durable"]
+    total = notebook.value("total")
+    notebook.restart_after_kill()
+    notebook.run("y = 1")
+    assert notebook.value("(int(a.sum()), total, x)") == f"({total}, {total}, 1)"
+
+
+@pytest.mark.parametrize("end", ["shutdown", "SIGTERM"])
+def test_what_is_not_durable_becomes_so_at_the_end(open_notebook: Callable[..., Notebook], end: str) -> None:
+    notebook = open_notebook().start()
+    notebook.run(BIG)
+    notebook.run("a += 1; done = True")
+    if end == "SIGTERM":
+        os.kill(notebook.pid, signal.SIGTERM)
+        notebook.manager.provisioner.process.wait()
+    else:
+        notebook.manager.client().shutdown()
+        notebook.manager.provisioner.process.wait()
+    notebook.start()
+    notebook.run("pass")
+    assert notebook.value("(done, int(a[0]))") == "(True, 1)"
+
+
+def test_interrupted_cell_is_no_target_but_stays_restorable(notebook: Notebook) -> None:
+    notebook.run("epoch = 1")
+    notebook.interrupt_in("epoch = 2\nimport time\nwhile True: time.sleep(0.01)")
+    notebook.restart_after_kill()
+    ran = notebook.run("print(epoch)")
+    assert ran.text.endswith("1\n")
+    assert "cell [2] `epoch = 2; open(" in ran.text
+    assert "was interrupted and is not in this state" in ran.text
+    notebook.run("%restore interrupted")
+    assert notebook.value("epoch") == "2"
+
+
+def test_cell_that_was_not_saved_is_named(notebook: Notebook) -> None:
+    notebook.run("x = 1")
+    notebook.settle()
+    notebook.client.execute("train = 1\nimport os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    notebook.manager.provisioner.process.wait()
+    notebook.start()
+    text = notebook.run("print(x)").text
+    assert "cell [2] `train = 1` had not been saved when the kernel ended" in text
+    assert "had not been saved" not in notebook.run("print(x)").text
+
+
+def test_status_tells_saved_size_and_stall(notebook: Notebook) -> None:
+    notebook.run("import respawner; " + BIG)
+    notebook.settle()
+    assert notebook.value("respawner.flush(60)") == "True"
+    status = eval(notebook.value("respawner.status()"))
+    assert status["saved"]
+    assert status["error"] is None
+    assert status["snapshot_bytes"] > ABOUT_384_MB
+    assert status["stall_seconds"] > 0
+    assert not status["pending"]
