@@ -59,6 +59,7 @@ class Saver:
         self._last_published: str | None = None
         self._gate: Callable[[], bool] | None = None
         self._distrusted = False
+        self._frozen_bytes = 0
 
     # Any thread ---------------------------------------------------------------------------------------
 
@@ -81,6 +82,7 @@ class Saver:
     def freeze(self) -> None:
         """Return when nothing that is still to be written lies in memory that a cell may change."""
         for job in self.unfinished():
+            self._frozen_bytes = max(self._frozen_bytes, job.changed_bytes)
             job.freeze(self.arena)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -114,8 +116,11 @@ class Saver:
 
     def _run(self) -> None:
         while True:
+            if not self._queue:
+                self.arena.warm(self._frozen_bytes)
             with self._changed:
                 if not self._changed.wait_for(lambda: self._queue, _QUIET_SECONDS):
+                    self._frozen_bytes = 0
                     self.arena.trim()
                     continue
                 job = self._running = self._queue.popleft()

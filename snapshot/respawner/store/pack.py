@@ -186,6 +186,16 @@ class PackReader:
         if own_number != number:
             raise DamagedError(f"{self.path} says that it is pack {own_number}")
 
+    @property
+    def descriptor(self) -> int:
+        return self._fd
+
+    def check_length(self, end: int) -> None:
+        """Raise `DamagedError` where the pack ends before ``end``."""
+        size = os.fstat(self._fd).st_size
+        if size < end:
+            raise DamagedError(f"{self.path} ends at {size}, {end - size} bytes too early")
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset``, or raise `DamagedError` where the pack ends before."""
         done = 0
