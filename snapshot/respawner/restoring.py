@@ -17,7 +17,7 @@ from .manifest import Manifest
 from .namespace import put_history, put_variables
 from .pickling.memory import Memory
 from .pickling.placeholder import Placeholder
-from .pickling.unpickler import FastUnpickler, PatientUnpickler
+from .pickling.unpickler import FastUnpickler, PatientUnpickler, seed_pickle
 from .processstate import put_random_state, put_surroundings
 from .store.reader import SnapshotReader
 from .store.timeline import Damage, Timeline, is_target
@@ -112,8 +112,9 @@ def put(shell: Any, loaded: Loaded, *, replace: bool, with_history: bool) -> lis
 
 def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader) -> Loaded:
     manifest = reader.manifest
-    with reader.open(manifest.skeleton) as file:
-        unpickler = unpickler_class(file, live_objects(shell, manifest.live))
+    live = live_objects(shell, manifest.live)
+    with reader.open(manifest.skeleton, seed_pickle(len(live))) as file:
+        unpickler = unpickler_class(file, live)
         prelude = unpickler.load()
         notes = put_surroundings(prelude)
         body = unpickler.load()

@@ -52,12 +52,10 @@ class Arena:
 
     def warm(self, size_bytes: int) -> None:
         """Have that much memory ready (within the limit), touched once, so that the next need finds it."""
-        while self.size_bytes < size_bytes:
+        while self.size_bytes < size_bytes and (block := self._new_block()) is not None:
+            ctypes.memset(_address(block), 0, _BLOCK_BYTES)
             with self._lock:
-                if not self._grow():
-                    return
-                base = self._free[-1]
-            ctypes.memset(base, 0, _BLOCK_BYTES)  # the block's slots are handed out from its beginning
+                self._add(block)
 
     def trim(self) -> None:
         """Return the memory to the system if no slot is in use."""
@@ -67,16 +65,27 @@ class Arena:
                 self._blocks.clear()
 
     def _grow(self) -> bool:
+        block = self._new_block()
+        if block is not None:
+            self._add(block)
+        return block is not None
+
+    def _new_block(self) -> mmap.mmap | None:
         if self.size_bytes + _BLOCK_BYTES > self.limit_bytes:
-            return False
+            return None
         try:
-            block = mmap.mmap(-1, _BLOCK_BYTES)
+            return mmap.mmap(-1, _BLOCK_BYTES)
         except (OSError, ValueError, MemoryError):
-            return False
+            return None
+
+    def _add(self, block: mmap.mmap) -> None:
         self._blocks.append(block)
-        base = ctypes.addressof(ctypes.c_char.from_buffer(block))
+        base = _address(block)
         self._free.extend(base + offset for offset in reversed(range(0, _BLOCK_BYTES, CHUNK_BYTES)))
-        return True
+
+
+def _address(block: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(block))
 
 
 def default_limit() -> int:

@@ -81,9 +81,12 @@ class SnapshotReader:
         self.read_into(stream, buffer)
         return buffer
 
-    def open(self, stream: Stream) -> io.BufferedReader:
-        """The stream as a file that never seeks, for unpickling without a second copy of it in memory."""
-        return io.BufferedReader(_StreamFile(self, stream), 256 * 1024)
+    def open(self, stream: Stream, before: bytes = b"") -> io.BufferedReader:
+        """The stream as a file that never seeks, for unpickling without a second copy of it in memory.
+
+        ``before`` is read first.
+        """
+        return io.BufferedReader(_StreamFile(self, stream, before), 256 * 1024)
 
     def verify(self) -> None:
         """Read everything once."""
@@ -135,10 +138,10 @@ def _batches(stream: Stream, most_bytes: int) -> Iterator[list[Any]]:
 class _StreamFile(io.RawIOBase):
     """Chunk after chunk of one stream."""
 
-    def __init__(self, reader: SnapshotReader, stream: Stream) -> None:
+    def __init__(self, reader: SnapshotReader, stream: Stream, before: bytes) -> None:
         self._reader = reader
         self._chunks = stream.chunks()
-        self._rest = memoryview(b"")
+        self._rest = memoryview(before)
 
     def readable(self) -> bool:
         return True
