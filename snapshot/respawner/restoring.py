@@ -17,6 +17,7 @@ from .manifest import Manifest
 from .namespace import put_history, put_variables
 from .pickling.memory import Memory
 from .pickling.placeholder import Placeholder
+from .pickling.remarks import collecting
 from .pickling.unpickler import FastUnpickler, PatientUnpickler, seed_pickle
 from .processstate import put_random_state, put_surroundings
 from .store.reader import SnapshotReader
@@ -117,7 +118,9 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader) -> Loade
         unpickler = unpickler_class(file, live)
         prelude = unpickler.load()
         notes = put_surroundings(prelude)
-        body = unpickler.load()
+        with collecting() as remarks:
+            body = unpickler.load()
+        notes += remarks
     return Loaded(
         manifest=manifest,
         variables=dict(body["entries"]),

@@ -1,40 +1,59 @@
 """Arrays: their memory as regions, views as views of the same owner.
 
-Only exact ``numpy.ndarray`` objects without object fields; subclasses and object arrays go numpy's own way
-through the pickle. Imported only after the user has imported numpy.
+Only exact ``numpy.ndarray`` objects; for subclasses see `array_subclasses`. Arrays of objects go numpy's own
+way through the pickle, but views of them stay views. Imported only after the user has imported numpy.
 """
 
 from __future__ import annotations
 
+import ctypes
+from array import array as python_array
 from typing import Any
 
 import numpy as np
 
 from . import memory
+from .mapped_files import MappedFiles, reduce_mapped
 from .regions import RegionTable
 
 _numpy: Any = np
+_BUFFERS = (bytes, bytearray, python_array, ctypes.Array)
+"""Memory of Python's own: an array over it is a view of that object, not of a region."""
 _byte_bounds = _numpy.lib.array_utils.byte_bounds if hasattr(np.lib, "array_utils") else _numpy.byte_bounds
 
 
-def reduce_array(array: Any, regions: RegionTable, storage_of: Any) -> Any:
+def reduce_array(array: Any, regions: RegionTable, storage_of: Any, files: MappedFiles) -> Any:
     """How to pickle ``array``. ``storage_of(tensor)`` reduces a torch tensor's storage to a region."""
     if array.dtype.hasobject:
-        return NotImplemented
+        return _reduce_objects(array)
     base = array.base
-    if isinstance(base, memoryview) and isinstance(base.obj, bytes | bytearray):
-        base = base.obj
     if base is None:
         return _reduce_owner(array, regions)
+    if isinstance(base, memoryview) and isinstance(base.obj, _BUFFERS):
+        base = base.obj
     if type(base) is np.ndarray:
         if _flat(base) is not None:
             return _view, (base, *_geometry(array, _address(base)))
-    elif isinstance(base, bytes | bytearray):
+    elif isinstance(base, _BUFFERS):
         return _view_of_buffer, (base, *_geometry(array, _address(np.frombuffer(base, np.uint8))))
     elif storage_of is not None and (found := storage_of(base)) is not None:
         region, address = found
         return _view_of_region, (region, *_geometry(array, address))
+    elif (file := files.under(base)) is not None:
+        return reduce_mapped(array, file)
     return _reduce_extent(array, regions)
+
+
+def _reduce_objects(array: Any) -> Any:
+    """Views that have the items of their owner, whole; all else goes numpy's way, as a copy."""
+    base = array.base
+    if not isinstance(base, np.ndarray) or base.dtype != array.dtype or _flat(base) is None or not array.size:
+        return NotImplemented
+    items, rest = divmod(_address(array) - _address(base), array.itemsize)
+    inside = 0 <= items < base.size and not rest and not any(step % array.itemsize for step in array.strides)
+    if type(array.dtype).__name__ == "StringDType" or not inside:
+        return NotImplemented
+    return _view_of_objects, (base, array.shape, array.strides, items, array.flags.writeable)
 
 
 def _reduce_owner(array: Any, regions: RegionTable) -> Any:
@@ -98,6 +117,11 @@ def _view(owner: Any, dtype: Any, shape: Any, strides: Any, offset: int, writeab
         owner.flags.writeable = False
         return view
     return _with_flag(np.ndarray(shape, dtype, buffer=flat, offset=offset, strides=strides), writeable)
+
+
+def _view_of_objects(owner: Any, shape: Any, strides: Any, first: int, writeable: bool) -> Any:
+    flat = _flat(owner).reshape(-1)[first:]  # type: ignore[union-attr]
+    return np.lib.stride_tricks.as_strided(flat, shape, strides, writeable=writeable)
 
 
 def _view_of_buffer(buffer: Any, dtype: Any, shape: Any, strides: Any, offset: int, writeable: bool) -> Any:

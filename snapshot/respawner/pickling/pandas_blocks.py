@@ -7,19 +7,21 @@ to the Series would then change the frame. Imported only after the user has impo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pandas
 from pandas._libs import internals
 from pandas.core.internals.managers import SingleBlockManager
 
+from .libraries import Reducer
+from .regions import Note, RegionTable
+
 Index: Any = pandas.Index
 Block: Any = internals.Block
 References: Any = getattr(internals, "BlockValuesRefs", None)
 
 
-def reducer_for(cls: type) -> Callable[[Any], Any] | None:
+def reducer_for(cls: type, regions: RegionTable, note: Note) -> Reducer | None:
     """How to pickle objects of that type, None where pandas' own way is right."""
     if References is None:  # pandas before 2.0, which does not keep these books
         return None

@@ -19,6 +19,7 @@ from typing import Any
 
 import cloudpickle
 
+from . import libraries
 from .notebook_code import reduce_cached_function, reduce_cell, reduce_function
 from .placeholder import Placeholder
 from .regions import RegionTable
@@ -127,9 +128,11 @@ class NamespacePickler(cloudpickle.Pickler):
         if "numpy" in sys.modules and hasattr(sys.modules["numpy"], "ndarray"):
             import numpy as np
 
+            from .mapped_files import MappedFiles
             from .numpy_arrays import reduce_array
 
-            self._reducers[np.ndarray] = lambda array: reduce_array(array, self.regions, storage_of)
+            files = self.regions.shared(MappedFiles, self.note)
+            self._reducers[np.ndarray] = lambda array: reduce_array(array, self.regions, storage_of, files)
 
     def _choose_reducer(self, cls: type) -> Callable[[Any], Any]:
         """Decide once a type, and remember it."""
@@ -137,8 +140,8 @@ class NamespacePickler(cloudpickle.Pickler):
             reducer: Callable[[Any], Any] = lambda obj: self.give_up(obj, why_not)  # noqa: E731
         elif issubclass(cls, type):
             reducer = super().reducer_override
-        elif reduce_holder := _pandas_reducer(cls):
-            reducer = reduce_holder
+        elif of_library := libraries.reducer_for(cls, self.regions, self.note):
+            reducer = of_library
         elif _is_plain(cls, self.dispatch_table):
             reducer = self._try_plain
         else:
@@ -195,14 +198,6 @@ def _is_plain(cls: type, dispatch_table: Any) -> bool:
         and cls.__getattribute__ is object.__getattribute__
         and not issubclass(cls, list | dict)  # a subclass may iterate in its own way
     )
-
-
-def _pandas_reducer(cls: type) -> Callable[[Any], Any] | None:
-    if "pandas._libs.internals" not in sys.modules or cls.__module__.partition(".")[0] != "pandas":
-        return None
-    from .pandas_blocks import reducer_for
-
-    return reducer_for(cls)
 
 
 def _check_global(obj: Any, name: str) -> None:

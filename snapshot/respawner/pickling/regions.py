@@ -17,9 +17,12 @@ from __future__ import annotations
 import ctypes
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Shared = TypeVar("Shared")
+Note = Callable[[str], None]
 
 SMALL_BYTES = 64 * 1024
 """Unions below this share one payload: a payload costs about 150 bytes of manifest and a page of the pack."""
@@ -58,6 +61,7 @@ class RegionTable:
         self._numbers: dict[tuple[int, int], int] = {}
         self.owners: list[Any] = []
         """Keeps the memory where it is for as long as it is kept itself."""
+        self._shared: dict[Any, Any] = {}
 
     def add(self, address: int, length: int, kind: str, about: str, owner: Any) -> int:
         """The number of that region; the same memory gets the same number."""
@@ -68,6 +72,13 @@ class RegionTable:
             self.regions.append(Region(address, length, kind, about))
             self.owners.append(owner)
         return number
+
+    def shared(self, make: Callable[[Note], Shared], note: Note) -> Shared:
+        """The one object of that class that belongs to this capture; reducers of several types share it."""
+        if make not in self._shared:
+            self._shared[make] = make(note)
+        found: Shared = self._shared[make]
+        return found
 
     def merge(self) -> tuple[list[Union], array[int]]:
         """Return the unions in the order of their first region's number, and for each region its union."""

@@ -21,7 +21,7 @@ class SegmentFile:
         self._small = bytearray()
 
     def write(self, data: Any) -> int:
-        count = len(data)
+        count = memoryview(data).nbytes  # a PickleBuffer has no length
         if count >= APART_BYTES:
             self._cut()
             # Only bytes objects may be kept: any other buffer is a view that ends with this call.

@@ -1,0 +1,36 @@
+"""Which reducers the libraries get that are not worth a place in the pickler's own table.
+
+Asked once for each type that a capture meets. A library's module is imported only when an object whose class
+descends from that library turns up, so the user has imported the library already.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from .regions import Note, RegionTable
+
+Reducer = Callable[[Any], Any]
+
+_MODULES = {
+    "matplotlib": "pyplot_figures",
+    "numpy": "array_subclasses",
+    "pandas": "pandas_blocks",
+    "polars": "polars_series",
+    "pyarrow": "arrow_buffers",
+    "tqdm": "progress_bars",
+}
+
+
+def reducer_for(cls: type, regions: RegionTable, note: Note) -> Reducer | None:
+    """How to pickle objects of that type, None where the library's own way is right."""
+    for base in cls.__mro__[:-1]:
+        module = _MODULES.get(str(getattr(base, "__module__", "")).partition(".")[0])
+        if module is not None:
+            found: Reducer | None = importlib.import_module(f"{__package__}.{module}").reducer_for(
+                cls, regions, note
+            )
+            return found
+    return None
