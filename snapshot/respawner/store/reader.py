@@ -6,8 +6,8 @@ import io
 from typing import Any
 
 from ..errors import DamagedError
-from ..manifest import Manifest, Stream
-from .codec import RAW, decode
+from ..manifest import RAW, ZERO, Manifest, Stream
+from .codec import decode
 from .digest import ALGORITHMS
 from .pack import PackReader
 from .timeline import Timeline
@@ -65,6 +65,9 @@ class SnapshotReader:
 
     def _read_chunk(self, chunk: Any, target: memoryview) -> None:
         digest, extent, offset, stored, length = chunk
+        if extent.encoding == ZERO:
+            target[:] = bytes(length)
+            return
         pack = self._packs.get(extent.pack)
         if pack is None:
             pack = self._packs[extent.pack] = PackReader(self._timeline.packs, extent.pack)

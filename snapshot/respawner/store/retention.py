@@ -40,7 +40,7 @@ def delete_unnamed_packs(timeline: Timeline, keep: int | None = None) -> None:
         if isinstance(found, Damage):
             return
         for _, stream in found.streams():
-            named.update(extent.pack for extent in stream.extents)
+            named.update(extent.pack for extent in stream.extents if extent.pack)
     for path in timeline.packs.glob("*.pack"):
         if path.stem.isdigit() and int(path.stem) not in named:
             path.unlink(missing_ok=True)

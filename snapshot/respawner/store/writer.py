@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TornError
-from ..manifest import CHUNK_BYTES, Extent, Manifest, Stream
-from .codec import RAW, encode
+from ..manifest import CHUNK_BYTES, RAW, RUNS, ZERO, Extent, Manifest, Stream
+from .codec import PayloadCodec, encode
 from .digest import ALGORITHMS, PREFERRED
 from .pack import PackWriter
 from .retention import delete_unnamed_packs
@@ -33,6 +33,9 @@ class _Place:
     encoding: str
 
 
+_NOWHERE = _Place(0, 0, 0, ZERO)
+
+
 class TimelineWriter:
     """The one writer of a timeline, for as long as its lock is held."""
 
@@ -40,6 +43,8 @@ class TimelineWriter:
         self.timeline = timeline
         self.hash = PREFERRED
         self._digest = ALGORITHMS[PREFERRED]
+        self._zeros = {CHUNK_BYTES: self._digest(bytes(CHUNK_BYTES))}
+        """Digests of chunks that are all zero, by their length: the whole ones, which are what counts."""
         self._places: dict[tuple[bytes, int], _Place] = {}
         self._added: list[tuple[bytes, int]] = []
         self._pack: PackWriter | None = None
@@ -57,6 +62,8 @@ class TimelineWriter:
                 continue
             for _, stream in found.streams():
                 for digest, extent, offset, stored, length in stream.chunks():
+                    if extent.encoding == ZERO:
+                        continue
                     ends[extent.pack] = max(ends.get(extent.pack, 0), offset + stored)
                     if found.hash == self.hash:
                         place = _Place(extent.pack, offset, stored, extent.encoding)
@@ -91,7 +98,7 @@ class TimelineWriter:
             for start in range(0, len(view), CHUNK_BYTES):
                 chunk = view[start : start + CHUNK_BYTES]
                 digest = self._digest(chunk)
-                place = self._places.get((digest, len(chunk)))
+                place = self._place(digest, len(chunk))
                 if place is None:
                     place = self._append(digest, chunk, compress)
                 digests.append(digest)
@@ -108,19 +115,28 @@ class TimelineWriter:
         """
         digests: list[bytes] = []
         extents: list[Extent] = []
+        codec = PayloadCodec(length)
         for digest, size, copy_to in chunks:
-            place = self._places.get((digest, size))
+            place = self._place(digest, size)
             if place is None:
-                digest, place = self._copy(digest, size, copy_to, restless)
+                digest, place = self._copy(digest, size, copy_to, restless, codec)
             digests.append(digest)
             _extend(extents, place, size)
         return Stream(length, b"".join(digests), tuple(extents))
 
     def knows(self, digest: bytes, length: int) -> bool:
         """Whether the chunk is on disk. May be asked by any thread: the answer may be old when it comes."""
-        return (digest, length) in self._places
+        return self._place(digest, length) is not None
 
-    def _copy(self, digest: bytes, size: int, copy_to: CopyTo | None, restless: bool) -> tuple[bytes, _Place]:
+    def _place(self, digest: bytes, length: int) -> _Place | None:
+        """Where the chunk is. Zeros are everywhere: their digest tells them, so nothing has to be read."""
+        if digest == self._zeros.get(length):
+            return _NOWHERE
+        return self._places.get((digest, length))
+
+    def _copy(
+        self, digest: bytes, size: int, copy_to: CopyTo | None, restless: bool, codec: PayloadCodec
+    ) -> tuple[bytes, _Place]:
         if copy_to is None:
             raise TornError("a chunk that was on disk has been deleted since the capture")
         pack = self._open_pack()
@@ -130,9 +146,12 @@ class TimelineWriter:
         if found != digest:
             if not restless:
                 raise TornError("memory changed between its capture and its writing")
-            if place := self._places.get((found, size)):
+            if place := self._place(found, size):
                 return found, place
-        place = _Place(pack.number, pack.added(size), size, RAW)
+        encoding, data = codec.encode(view)
+        if data is not view:
+            view[: len(data)] = data
+        place = _Place(pack.number, pack.added(len(data)), len(data), encoding)
         self._places[found, size] = place
         self._added.append((found, size))
         return found, place
@@ -199,15 +218,14 @@ class TimelineWriter:
 
 
 def _extend(extents: list[Extent], place: _Place, length: int) -> None:
-    """Add a chunk, to the last extent where it follows that in the same pack."""
-    if extents and place.encoding == RAW:
+    """Add a chunk, to the last extent where it goes on there: zeros after zeros, or next in the same pack."""
+    if extents and place.encoding in RUNS:
         last = extents[-1]
-        continues = (last.pack, last.encoding) == (
-            place.pack,
-            RAW,
-        ) and last.offset + last.length == place.offset
-        if continues and last.length % CHUNK_BYTES == 0:
-            grown = last.length + length
-            extents[-1] = Extent(last.pack, last.offset, grown, grown, RAW)
+        alike = (last.pack, last.encoding) == (place.pack, place.encoding)
+        follows = place.encoding == ZERO or last.offset + last.length == place.offset
+        if alike and follows and last.length % CHUNK_BYTES == 0:
+            extents[-1] = Extent(
+                last.pack, last.offset, last.length + length, last.stored + place.stored, last.encoding
+            )
             return
     extents.append(Extent(place.pack, place.offset, length, place.stored, place.encoding))
