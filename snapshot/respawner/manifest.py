@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -51,6 +51,19 @@ class Extent:
         for start in range(0, self.length, CHUNK_BYTES):
             size = min(CHUNK_BYTES, self.length - start)
             yield (0, 0, size) if self.encoding == ZERO else (self.offset + start, size, size)
+
+    def join(self, extents: list[Extent]) -> None:
+        """Put this one chunk behind ``extents``: the last grows where it goes on there, zeros after zeros or
+        next in the same pack."""
+        if extents and self.encoding in RUNS:
+            last = extents[-1]
+            alike = (last.pack, last.encoding) == (self.pack, self.encoding)
+            follows = self.encoding == ZERO or last.offset + last.length == self.offset
+            if alike and follows and last.length % CHUNK_BYTES == 0:
+                length, stored = last.length + self.length, last.stored + self.stored
+                extents[-1] = Extent(last.pack, last.offset, length, stored, last.encoding)
+                return
+        extents.append(self)
 
     def chunk_count(self) -> int:
         return -(-self.length // CHUNK_BYTES) if self.encoding in RUNS else 1
@@ -261,6 +274,17 @@ class Manifest:
             notes=list(data["notes"]),
             labels=list(data["labels"]),
         )
+
+
+def rewritten(content: bytes, change: Callable[[Stream], Stream]) -> bytes:
+    """A manifest's bytes with other streams; keys that this version does not know stay."""
+    data = json.loads(content)
+    for owner in (data, *data["payloads"]):
+        for key in ("skeleton", "regions", "stream"):
+            if key in owner:
+                owner[key] = change(Stream.from_json(owner[key])).to_json()
+    del data["checksum"]
+    return _canonical({**data, "checksum": _checksum(data)})
 
 
 def _canonical(data: dict[str, Any]) -> bytes:

@@ -39,6 +39,8 @@ class Timeline:
     def __init__(self, folder: Path) -> None:
         """Raises `NewerFormatError` or `StoreError` where the folder is not one we may use."""
         self.folder = folder
+        self.facts_cache: dict[int, Any] = {}
+        """Kept by `store.facts`."""
         self.slug = folder.name
         data = check_format(folder / "timeline.json", FORMAT, VERSION)
         self.name: str = data["name"]

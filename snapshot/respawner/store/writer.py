@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TornError
-from ..manifest import CHUNK_BYTES, RAW, RUNS, ZERO, Extent, Manifest, Stream
+from ..manifest import CHUNK_BYTES, RAW, ZERO, Extent, Manifest, Stream
+from .budget import Account
 from .codec import PayloadCodec, encode
+from .compaction import Moves, compact, next_pack_number
 from .digest import ALGORITHMS, PREFERRED
 from .pack import PackWriter
 from .retention import delete_unnamed_packs
@@ -23,6 +25,9 @@ PlannedChunk = tuple[bytes, int, CopyTo | None]
 
 PACK_BYTES = 1 << 30
 """A pack that has grown beyond this is followed by a new one: whole packs are what retention deletes."""
+SMALL_PACK_BYTES = 32 << 20
+"""Before a snapshot begins, a pack larger than this and than a quarter of the state is left: what dies young (the
+head that trains) should not share packs with what lives long."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,9 @@ class _Place:
     offset: int
     stored: int
     encoding: str
+
+    def extent(self, length: int) -> Extent:
+        return Extent(self.pack, self.offset, length, self.stored, self.encoding)
 
 
 _NOWHERE = _Place(0, 0, 0, ZERO)
@@ -48,6 +56,9 @@ class TimelineWriter:
         self._places: dict[tuple[bytes, int], _Place] = {}
         self._added: list[tuple[bytes, int]] = []
         self._pack: PackWriter | None = None
+        self._account = Account(timeline.folder)
+        self._state_bytes = 0
+        """Of the newest snapshot."""
         self._read_manifests()
 
     def _read_manifests(self) -> None:
@@ -60,6 +71,7 @@ class TimelineWriter:
             if isinstance(found, Damage):
                 whole = False
                 continue
+            self._state_bytes = self._state_bytes or found.size_bytes
             for _, stream in found.streams():
                 for digest, extent, offset, stored, length in stream.chunks():
                     if extent.encoding == ZERO:
@@ -102,7 +114,7 @@ class TimelineWriter:
                 if place is None:
                     place = self._append(digest, chunk, compress)
                 digests.append(digest)
-                _extend(extents, place, len(chunk))
+                place.extent(len(chunk)).join(extents)
             total += len(view)
         return Stream(total, b"".join(digests), tuple(extents))
 
@@ -121,7 +133,7 @@ class TimelineWriter:
             if place is None:
                 digest, place = self._copy(digest, size, copy_to, restless, codec)
             digests.append(digest)
-            _extend(extents, place, size)
+            place.extent(size).join(extents)
         return Stream(length, b"".join(digests), tuple(extents))
 
     def knows(self, digest: bytes, length: int) -> bool:
@@ -170,11 +182,13 @@ class TimelineWriter:
         if self._pack is None:
             number = self._committed_pack or 1
             self._pack = PackWriter(self.timeline.packs, number, self.timeline.uuid, self._committed_end)
-        if self._pack.end > PACK_BYTES:
+        most = PACK_BYTES if self._added else min(PACK_BYTES, max(SMALL_PACK_BYTES, self._state_bytes // 4))
+        if self._pack.end > most:
             self._pack.sync()
             full, self._pack = self._pack, None
             full.close()
-            self._pack = PackWriter(self.timeline.packs, full.number + 1, self.timeline.uuid)
+            number = next_pack_number(self.timeline, full.number)
+            self._pack = PackWriter(self.timeline.packs, number, self.timeline.uuid)
         return self._pack
 
     def publish(self, manifest: Manifest) -> None:
@@ -183,7 +197,9 @@ class TimelineWriter:
             self._pack.sync()
         self.timeline.publish(manifest)
         self.next_sequence = manifest.sequence + 1
+        self._account.add(sum(self._places[key].stored for key in self._added))
         self._added.clear()
+        self._state_bytes = manifest.size_bytes
         if self._pack is not None:
             self._committed_pack, self._committed_end = self._pack.number, self._pack.end
 
@@ -206,8 +222,15 @@ class TimelineWriter:
             pack.close()
 
     def drop_unnamed_packs(self) -> None:
-        """Delete packs that no manifest names any more. None of them is mapped: restoring copies."""
+        """Delete packs that no manifest names any more, and empty those that are mostly dead.
+
+        Call it between two snapshots. What a restored kernel has mapped stays with it: packs are unlinked.
+        """
         delete_unnamed_packs(self.timeline, keep=self._committed_pack)
+        moves = compact(self.timeline, keep=self._committed_pack)
+        if moves:
+            self._account.add(sum(p.stored for p in self._places.values() if (p.pack, p.offset) in moves))
+            self._places = {key: _moved(place, moves) for key, place in self._places.items()}
         existing = {int(path.stem) for path in self.timeline.packs.glob("*.pack")}
         self._places = {key: place for key, place in self._places.items() if place.pack in existing}
 
@@ -217,15 +240,6 @@ class TimelineWriter:
             self._pack = None
 
 
-def _extend(extents: list[Extent], place: _Place, length: int) -> None:
-    """Add a chunk, to the last extent where it goes on there: zeros after zeros, or next in the same pack."""
-    if extents and place.encoding in RUNS:
-        last = extents[-1]
-        alike = (last.pack, last.encoding) == (place.pack, place.encoding)
-        follows = place.encoding == ZERO or last.offset + last.length == place.offset
-        if alike and follows and last.length % CHUNK_BYTES == 0:
-            extents[-1] = Extent(
-                last.pack, last.offset, last.length + length, last.stored + place.stored, last.encoding
-            )
-            return
-    extents.append(Extent(place.pack, place.offset, length, place.stored, place.encoding))
+def _moved(place: _Place, moves: Moves) -> _Place:
+    pack, offset = moves.get((place.pack, place.offset), (place.pack, place.offset))
+    return _Place(pack, offset, place.stored, place.encoding)
