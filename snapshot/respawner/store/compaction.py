@@ -11,11 +11,13 @@ At most half of what is freed is copied, so writing grows by no more than that.
 
 from __future__ import annotations
 
+import contextlib
+
 from ..errors import DamagedError
 from ..manifest import Extent, Stream, rewritten
 from .facts import Facts, facts_of
-from .files import write_atomically
-from .pack import ALIGNMENT, PackReader, PackWriter, align
+from .files import remove, write_atomically
+from .pack import ALIGNMENT, PackReader, PackWriter, align, pack_path
 from .retention import size_of
 from .timeline import Timeline
 
@@ -65,7 +67,7 @@ def compact(timeline: Timeline, keep: int, least_bytes: int = LEAST_BYTES) -> Mo
             path = timeline.manifest_path(facts.sequence)
             write_atomically(path, rewritten(path.read_bytes(), lambda stream: _moved(stream, moves)))
     for pack in chosen:
-        (timeline.packs / f"{pack:08d}.pack").unlink(missing_ok=True)
+        remove(pack_path(timeline.packs, pack))
     return moves
 
 
@@ -92,7 +94,8 @@ def _copy(timeline: Timeline, chosen: dict[int, list[tuple[int, int]]], keep: in
         writer.sync()
     except BaseException:
         writer.close()
-        (timeline.packs / f"{number:08d}.pack").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            remove(pack_path(timeline.packs, number))
         raise
     writer.close()
     return moves

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..contract import STORE_ENV
 from ..errors import NewerFormatError, StoreError
-from .files import write_atomically
+from .files import make_folder, write_atomically
 
 FORMAT = "respawner-store"
 VERSION = 1
@@ -31,7 +31,7 @@ def open_store(path: Path, *, create: bool) -> Path:
     if not marker.exists():
         if not create:
             raise StoreError(f"{path} is not a snapshot store: it has no format.json")
-        (path / "timelines").mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path / "timelines")
         write_atomically(marker, json.dumps({"format": FORMAT, "version": VERSION}).encode())
     check_format(marker, FORMAT, VERSION)
     return path

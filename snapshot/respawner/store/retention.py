@@ -24,6 +24,7 @@ from ..contract import (
 )
 from ..errors import StoreError
 from .facts import Facts, facts_of
+from .files import remove
 from .timeline import Timeline
 
 KEEP_LATEST = 20
@@ -153,7 +154,7 @@ def prune(
         kept = within_quota(snapshots, kept, protected(snapshots, pinned), most)
     deleted = [facts.sequence for facts in reversed(snapshots) if facts.sequence not in kept]
     for sequence in deleted:  # oldest first: a kill in between leaves what a smaller number would have left
-        timeline.manifest_path(sequence).unlink(missing_ok=True)
+        remove(timeline.manifest_path(sequence))
     return deleted
 
 
@@ -185,4 +186,4 @@ def delete_unnamed_packs(timeline: Timeline, keep: int | None = None) -> None:
         named.update(extent.pack for extent in facts.extents)
     for path in timeline.packs.glob("*.pack"):
         if path.stem.isdigit() and int(path.stem) not in named:
-            path.unlink(missing_ok=True)
+            remove(path)

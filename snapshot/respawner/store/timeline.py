@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import DamagedError, NoSnapshotError
 from ..manifest import Manifest
-from .files import write_atomically
+from .files import make_folder, remove, write_atomically
 from .layout import check_format, slug_of
 
 FORMAT = "respawner-timeline"
@@ -61,7 +61,7 @@ class Timeline:
             return existing
         folder = store / "timelines" / slug
         for part in ("packs", "manifests", "pins"):
-            (folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(folder / part)
         _write_description(folder, name, secrets.token_bytes(16), None)
         return cls(folder)
 
@@ -137,8 +137,17 @@ class Timeline:
         raise NoSnapshotError(f"{self.name} has {wanted}; `%snapshots` lists what there is")
 
     def publish(self, manifest: Manifest) -> None:
-        """Make the snapshot exist. Its chunks must be durable already."""
-        write_atomically(self.manifest_path(manifest.sequence), manifest.to_bytes())
+        """Make the snapshot exist. Its chunks must be durable already. When it raises, it does not exist.
+
+        Should even the removal fail, the manifest stays: `TimelineWriter.roll_back` then leaves its chunks.
+        """
+        path = self.manifest_path(manifest.sequence)
+        try:
+            write_atomically(path, manifest.to_bytes())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                remove(path)
+            raise
 
     # Markers: small JSON files that outlive the kernel ---------------------------------------------------
 
@@ -156,8 +165,7 @@ class Timeline:
         return data if isinstance(data, dict) else {}
 
     def clear_marker(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            (self.folder / f"{name}.marker").unlink()
+        remove(self.folder / f"{name}.marker")
 
     # Pins: snapshots that retention leaves alone ---------------------------------------------------------
 
@@ -170,7 +178,7 @@ class Timeline:
         return {path.name: path.read_text(errors="replace") for path in paths}
 
     def unpin(self, snapshot_id: str) -> None:
-        (self.folder / "pins" / snapshot_id).unlink(missing_ok=True)
+        remove(self.folder / "pins" / snapshot_id)
 
 
 def is_target(manifest: Manifest) -> bool:

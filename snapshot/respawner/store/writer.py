@@ -211,6 +211,11 @@ class TimelineWriter:
         pack, self._pack = self._pack, None
         if pack is None:
             return
+        if self.timeline.sequences()[:1] == [self.next_sequence]:
+            # Published, but not known to be durable, and not removable: its chunks must stay.
+            pack.close()
+            self._read_manifests()
+            return
         try:
             if pack.number == self._committed_pack:
                 pack.truncate(self._committed_end)
