@@ -42,7 +42,7 @@ def check_format(path: Path, name: str, version: int) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
         found_name, found_version = data["format"], int(data["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read as a {name} file: {error!r}") from error
     if found_name != name:
         raise StoreError(f"{path} is of format {found_name!r}, not {name!r}")

@@ -16,6 +16,7 @@ from .budget import Account
 from .codec import PayloadCodec, encode
 from .compaction import Moves, compact, next_pack_number
 from .digest import ALGORITHMS, PREFERRED
+from .lock import renew_lock
 from .pack import PackWriter
 from .retention import delete_unnamed_packs
 from .timeline import Damage, Timeline
@@ -209,6 +210,11 @@ class TimelineWriter:
             self._places.pop(key, None)
         self._added.clear()
         pack, self._pack = self._pack, None
+        if not (self.timeline.packs.is_dir() and (self.timeline.folder / "manifests").is_dir()):
+            if pack is not None:
+                pack.close()
+            self._begin_anew()
+            return
         if pack is None:
             return
         if self.timeline.sequences()[:1] == [self.next_sequence]:
@@ -225,6 +231,16 @@ class TimelineWriter:
             pass  # the tail is unnamed, and is cut off when the pack is opened next
         finally:
             pack.close()
+
+    def _begin_anew(self) -> None:
+        """The folder was deleted under us: the next snapshot writes everything into a new one.
+
+        Raises `StoreError` where another kernel has made it its own meanwhile.
+        """
+        self.timeline.mend_folder()
+        renew_lock(self.timeline.lock_path)
+        self._places.clear()
+        self._read_manifests()
 
     def drop_unnamed_packs(self) -> None:
         """Delete packs that no manifest names any more, and empty those that are mostly dead.
