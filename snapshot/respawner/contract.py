@@ -30,6 +30,24 @@ BUNDLE_ENV = "RESPAWNER_BUNDLE"
 RUNTIME_ENV = "RESPAWNER_RUNTIME"
 """Folder in which running kernels say how far they are saved; without it one under the temporary folder."""
 
+KEEP_LATEST_ENV = "RESPAWNER_KEEP_LATEST"
+"""How many of a notebook's newest snapshots stay (20)."""
+
+KEEP_HOURLY_ENV = "RESPAWNER_KEEP_HOURLY"
+"""For how many hours the newest snapshot of each hour stays (24)."""
+
+KEEP_DAILY_ENV = "RESPAWNER_KEEP_DAILY"
+"""For how many days the newest snapshot of each day stays (14)."""
+
+TIMELINE_QUOTA_ENV = "RESPAWNER_TIMELINE_QUOTA"
+"""Bytes that one notebook's snapshots may take, as ``50GB``; labelled, pinned and the latest stay regardless."""
+
+STORE_QUOTA_ENV = "RESPAWNER_STORE_QUOTA"
+"""Bytes that the whole store may take (``200GB``)."""
+
+WRITES_ENV = "RESPAWNER_WRITES_PER_DAY"
+"""Bytes that the kernels of a store may write in 24 hours (``2TB``); beyond half of it large states wait."""
+
 # Places inside a container --------------------------------------------------------------------------
 
 BUNDLE_DIR = "/opt/respawner"

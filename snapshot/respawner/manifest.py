@@ -10,23 +10,31 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 from .errors import DamagedError, NewerFormatError
 
 FORMAT = "respawner-manifest"
-VERSION = 1
+VERSION = 2
+"""The newest that is read. A manifest is written with the lowest version that can hold it."""
 CHUNK_BYTES = 256 * 1024
 DIGEST_BYTES = 16
+
+RAW = "raw"
+ZERO = "zero"
+RUNS = (RAW, ZERO)
+"""Encodings whose extents hold many chunks."""
+_IN_VERSION_1 = (RAW, "zlib")
 
 
 @dataclass(frozen=True)
 class Extent:
-    """A run of chunks that lie one after the other in a pack.
+    """A run of chunks that lie one after the other in a pack, or of chunks of zeros that lie nowhere.
 
-    Every chunk of a raw extent but the last is `CHUNK_BYTES` long; an encoded extent is one chunk.
+    Every chunk of a raw or zero extent but the last is `CHUNK_BYTES` long; a compressed extent is one chunk.
     """
 
     pack: int
@@ -37,12 +45,47 @@ class Extent:
 
     def chunks(self) -> Iterator[tuple[int, int, int]]:
         """Yield ``(offset in the pack, stored bytes, bytes)`` for each chunk."""
-        if self.encoding != "raw":
+        if self.encoding not in RUNS:
             yield self.offset, self.stored, self.length
             return
         for start in range(0, self.length, CHUNK_BYTES):
             size = min(CHUNK_BYTES, self.length - start)
-            yield self.offset + start, size, size
+            yield (0, 0, size) if self.encoding == ZERO else (self.offset + start, size, size)
+
+    def join(self, extents: list[Extent]) -> None:
+        """Put this one chunk behind ``extents``: the last grows where it goes on there, zeros after zeros or
+        next in the same pack."""
+        if extents and self.encoding in RUNS:
+            last = extents[-1]
+            alike = (last.pack, last.encoding) == (self.pack, self.encoding)
+            follows = self.encoding == ZERO or last.offset + last.length == self.offset
+            if alike and follows and last.length % CHUNK_BYTES == 0:
+                length, stored = last.length + self.length, last.stored + self.stored
+                extents[-1] = Extent(last.pack, last.offset, length, stored, last.encoding)
+                return
+        extents.append(self)
+
+    def chunk_count(self) -> int:
+        return -(-self.length // CHUNK_BYTES) if self.encoding in RUNS else 1
+
+    @classmethod
+    def from_json(cls, row: list[Any]) -> Extent:
+        """Raises `ValueError` for what no writer makes, before anybody allocates or loops by its numbers."""
+        pack, offset, length, stored, encoding = row
+        numbers = (pack, offset, length, stored)
+        if not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
+            raise ValueError(f"extent {row!r} has numbers that are none")
+        if type(encoding) is not str or length == 0:
+            raise ValueError(f"extent {row!r} is empty or its encoding is no text")
+        if encoding == ZERO:
+            possible = pack == offset == stored == 0
+        elif encoding == RAW:
+            possible = stored == length and pack > 0
+        else:
+            possible = length <= CHUNK_BYTES and 0 < stored <= 2 * CHUNK_BYTES and pack > 0
+        if not possible:
+            raise ValueError(f"extent {row!r} is impossible")
+        return cls(pack, offset, length, stored, encoding)
 
 
 @dataclass(frozen=True)
@@ -73,11 +116,9 @@ class Stream:
         stream = cls(
             length=int(data["bytes"]),
             digests=base64.b64decode(data["digests"], validate=True),
-            extents=tuple(
-                Extent(int(p), int(o), int(n), int(s), str(e)) for p, o, n, s, e in data["extents"]
-            ),
+            extents=tuple(Extent.from_json(row) for row in data["extents"]),
         )
-        chunk_count = sum(1 for extent in stream.extents for _ in extent.chunks())
+        chunk_count = sum(extent.chunk_count() for extent in stream.extents)
         if len(stream.digests) != chunk_count * DIGEST_BYTES:
             raise ValueError(f"{len(stream.digests)} bytes of digests for {chunk_count} chunks")
         if sum(extent.length for extent in stream.extents) != stream.length:
@@ -148,9 +189,15 @@ class Manifest:
         """What the state takes in memory and on disk, chunks shared with other snapshots included."""
         return sum(stream.length for _, stream in self.streams())
 
+    @property
+    def version(self) -> int:
+        """The lowest format version whose readers can read this snapshot."""
+        old = all(e.encoding in _IN_VERSION_1 for _, stream in self.streams() for e in stream.extents)
+        return 1 if old else 2
+
     def to_bytes(self) -> bytes:
         """The file's content, checksum included."""
-        data: dict[str, Any] = {"format": FORMAT, "version": VERSION, "chunk_bytes": CHUNK_BYTES}
+        data: dict[str, Any] = {"format": FORMAT, "version": self.version, "chunk_bytes": CHUNK_BYTES}
         data |= {
             key: getattr(self, key)
             for key in ("id", "sequence", "timeline", "created", "parent", "kind", "state", "cell")
@@ -175,7 +222,7 @@ class Manifest:
             if data["format"] != FORMAT:
                 raise ValueError(f"format is {data['format']!r}, not {FORMAT!r}")
             version = int(data["version"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"{place} is not a manifest: {error!r}") from error
         if version > VERSION:
             raise NewerFormatError(
@@ -187,13 +234,23 @@ class Manifest:
             raise DamagedError(f"{place}: checksum {checksum!r} does not match its content")
         try:
             return cls._from_json(data)
-        except (ValueError, KeyError, TypeError, binascii.Error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, binascii.Error) as error:
             raise DamagedError(f"{place} is malformed: {error!r}") from error
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Manifest:
         if data["chunk_bytes"] != CHUNK_BYTES:
-            raise ValueError(f"chunk_bytes is {data['chunk_bytes']!r}, version 1 has {CHUNK_BYTES}")
+            raise ValueError(f"chunk_bytes is {data['chunk_bytes']!r}, not {CHUNK_BYTES}")
+        for key in ("id", "timeline", "created", "kind", "state", "hash"):
+            if not isinstance(data[key], str):
+                raise ValueError(f"{key} is {data[key]!r}, not a text")
+        datetime.fromisoformat(data["created"])
+        for key, wanted in (("cell", dict), ("versions", dict), ("labels", list), ("notes", list)):
+            if not isinstance(data[key], wanted):
+                raise ValueError(f"{key} is {data[key]!r}")
+        for key in ("labels", "notes", "live"):
+            if not all(isinstance(item, str) for item in data[key]):
+                raise ValueError(f"{key} has what is no text: {data[key]!r}")
         return cls(
             id=data["id"],
             sequence=int(data["sequence"]),
@@ -217,6 +274,17 @@ class Manifest:
             notes=list(data["notes"]),
             labels=list(data["labels"]),
         )
+
+
+def rewritten(content: bytes, change: Callable[[Stream], Stream]) -> bytes:
+    """A manifest's bytes with other streams; keys that this version does not know stay."""
+    data = json.loads(content)
+    for owner in (data, *data["payloads"]):
+        for key in ("skeleton", "regions", "stream"):
+            if key in owner:
+                owner[key] = change(Stream.from_json(owner[key])).to_json()
+    del data["checksum"]
+    return _canonical({**data, "checksum": _checksum(data)})
 
 
 def _canonical(data: dict[str, Any]) -> bytes:

@@ -23,7 +23,7 @@ from .processstate import Baseline
 from .runtime import DIRTY, FAILED, SAVED, StatusFile, runtime_folder
 from .saving.job import Job
 from .saving.saver import Saver
-from .store.retention import KEEP_LATEST
+from .store.retention import prune
 from .store.timeline import Timeline
 from .store.writer import TimelineWriter
 
@@ -210,7 +210,7 @@ class Recorder:
             self.again()
 
     def _prune(self) -> None:
-        if self._writer is not None and self._writer.prune(KEEP_LATEST):
+        if prune(self.timeline) and self._writer is not None:
             self._writer.drop_unnamed_packs()
 
     def _open_writer(self) -> TimelineWriter:

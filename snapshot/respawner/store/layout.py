@@ -11,7 +11,7 @@ from typing import Any
 
 from ..contract import STORE_ENV
 from ..errors import NewerFormatError, StoreError
-from .files import write_atomically
+from .files import make_folder, write_atomically
 
 FORMAT = "respawner-store"
 VERSION = 1
@@ -31,7 +31,7 @@ def open_store(path: Path, *, create: bool) -> Path:
     if not marker.exists():
         if not create:
             raise StoreError(f"{path} is not a snapshot store: it has no format.json")
-        (path / "timelines").mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path / "timelines")
         write_atomically(marker, json.dumps({"format": FORMAT, "version": VERSION}).encode())
     check_format(marker, FORMAT, VERSION)
     return path
@@ -42,7 +42,7 @@ def check_format(path: Path, name: str, version: int) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
         found_name, found_version = data["format"], int(data["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read as a {name} file: {error!r}") from error
     if found_name != name:
         raise StoreError(f"{path} is of format {found_name!r}, not {name!r}")

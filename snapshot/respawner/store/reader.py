@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import DamagedError
-from ..manifest import Manifest, Stream
-from .codec import RAW, decode
+from ..manifest import RAW, ZERO, Manifest, Stream
+from .codec import decode
 from .digest import ALGORITHMS
 from .mapping import can_be_mapped, map_stream, read_ahead
 from .pack import PackReader
@@ -96,6 +96,9 @@ class SnapshotReader:
 
     def _read_chunk(self, chunk: Any, target: memoryview) -> None:
         digest, extent, offset, stored, length = chunk
+        if extent.encoding == ZERO:
+            target[:] = bytes(length)
+            return
         pack = self._pack(extent.pack)
         place = f"chunk at {offset} of {pack.path}"
         if extent.encoding == RAW:

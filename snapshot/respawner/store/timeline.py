@@ -15,13 +15,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..errors import DamagedError, NoSnapshotError
+from ..errors import DamagedError, NewerFormatError, NoSnapshotError, StoreError
 from ..manifest import Manifest
-from .files import write_atomically
+from .files import make_folder, remove, write_atomically
 from .layout import check_format, slug_of
 
 FORMAT = "respawner-timeline"
 VERSION = 1
+_UUID_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class Timeline:
     def __init__(self, folder: Path) -> None:
         """Raises `NewerFormatError` or `StoreError` where the folder is not one we may use."""
         self.folder = folder
+        self.facts_cache: dict[int, Any] = {}
+        """Kept by `store.facts`."""
         self.slug = folder.name
-        data = check_format(folder / "timeline.json", FORMAT, VERSION)
+        data = _describe(folder)
         self.name: str = data["name"]
         self.uuid = bytes.fromhex(data["uuid"])
         self.kernel: str | None = data.get("kernel")
@@ -59,14 +62,29 @@ class Timeline:
             return existing
         folder = store / "timelines" / slug
         for part in ("packs", "manifests", "pins"):
-            (folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(folder / part)
         _write_description(folder, name, secrets.token_bytes(16), None)
         return cls(folder)
 
     @classmethod
     def all_in(cls, store: Path) -> list[Timeline]:
-        """Every timeline of a store, by folder name."""
-        return [cls(path.parent) for path in sorted((store / "timelines").glob("*/timeline.json"))]
+        """Every timeline of a store that can be used, by folder name; `broken_in` has the rest."""
+        found = []
+        for path in sorted((store / "timelines").glob("*/timeline.json")):
+            with contextlib.suppress(StoreError):
+                found.append(cls(path.parent))
+        return found
+
+    @classmethod
+    def broken_in(cls, store: Path) -> dict[str, str]:
+        """Folders of timelines that cannot be used, with the reason."""
+        reasons = {}
+        for path in sorted((store / "timelines").glob("*/timeline.json")):
+            try:
+                cls(path.parent)
+            except StoreError as error:
+                reasons[path.parent.name] = str(error)
+        return reasons
 
     @property
     def packs(self) -> Path:
@@ -81,6 +99,13 @@ class Timeline:
         if kernel != self.kernel:
             self.kernel = kernel
             _write_description(self.folder, self.name, self.uuid, kernel)
+
+    def mend_folder(self) -> None:
+        """Make whatever is missing of the folder: somebody may have deleted it under a running kernel."""
+        for part in ("packs", "manifests", "pins"):
+            make_folder(self.folder / part)
+        if not (self.folder / "timeline.json").exists():
+            _write_description(self.folder, self.name, self.uuid, self.kernel)
 
     # Snapshots ----------------------------------------------------------------------------------------
 
@@ -135,8 +160,17 @@ class Timeline:
         raise NoSnapshotError(f"{self.name} has {wanted}; `%snapshots` lists what there is")
 
     def publish(self, manifest: Manifest) -> None:
-        """Make the snapshot exist. Its chunks must be durable already."""
-        write_atomically(self.manifest_path(manifest.sequence), manifest.to_bytes())
+        """Make the snapshot exist. Its chunks must be durable already. When it raises, it does not exist.
+
+        Should even the removal fail, the manifest stays: `TimelineWriter.roll_back` then leaves its chunks.
+        """
+        path = self.manifest_path(manifest.sequence)
+        try:
+            write_atomically(path, manifest.to_bytes())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                remove(path)
+            raise
 
     # Markers: small JSON files that outlive the kernel ---------------------------------------------------
 
@@ -154,8 +188,7 @@ class Timeline:
         return data if isinstance(data, dict) else {}
 
     def clear_marker(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            (self.folder / f"{name}.marker").unlink()
+        remove(self.folder / f"{name}.marker")
 
     # Pins: snapshots that retention leaves alone ---------------------------------------------------------
 
@@ -168,7 +201,7 @@ class Timeline:
         return {path.name: path.read_text(errors="replace") for path in paths}
 
     def unpin(self, snapshot_id: str) -> None:
-        (self.folder / "pins" / snapshot_id).unlink(missing_ok=True)
+        remove(self.folder / "pins" / snapshot_id)
 
 
 def is_target(manifest: Manifest) -> bool:
@@ -179,6 +212,26 @@ def is_target(manifest: Manifest) -> bool:
 def new_id() -> str:
     """A snapshot's id: its time in UTC and some chance, so that ids sort by age."""
     return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S") + "-" + secrets.token_hex(3)
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    """What ``timeline.json`` says. Where that is damaged the newest manifest says whose the folder is: a torn
+    description must not cost the states. It is written anew by the next kernel (`Timeline.belongs_to`)."""
+    path = folder / "timeline.json"
+    try:
+        data = check_format(path, FORMAT, VERSION)
+        named = isinstance(data["name"], str) and isinstance(data.get("kernel"), str | None)
+        if not named or len(bytes.fromhex(data["uuid"])) != _UUID_BYTES:
+            raise StoreError(f"{path} names no notebook or no uuid")
+    except NewerFormatError:
+        raise
+    except (StoreError, ValueError, KeyError, TypeError) as error:
+        for manifest in sorted((folder / "manifests").glob("*.json"), reverse=True):
+            with contextlib.suppress(DamagedError, OSError):
+                name = Manifest.from_bytes(manifest.read_bytes(), str(manifest)).timeline
+                return {"name": name, "uuid": secrets.token_hex(_UUID_BYTES), "kernel": None}
+        raise StoreError(f"{path} is damaged, and no manifest beside it is whole: {error}") from error
+    return data
 
 
 def _write_description(folder: Path, name: str, uuid: bytes, kernel: str | None) -> None:

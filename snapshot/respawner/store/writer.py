@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TornError
-from ..manifest import CHUNK_BYTES, Extent, Manifest, Stream
-from .codec import RAW, encode
+from ..manifest import CHUNK_BYTES, RAW, ZERO, Extent, Manifest, Stream
+from .budget import Account
+from .codec import PayloadCodec, encode
+from .compaction import Moves, compact, next_pack_number
 from .digest import ALGORITHMS, PREFERRED
+from .lock import renew_lock
 from .pack import PackWriter
-from .retention import Kept, delete_packs_unnamed_by, prune_known
+from .retention import delete_unnamed_packs
 from .timeline import Damage, Timeline
 
 CopyTo = Callable[[int], None]
@@ -23,6 +26,9 @@ PlannedChunk = tuple[bytes, int, CopyTo | None]
 
 PACK_BYTES = 1 << 30
 """A pack that has grown beyond this is followed by a new one: whole packs are what retention deletes."""
+SMALL_PACK_BYTES = 32 << 20
+"""Before a snapshot begins, a pack larger than this and than a quarter of the state is left: what dies young (the
+head that trains) should not share packs with what lives long."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,12 @@ class _Place:
     stored: int
     encoding: str
 
+    def extent(self, length: int) -> Extent:
+        return Extent(self.pack, self.offset, length, self.stored, self.encoding)
+
+
+_NOWHERE = _Place(0, 0, 0, ZERO)
+
 
 class TimelineWriter:
     """The one writer of a timeline, for as long as its lock is held."""
@@ -40,11 +52,15 @@ class TimelineWriter:
         self.timeline = timeline
         self.hash = PREFERRED
         self._digest = ALGORITHMS[PREFERRED]
+        self._zeros = {CHUNK_BYTES: self._digest(bytes(CHUNK_BYTES))}
+        """Digests of chunks that are all zero, by their length: the whole ones, which are what counts."""
         self._places: dict[tuple[bytes, int], _Place] = {}
         self._added: list[tuple[bytes, int]] = []
         self._pack: PackWriter | None = None
-        self._snapshots: dict[int, Kept] = {}
         self._streams: dict[bytes, Stream] = {}
+        self._account = Account(timeline.folder)
+        self._state_bytes = 0
+        """Of the newest snapshot."""
         self._read_manifests()
 
     def _read_manifests(self) -> None:
@@ -54,12 +70,14 @@ class TimelineWriter:
         ends: dict[int, int] = {}
         whole = True
         for found in self.timeline.snapshots():
-            self._snapshots[found.sequence] = Kept.of(found)
             if isinstance(found, Damage):
                 whole = False
                 continue
+            self._state_bytes = self._state_bytes or found.size_bytes
             for _, stream in found.streams():
                 for digest, extent, offset, stored, length in stream.chunks():
+                    if extent.encoding == ZERO:
+                        continue
                     ends[extent.pack] = max(ends.get(extent.pack, 0), offset + stored)
                     if found.hash == self.hash:
                         place = _Place(extent.pack, offset, stored, extent.encoding)
@@ -95,11 +113,11 @@ class TimelineWriter:
             for start in range(0, len(view), CHUNK_BYTES):
                 chunk = view[start : start + CHUNK_BYTES]
                 digest = self._digest(chunk)
-                place = self._places.get((digest, len(chunk)))
+                place = self._place(digest, len(chunk))
                 if place is None:
                     place = self._append(digest, chunk, compress)
                 digests.append(digest)
-                _extend(extents, place, len(chunk))
+                place.extent(len(chunk)).join(extents)
             total += len(view)
         return Stream(total, b"".join(digests), tuple(extents))
 
@@ -112,12 +130,13 @@ class TimelineWriter:
         """
         digests: list[bytes] = []
         extents: list[Extent] = []
+        codec = PayloadCodec(length)
         for digest, size, copy_to in chunks:
-            place = self._places.get((digest, size))
+            place = self._place(digest, size)
             if place is None:
-                digest, place = self._copy(digest, size, copy_to, restless)
+                digest, place = self._copy(digest, size, copy_to, restless, codec)
             digests.append(digest)
-            _extend(extents, place, size)
+            place.extent(size).join(extents)
         return Stream(length, b"".join(digests), tuple(extents))
 
     def whole_stream(self, digests: bytes, length: int) -> Stream | None:
@@ -127,9 +146,17 @@ class TimelineWriter:
 
     def knows(self, digest: bytes, length: int) -> bool:
         """Whether the chunk is on disk. May be asked by any thread: the answer may be old when it comes."""
-        return (digest, length) in self._places
+        return self._place(digest, length) is not None
 
-    def _copy(self, digest: bytes, size: int, copy_to: CopyTo | None, restless: bool) -> tuple[bytes, _Place]:
+    def _place(self, digest: bytes, length: int) -> _Place | None:
+        """Where the chunk is. Zeros are everywhere: their digest tells them, so nothing has to be read."""
+        if digest == self._zeros.get(length):
+            return _NOWHERE
+        return self._places.get((digest, length))
+
+    def _copy(
+        self, digest: bytes, size: int, copy_to: CopyTo | None, restless: bool, codec: PayloadCodec
+    ) -> tuple[bytes, _Place]:
         if copy_to is None:
             raise TornError("a chunk that was on disk has been deleted since the capture")
         pack = self._open_pack()
@@ -139,9 +166,12 @@ class TimelineWriter:
         if found != digest:
             if not restless:
                 raise TornError("memory changed between its capture and its writing")
-            if place := self._places.get((found, size)):
+            if place := self._place(found, size):
                 return found, place
-        place = _Place(pack.number, pack.added(size), size, RAW)
+        encoding, data = codec.encode(view)
+        if data is not view:
+            view[: len(data)] = data
+        place = _Place(pack.number, pack.added(len(data)), len(data), encoding)
         self._places[found, size] = place
         self._added.append((found, size))
         return found, place
@@ -160,11 +190,13 @@ class TimelineWriter:
         if self._pack is None:
             number = self._committed_pack or 1
             self._pack = PackWriter(self.timeline.packs, number, self.timeline.uuid, self._committed_end)
-        if self._pack.end > PACK_BYTES:
+        most = PACK_BYTES if self._added else min(PACK_BYTES, max(SMALL_PACK_BYTES, self._state_bytes // 4))
+        if self._pack.end > most:
             self._pack.sync()
             full, self._pack = self._pack, None
             full.close()
-            self._pack = PackWriter(self.timeline.packs, full.number + 1, self.timeline.uuid)
+            number = next_pack_number(self.timeline, full.number)
+            self._pack = PackWriter(self.timeline.packs, number, self.timeline.uuid)
         return self._pack
 
     def publish(self, manifest: Manifest) -> None:
@@ -172,10 +204,11 @@ class TimelineWriter:
         if self._pack is not None:
             self._pack.sync()
         self.timeline.publish(manifest)
-        self._snapshots[manifest.sequence] = Kept.of(manifest)
         self._streams = {payload.stream.digests: payload.stream for payload in manifest.payloads}
         self.next_sequence = manifest.sequence + 1
+        self._account.add(sum(self._places[key].stored for key in self._added))
         self._added.clear()
+        self._state_bytes = manifest.size_bytes
         if self._pack is not None:
             self._committed_pack, self._committed_end = self._pack.number, self._pack.end
 
@@ -185,7 +218,17 @@ class TimelineWriter:
             self._places.pop(key, None)
         self._added.clear()
         pack, self._pack = self._pack, None
+        if not (self.timeline.packs.is_dir() and (self.timeline.folder / "manifests").is_dir()):
+            if pack is not None:
+                pack.close()
+            self._begin_anew()
+            return
         if pack is None:
+            return
+        if self.timeline.sequences()[:1] == [self.next_sequence]:
+            # Published, but not known to be durable, and not removable: its chunks must stay.
+            pack.close()
+            self._read_manifests()
             return
         try:
             if pack.number == self._committed_pack:
@@ -197,23 +240,32 @@ class TimelineWriter:
         finally:
             pack.close()
 
-    def prune(self, keep_latest: int) -> list[int]:
-        """Delete what retention does not keep, by what is known of this timeline; returns the numbers."""
-        deleted = prune_known(self.timeline, self._newest_first(), keep_latest)
-        for sequence in deleted:
-            del self._snapshots[sequence]
-        return deleted
+    def _begin_anew(self) -> None:
+        """The folder was deleted under us: the next snapshot writes everything into a new one.
+
+        Raises `StoreError` where another kernel has made it its own meanwhile.
+        """
+        self.timeline.mend_folder()
+        renew_lock(self.timeline.lock_path)
+        self._places.clear()
+        self._streams.clear()
+        self._read_manifests()
 
     def drop_unnamed_packs(self) -> None:
-        """Delete packs that no manifest names any more."""
-        delete_packs_unnamed_by(self.timeline, self._newest_first(), keep=self._committed_pack)
+        """Delete packs that no manifest names any more, and empty those that are mostly dead.
+
+        Call it between two snapshots. What a restored kernel has mapped stays with it: packs are unlinked.
+        """
+        delete_unnamed_packs(self.timeline, keep=self._committed_pack)
+        moves = compact(self.timeline, keep=self._committed_pack)
+        if moves:
+            self._streams.clear()  # they say where the chunks were
+            self._account.add(sum(p.stored for p in self._places.values() if (p.pack, p.offset) in moves))
+            self._places = {key: _moved(place, moves) for key, place in self._places.items()}
         existing = {int(path.stem) for path in self.timeline.packs.glob("*.pack")}
         gone = [key for key, place in self._places.items() if place.pack not in existing]
         for key in gone:
             del self._places[key]
-
-    def _newest_first(self) -> list[Kept]:
-        return [self._snapshots[sequence] for sequence in sorted(self._snapshots, reverse=True)]
 
     def close(self) -> None:
         if self._pack is not None:
@@ -221,16 +273,6 @@ class TimelineWriter:
             self._pack = None
 
 
-def _extend(extents: list[Extent], place: _Place, length: int) -> None:
-    """Add a chunk, to the last extent where it follows that in the same pack."""
-    if extents and place.encoding == RAW:
-        last = extents[-1]
-        continues = (last.pack, last.encoding) == (
-            place.pack,
-            RAW,
-        ) and last.offset + last.length == place.offset
-        if continues and last.length % CHUNK_BYTES == 0:
-            grown = last.length + length
-            extents[-1] = Extent(last.pack, last.offset, grown, grown, RAW)
-            return
-    extents.append(Extent(place.pack, place.offset, length, place.stored, place.encoding))
+def _moved(place: _Place, moves: Moves) -> _Place:
+    pack, offset = moves.get((place.pack, place.offset), (place.pack, place.offset))
+    return _Place(pack, offset, place.stored, place.encoding)
