@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 from . import reports
@@ -29,7 +30,19 @@ from .manifest import Manifest
 from .namespace import user_names
 from .recorder import Recorder, explain
 from .restoring import Loaded, load, load_latest, put
+from .store.timeline import Timeline
 from .unsaved import note_of_unsaved, tell_running
+from .verification import Verification
+
+
+@dataclass
+class _Watched:
+    """A restored state that is still being verified; ``before`` bounds what it falls back to."""
+
+    snapshot: str
+    verification: Verification
+    timeline: Timeline
+    before: int
 
 
 class Engine:
@@ -42,6 +55,7 @@ class Engine:
         self.started = False
         self.report: dict[str, Any] = reports.nothing_report("no cell has run yet")
         self._loaded_late = False
+        self._watched: _Watched | None = None
         self._claim = claim
         self._guard = Guard(claim.timeline, policy)
         self.recorder = Recorder(shell, claim.timeline, self._guard.state_is_saved)
@@ -60,6 +74,7 @@ class Engine:
     def cell_begins(self, first_line: str) -> None:
         if not self.started:
             self.recorder.guarded(self.start)
+        self.recorder.guarded(self._fall_back_from_damage)
         # Whether execution_count is this cell's number already depends on IPython's version.
         number = len(self.shell.history_manager.input_hist_raw)
         self.recorder.guarded(tell_running, self.timeline, number, first_line)
@@ -133,6 +148,7 @@ class Engine:
             found = load_latest(self.shell, self._claim.source)
             if isinstance(found, Loaded):
                 self._put(found, "start")
+                self._watch(found, self._claim.source, before=found.manifest.sequence)
         except Exception as error:
             self._guard.begin_clean(head, "could not be restored")
             self.report = reports.nothing_report(f"the last state could not be restored: {explain(error)}")
@@ -152,6 +168,37 @@ class Engine:
         self.recorder.parent = loaded.manifest.id
         self.report = reports.restored_report(loaded, overwritten, how)
 
+    def _watch(self, loaded: Loaded, timeline: Timeline, before: int) -> None:
+        """Nothing is published that goes on from ``loaded`` before all of that has been verified."""
+        verification = loaded.verification
+        self._watched = _Watched(loaded.manifest.id, verification, timeline, before)
+        self.recorder.hold(verification.wait_until_good)
+
+    def _fall_back_from_damage(self) -> None:
+        """Where the restored state turned out to be damaged, go to the newest one before it that is whole."""
+        watched = self._watched
+        if watched is None or not watched.verification.damage:
+            return
+        self._watched = None
+        watched.verification.stop()
+        self.recorder.flush()  # what was captured of the damaged state fails at the gate, and is gone
+        self.recorder.distrust()
+        found = load_latest(self.shell, watched.timeline, watched.before, eager=True)
+        self.recorder.hold(None)
+        names = dict.fromkeys(name for damage in watched.verification.damage for name in damage.names)
+        what = f"snapshot {watched.snapshot} is damaged on disk (variables: {', '.join(names)})"
+        if isinstance(found, Loaded):
+            self._put(found, "in place")
+            self.report["notes"][:0] = [
+                f"{what}; this is the newest state before it, and nothing that ran since the restore is in it",
+                f"`%restore --salvage {watched.snapshot}` brings back what of it is whole",
+            ]
+        else:
+            self.report = reports.nothing_report(
+                f"{what}, and there is no older one that is whole: make these variables again"
+            )
+        reports.show(self.report)
+
     # Calls of the user ---------------------------------------------------------------------------------
 
     def save(self, label: str | None = None, kind: str = "manual") -> Manifest:
@@ -159,8 +206,11 @@ class Engine:
         moment = Moment(self.shell.execution_count, kind, labels=[label] if label else [])
         return self.recorder.save(moment)
 
-    def restore(self, id_or_label: str | None = None) -> dict[str, Any]:
-        """Replace the namespace by a snapshot's. The state before is saved first, so this can be undone."""
+    def restore(self, id_or_label: str | None = None, *, salvage: bool = False) -> dict[str, Any]:
+        """Replace the namespace by a snapshot's. The state before is saved first, so this can be undone.
+
+        With ``salvage`` a damaged snapshot is taken as well, with placeholders for what is damaged.
+        """
         timeline = self.timeline
         try:
             wanted = timeline.find_snapshot(id_or_label)
@@ -170,11 +220,12 @@ class Engine:
         self.started = True
         undo = self.save(kind="undo")
         try:
-            loaded = load(self.shell, timeline, wanted)
+            loaded = load(self.shell, timeline, wanted, salvage=salvage)
         except DamagedError:
             self.recorder.distrust()
             raise
         self._put(loaded, "in place")
+        self._watch(loaded, self.timeline, before=undo.sequence + 1)
         self.report["notes"].append(f"`%restore {undo.id}` undoes this")
         return self.report
 
@@ -194,5 +245,13 @@ class Engine:
             "folder": str(self.timeline.folder),
             "note": self._claim.note,
             "variables": len(user_names(self.shell, self.recorder.excluded)),
+            "verifying_bytes": self._verifying_bytes(),
             **self.recorder.status(),
         }
+
+    def _verifying_bytes(self) -> int:
+        """How much of the restored state nobody has checked yet."""
+        if self._watched is None or self._watched.verification.done.is_set():
+            return 0
+        checked, total = self._watched.verification.progress()
+        return total - checked

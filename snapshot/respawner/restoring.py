@@ -2,7 +2,8 @@
 
 `load` makes every object and changes nothing of the namespace; only when all of it is there does `put` go
 over it. So a damaged snapshot costs time, not state. A snapshot is believed as a whole or not at all:
-`load_latest` falls back to the one before.
+`load_latest` falls back to the one before. Large memory is mapped and checked in the background
+(`Loaded.verification`); where that finds damage, whoever put the state there falls back later.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from .pickling.unpickler import FastUnpickler, PatientUnpickler
 from .processstate import put_random_state, put_surroundings
 from .store.reader import SnapshotReader
 from .store.timeline import Damage, Timeline, is_target
+from .verification import Verification
+
+_MAPPED_FROM_BYTES = 32 << 20
+"""Smaller states are read and verified at once, which takes some 20 ms: damage shows before anything runs."""
 
 
 @dataclass
@@ -34,14 +39,17 @@ class Loaded:
     excluded: list[str]
     lost: list[Placeholder]
     notes: list[str]
+    verification: Verification
     damaged: list[Damage] = field(default_factory=list)
     seconds: float = 0.0
 
 
-def load_latest(shell: Any, timeline: Timeline, before: int | None = None) -> Loaded | list[Damage]:
+def load_latest(
+    shell: Any, timeline: Timeline, before: int | None = None, *, eager: bool = False
+) -> Loaded | list[Damage]:
     """The newest state that is whole, or the damages found where there is none.
 
-    ``before`` leaves out snapshots from that sequence number on.
+    ``before`` leaves out snapshots from that sequence number on. ``eager`` is as for `load`.
     """
     damaged: list[Damage] = []
     for found in timeline.snapshots():
@@ -53,7 +61,7 @@ def load_latest(shell: Any, timeline: Timeline, before: int | None = None) -> Lo
         if not is_target(found):
             continue
         try:
-            loaded = load(shell, timeline, found)
+            loaded = load(shell, timeline, found, eager=eager)
         except DamagedError as error:
             damaged.append(Damage(found.sequence, timeline.manifest_path(found.sequence), str(error)))
             continue
@@ -62,29 +70,44 @@ def load_latest(shell: Any, timeline: Timeline, before: int | None = None) -> Lo
     return damaged
 
 
-def load(shell: Any, timeline: Timeline, manifest: Manifest) -> Loaded:
+def load(
+    shell: Any, timeline: Timeline, manifest: Manifest, *, eager: bool = False, salvage: bool = False
+) -> Loaded:
     """Make the objects of one snapshot. Raises `DamagedError` where its bytes are not right.
+
+    What is mapped is not among those bytes: its `Loaded.verification` has begun when this returns. With
+    ``eager`` nothing is mapped and everything is verified before. With ``salvage`` as well, and damaged
+    arrays and tensors become placeholders, listed in `Loaded.lost`; a damaged skeleton is not salvaged.
 
     Sets the process's surroundings (``sys.path``, environment, working folder) on the way, because modules
     are looked up while objects are made.
     """
     started = time.perf_counter()
-    with SnapshotReader(timeline, manifest) as reader:
-        memory = Memory(reader)
-        with memory.in_use():
-            try:
-                loaded = _unpickle(FastUnpickler, shell, reader)
-            except (StoreError, MemoryError):
-                raise
-            except Exception:
-                # An object's own code failed: once more, slowly, and without that object. The memory is
-                # read again as well, because the first try may have changed it.
-                with Memory(reader).in_use():
-                    loaded = _unpickle(PatientUnpickler, shell, reader)
-        if not reader.verified:
-            loaded.notes.append(f"not verified: its hash {manifest.hash} is not installed here")
+    eager = eager or manifest.size_bytes < _MAPPED_FROM_BYTES
+    reader = SnapshotReader(timeline, manifest)
+    try:
+        loaded = _make_objects(shell, reader, eager, salvage)
+    except BaseException:
+        reader.close()
+        raise
+    if not reader.verified:
+        loaded.notes.append(f"not verified: its hash {manifest.hash} is not installed here")
     loaded.seconds = time.perf_counter() - started
+    loaded.verification.start()
     return loaded
+
+
+def _make_objects(shell: Any, reader: SnapshotReader, eager: bool, salvage: bool) -> Loaded:
+    if not salvage:
+        try:
+            return _unpickle(FastUnpickler, shell, reader, Memory(reader, eager=eager))
+        except (StoreError, MemoryError):
+            raise
+        except Exception:  # noqa: S110
+            # An object's own code failed: once more, slowly, and without that object. The memory is made
+            # again as well, because the first try may have changed it.
+            pass
+    return _unpickle(PatientUnpickler, shell, reader, Memory(reader, eager=eager, salvage=salvage))
 
 
 def put(shell: Any, loaded: Loaded, *, replace: bool, with_history: bool) -> list[str]:
@@ -96,10 +119,11 @@ def put(shell: Any, loaded: Loaded, *, replace: bool, with_history: bool) -> lis
     return overwritten
 
 
-def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader) -> Loaded:
+def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: Memory) -> Loaded:
     manifest = reader.manifest
-    with reader.open(manifest.skeleton) as file:
+    with memory.in_use(), reader.open(manifest.skeleton) as file:
         unpickler = unpickler_class(file, live_objects(shell, manifest.live))
+        unpickler.variable_made = memory.reached_by
         prelude = unpickler.load()
         notes = put_surroundings(prelude)
         body = unpickler.load()
@@ -111,4 +135,5 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader) -> Loade
         excluded=prelude["excluded"],
         lost=unpickler.failures,
         notes=notes,
+        verification=Verification(reader, memory.mapped),
     )

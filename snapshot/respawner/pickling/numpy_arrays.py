@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..store.mapping import MappedMemory
 from . import memory
 from .regions import RegionTable
 
@@ -24,7 +25,7 @@ def reduce_array(array: Any, regions: RegionTable, storage_of: Any) -> Any:
     base = array.base
     if isinstance(base, memoryview) and isinstance(base.obj, bytes | bytearray):
         base = base.obj
-    if base is None:
+    if base is None or type(base) is MappedMemory:
         return _reduce_owner(array, regions)
     if type(base) is np.ndarray:
         if _flat(base) is not None:

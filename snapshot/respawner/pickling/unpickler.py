@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pickle
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from ..errors import StoreError
@@ -26,6 +27,7 @@ class _Finding:
     def _start(self) -> None:
         self.failures: list[Placeholder] = []
         self._unnamed: list[Placeholder] = []
+        self.variable_made: Callable[[str], object] = lambda name: None
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -51,6 +53,7 @@ class _Finding:
         for placeholder in self._unnamed:
             placeholder.__dict__["respawner_path"] = name
         self._unnamed.clear()
+        self.variable_made(name)
         return name, value
 
 

@@ -154,6 +154,15 @@ class PackReader:
         if own_number != number:
             raise DamagedError(f"{self.path} says that it is pack {own_number}")
 
+    def check_length(self, end: int) -> None:
+        """Raise `DamagedError` where the pack ends before ``end``: touching a mapping of it would kill us."""
+        size = os.fstat(self._fd).st_size
+        if size < end:
+            raise DamagedError(f"{self.path} ends at {size}, {end - size} bytes too early")
+
+    def fileno(self) -> int:
+        return self._fd
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset``, or raise `DamagedError` where the pack ends before."""
         done = 0

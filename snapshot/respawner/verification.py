@@ -1,0 +1,127 @@
+"""Checks in the background what a restore has mapped and nobody has read yet.
+
+Reading it through the page cache is the read-ahead as well: while the user types the next cell, the state
+comes into memory. Until `Verification.done` is set no snapshot that goes on from this one counts as good.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .manifest import Payload
+from .store.mapping import MappedMemory
+from .store.reader import SnapshotReader
+from .store.unwritten import forget
+
+_LOG = logging.getLogger("respawner")
+
+
+@dataclass
+class Mapped:
+    """A payload that was mapped, and the variables that its memory was reached through first."""
+
+    payload: Payload
+    forget: Callable[[], None]
+    names: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, payload: Payload, memory: MappedMemory) -> Mapped:
+        """Does not keep ``memory`` alive: what the user deletes must go."""
+        reference = weakref.ref(memory)
+
+        def forget_it() -> None:
+            if (living := reference()) is not None:
+                forget(living)
+
+        return cls(payload, forget_it)
+
+
+@dataclass(frozen=True)
+class PayloadDamage:
+    """``names``: variables that reach the damaged memory; others may share it."""
+
+    payload: int
+    about: str
+    names: tuple[str, ...]
+    reason: str
+
+
+class Verification:
+    """Owns ``reader`` (its open packs outlive their deletion) and closes it at the end.
+
+    ``done`` is set when everything has been checked, or after `stop`. ``damage`` grows before that.
+    """
+
+    def __init__(self, reader: SnapshotReader, mapped: list[Mapped]) -> None:
+        self.done = threading.Event()
+        self.damage: list[PayloadDamage] = []
+        self._reader = reader
+        # In the order in which they lie on the disk.
+        self._mapped = sorted(mapped, key=_place)
+        self._total = sum(item.payload.stream.length for item in mapped)
+        self._checked = 0
+        self._stopped = False
+
+    def start(self) -> None:
+        if not self._mapped or not self._reader.verified:
+            self._end()
+            return
+        threading.Thread(target=self._run, name="respawner-verify", daemon=True).start()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether everything has been checked within ``timeout`` seconds."""
+        return self.done.wait(timeout)
+
+    @property
+    def good(self) -> bool:
+        """Whether everything has been checked, and is as it was written."""
+        return self.done.is_set() and not self._stopped and not self.damage
+
+    def wait_until_good(self) -> bool:
+        """`good`, once the check has ended: the gate before the publishing of a successor."""
+        self.done.wait()
+        return self.good
+
+    def progress(self) -> tuple[int, int]:
+        """Bytes checked, and bytes to check."""
+        return self._checked, self._total
+
+    def stop(self) -> None:
+        """The state is given up: end soon. It never becomes `good`."""
+        self._stopped = True
+
+    def _run(self) -> None:
+        try:
+            for item in self._mapped:
+                if self._stopped:
+                    break
+                self._check(item)
+        finally:
+            self._end()
+
+    def _check(self, item: Mapped) -> None:
+        payload = item.payload
+        try:
+            reason = self._reader.damage_in(payload.stream, self._advance)
+        except Exception as error:  # what cannot be checked is not believed
+            _LOG.debug("respawner: payload %s cannot be checked", payload.id, exc_info=True)
+            reason = f"it cannot be checked: {error!r}"
+        if reason is not None:
+            item.forget()
+            self.damage.append(PayloadDamage(payload.id, payload.about, tuple(item.names), reason))
+
+    def _advance(self, count: int) -> None:
+        self._checked += count
+
+    def _end(self) -> None:
+        self._reader.close()
+        self.done.set()
+
+
+def _place(item: Mapped) -> tuple[int, int]:
+    first = item.payload.stream.extents[0]
+    return first.pack, first.offset
