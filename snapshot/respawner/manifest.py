@@ -35,6 +35,10 @@ class Extent:
     stored: int
     encoding: str
 
+    @property
+    def chunk_count(self) -> int:
+        return -(-self.length // CHUNK_BYTES) if self.encoding == "raw" else 1
+
     def chunks(self) -> Iterator[tuple[int, int, int]]:
         """Yield ``(offset in the pack, stored bytes, bytes)`` for each chunk."""
         if self.encoding != "raw":
@@ -77,7 +81,7 @@ class Stream:
                 Extent(int(p), int(o), int(n), int(s), str(e)) for p, o, n, s, e in data["extents"]
             ),
         )
-        chunk_count = sum(1 for extent in stream.extents for _ in extent.chunks())
+        chunk_count = sum(extent.chunk_count for extent in stream.extents)
         if len(stream.digests) != chunk_count * DIGEST_BYTES:
             raise ValueError(f"{len(stream.digests)} bytes of digests for {chunk_count} chunks")
         if sum(extent.length for extent in stream.extents) != stream.length:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .manifest import Payload
@@ -20,24 +20,21 @@ from .store.unwritten import forget
 _LOG = logging.getLogger("respawner")
 
 
+_DELAY_SECONDS = 0.1
+"""The first cell gets the disk to itself for so long: most only look at a few elements."""
+_EDGE_BYTES = 64 * 1024
+
+
 @dataclass
 class Mapped:
-    """A payload that was mapped, and the variables that its memory was reached through first."""
+    """A payload that was mapped, and the variables that its memory was reached through first.
+
+    Does not keep the memory alive: what the user deletes must go.
+    """
 
     payload: Payload
-    forget: Callable[[], None]
+    memory: weakref.ref[MappedMemory]
     names: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, payload: Payload, memory: MappedMemory) -> Mapped:
-        """Does not keep ``memory`` alive: what the user deletes must go."""
-        reference = weakref.ref(memory)
-
-        def forget_it() -> None:
-            if (living := reference()) is not None:
-                forget(living)
-
-        return cls(payload, forget_it)
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,10 @@ class Verification:
         if not self._mapped or not self._reader.verified:
             self._end()
             return
+        for item in self._mapped:
+            # Until it has been read: reading around a touched page would make one touch wait for megabytes.
+            if (memory := item.memory()) is not None:
+                memory.expect_random_access(True)
         threading.Thread(target=self._run, name="respawner-verify", daemon=True).start()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -96,12 +97,21 @@ class Verification:
 
     def _run(self) -> None:
         try:
+            self._prefetch_edges()
+            time.sleep(_DELAY_SECONDS)
             for item in self._mapped:
                 if self._stopped:
                     break
                 self._check(item)
         finally:
             self._end()
+
+    def _prefetch_edges(self) -> None:
+        """The first and the last elements are what a cell touches that only looks (``t[0]``, ``repr``)."""
+        for item in self._mapped:
+            stream = item.payload.stream
+            self._reader.read_ahead(stream, 0, _EDGE_BYTES)
+            self._reader.read_ahead(stream, stream.length - _EDGE_BYTES, stream.length)
 
     def _check(self, item: Mapped) -> None:
         payload = item.payload
@@ -110,8 +120,12 @@ class Verification:
         except Exception as error:  # what cannot be checked is not believed
             _LOG.debug("respawner: payload %s cannot be checked", payload.id, exc_info=True)
             reason = f"it cannot be checked: {error!r}"
+        memory = item.memory()
+        if memory is not None:
+            memory.expect_random_access(False)
         if reason is not None:
-            item.forget()
+            if memory is not None:
+                forget(memory)
             self.damage.append(PayloadDamage(payload.id, payload.about, tuple(item.names), reason))
 
     def _advance(self, count: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -162,7 +163,7 @@ class Memory:
             block = self._reader.map(payload.stream)
             if block is not None:
                 self._blocks[union] = block
-                self.mapped.append(Mapped.of(payload, block))
+                self.mapped.append(Mapped(payload, weakref.ref(block)))
                 self._unnamed.append(self.mapped[-1])
         return self._blocks.get(union)
 

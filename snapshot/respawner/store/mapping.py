@@ -11,6 +11,7 @@ What lies in `MappedMemory` cannot be resized in place: ``tensor.resize_`` and `
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -86,6 +87,11 @@ class MappedMemory(mmap.mmap):
             raise OSError(error, f"{length} bytes at {offset} cannot be mapped: {os.strerror(error)}")
         self.pieces += 1
         _pieces += 1
+
+    def expect_random_access(self, expected: bool) -> None:
+        """Whether touching a page reads only that one from the disk, or what lies around it as well."""
+        with contextlib.suppress(OSError):
+            self.madvise(mmap.MADV_RANDOM if expected else mmap.MADV_NORMAL)
 
     def __del__(self) -> None:
         global _pieces

@@ -163,6 +163,10 @@ class PackReader:
     def fileno(self) -> int:
         return self._fd
 
+    def read_ahead(self, offset: int, length: int) -> None:
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset``, or raise `DamagedError` where the pack ends before."""
         done = 0

@@ -97,7 +97,8 @@ class SnapshotReader:
             memory = self._laid_out(stream)
         except (OSError, ValueError):  # no room for it, or a file system that cannot map
             return None
-        self._read_encoded(stream, memoryview(memory))
+        if any(extent.encoding != RAW for extent in stream.extents):
+            self._read_encoded(stream, memoryview(memory))
         if self._digest is not None and self._tells_writes:
             remember(memory, stream, self.manifest.hash)
         return memory
@@ -139,6 +140,15 @@ class SnapshotReader:
             if progress is not None:
                 progress(chunk[-1])
         return None
+
+    def read_ahead(self, stream: Stream, start: int, end: int) -> None:
+        """Have the kernel read those bytes of the stream into its page cache, without waiting for it."""
+        position = 0
+        for extent in stream.extents:
+            first, last = max(start, position), min(end, position + extent.length)
+            if extent.encoding == RAW and first < last:
+                self._pack(extent.pack).read_ahead(extent.offset + first - position, last - first)
+            position += extent.length
 
     def verify(self) -> None:
         """Read everything once."""

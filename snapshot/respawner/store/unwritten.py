@@ -19,7 +19,7 @@ import sys
 import weakref
 from dataclasses import dataclass
 
-from ..manifest import CHUNK_BYTES, Stream
+from ..manifest import CHUNK_BYTES, DIGEST_BYTES, Stream
 from .codec import RAW
 from .mapping import MappedMemory
 
@@ -36,9 +36,22 @@ _READ_PAGES = 1 << 20
 @dataclass(frozen=True)
 class _Known:
     memory: weakref.ref[MappedMemory]
-    length: int
-    digests: list[bytes | None]
+    stream: Stream
     algorithm: str
+
+    def digests(self, first: int, count: int) -> list[bytes | None]:
+        """Of that many chunks from the ``first`` one on; None where the chunk was not mapped."""
+        stored = self.stream.digests
+        digests: list[bytes | None] = [
+            stored[start : start + DIGEST_BYTES]
+            for start in range(first * DIGEST_BYTES, (first + count) * DIGEST_BYTES, DIGEST_BYTES)
+        ]
+        index = -first
+        for extent in self.stream.extents:
+            if extent.encoding != RAW and 0 <= index < count:
+                digests[index] = None
+            index += extent.chunk_count
+        return digests
 
 
 _known: dict[int, _Known] = {}
@@ -49,10 +62,7 @@ _sorted: list[int] | None = None
 def remember(memory: MappedMemory, stream: Stream, algorithm: str) -> None:
     """``memory`` holds that stream, and nothing has been written to what is mapped of it."""
     address = memory.address
-    digests: list[bytes | None] = []
-    for digest, extent, _, _, _ in stream.chunks():
-        digests.append(digest if extent.encoding == RAW else None)
-    _known[address] = _Known(weakref.ref(memory, lambda _: _drop(address)), stream.length, digests, algorithm)
+    _known[address] = _Known(weakref.ref(memory, lambda _: _drop(address)), stream, algorithm)
     _drop_order()
 
 
@@ -75,8 +85,8 @@ def known_digests(address: int, length: int, algorithm: str) -> list[bytes | Non
     first, rest = divmod(address - start, CHUNK_BYTES)
     if memory is None or rest or known.algorithm != algorithm:
         return unknown
-    digests = known.digests[first : first + len(unknown)]
-    if length % CHUNK_BYTES and address + length != start + known.length:
+    digests = known.digests(first, len(unknown))
+    if length % CHUNK_BYTES and address + length != start + known.stream.length:
         digests[-1] = None  # the stored chunk goes on behind it
     try:
         written = _written_pages(address, length)
@@ -141,7 +151,7 @@ def _containing(address: int, length: int) -> tuple[int, _Known] | None:
             return None
         start = starts[index]
         found = _known.get(start)
-    if found is None or address + length > start + found.length:
+    if found is None or address + length > start + found.stream.length:
         return None
     return start, found
 
