@@ -124,7 +124,7 @@ def test_memory_is_unmapped_with_its_last_owner(timeline: Timeline) -> None:
 def test_pack_that_is_too_short_is_damage_and_not_mapped(timeline: Timeline, size: int) -> None:
     manifest = publish(timeline, os.urandom(BYTES))
     os.truncate(timeline.packs / "00000001.pack", size)
-    with pytest.raises(DamagedError, match="too (short|early)"):
+    with pytest.raises(DamagedError, match=r"too (short|early)"):
         map_it(timeline, manifest)
 
 
