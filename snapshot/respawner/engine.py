@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from . import reports
@@ -30,19 +30,8 @@ from .manifest import Manifest
 from .namespace import user_names
 from .recorder import Recorder, explain
 from .restoring import Loaded, load, load_latest, put
-from .store.timeline import Timeline
 from .unsaved import note_of_unsaved, tell_running
 from .verification import Verification
-
-
-@dataclass
-class _Watched:
-    """A restored state that is still being verified; ``before`` bounds what it falls back to."""
-
-    snapshot: str
-    verification: Verification
-    timeline: Timeline
-    before: int
 
 
 class Engine:
@@ -55,8 +44,8 @@ class Engine:
         self.started = False
         self.report: dict[str, Any] = reports.nothing_report("no cell has run yet")
         self._loaded_late = False
-        self._watched: _Watched | None = None
         self._claim = claim
+        self._verification: Verification | None = None
         self._guard = Guard(claim.timeline, policy)
         self.recorder = Recorder(shell, claim.timeline, self._guard.state_is_saved)
         self._terminate = SaveOnTerminate(self.close, lambda: self.recorder.busy)
@@ -74,7 +63,7 @@ class Engine:
     def cell_begins(self, first_line: str) -> None:
         if not self.started:
             self.recorder.guarded(self.start)
-        self.recorder.guarded(self._fall_back_from_damage)
+        self.recorder.guarded(self._leave_damaged)
         # Whether execution_count is this cell's number already depends on IPython's version.
         number = len(self.shell.history_manager.input_hist_raw)
         self.recorder.guarded(tell_running, self.timeline, number, first_line)
@@ -83,6 +72,17 @@ class Engine:
     def cell_ends(self, state: str, cell: dict[str, Any]) -> None:
         self.recorder.guarded(self._guard.cell_has_ended)
         self.recorder.cell_ended(Moment(self.shell.execution_count, "cell", state, cell))
+
+    def capture_when_quiet(self, later: Callable[[Callable[[], None]], object]) -> None:
+        """Capture the state at the end of the last cell; ``later(call)`` puts a call on the kernel's loop.
+
+        While restored memory is still being read from the disk, hashing it would only wait for the disk:
+        the capture comes after that, or before the next cell.
+        """
+        if self._verification is None or self._verification.done:
+            self.capture_pending()
+        else:
+            self._verification.when_done(lambda: later(self.capture_pending))
 
     def capture_pending(self) -> None:
         """Capture the state at the end of the last cell, if that has not been done."""
@@ -145,10 +145,9 @@ class Engine:
         if head is not None:
             self._guard.begin_attempt()
         try:
-            found = load_latest(self.shell, self._claim.source)
+            found = load_latest(self.shell, self._claim.source, eager=False)
             if isinstance(found, Loaded):
                 self._put(found, "start")
-                self._watch(found, self._claim.source, before=found.manifest.sequence)
         except Exception as error:
             self._guard.begin_clean(head, "could not be restored")
             self.report = reports.nothing_report(f"the last state could not be restored: {explain(error)}")
@@ -167,36 +166,34 @@ class Engine:
         self.recorder.excluded |= set(loaded.excluded)
         self.recorder.parent = loaded.manifest.id
         self.report = reports.restored_report(loaded, overwritten, how)
+        self._verification = loaded.verification
+        # What goes on from a state counts as good when that state does.
+        self.recorder.hold(loaded.verification.is_good)
 
-    def _watch(self, loaded: Loaded, timeline: Timeline, before: int) -> None:
-        """Nothing is published that goes on from ``loaded`` before all of that has been verified."""
-        verification = loaded.verification
-        self._watched = _Watched(loaded.manifest.id, verification, timeline, before)
-        self.recorder.hold(verification.wait_until_good)
-
-    def _fall_back_from_damage(self) -> None:
-        """Where the restored state turned out to be damaged, go to the newest one before it that is whole."""
-        watched = self._watched
-        if watched is None or not watched.verification.damage:
+    def _leave_damaged(self) -> None:
+        """Fall back where the state that was restored turned out to be damaged. Shows a report."""
+        verification = self._verification
+        if verification is None or not verification.damage:
             return
-        self._watched = None
-        watched.verification.stop()
-        self.recorder.flush()  # what was captured of the damaged state fails at the gate, and is gone
-        self.recorder.distrust()
-        found = load_latest(self.shell, watched.timeline, watched.before, eager=True)
+        self._verification = None
+        verification.stop()
+        self.recorder.flush()  # what has been captured of the damaged state ends at the gate
         self.recorder.hold(None)
-        names = dict.fromkeys(name for damage in watched.verification.damage for name in damage.names)
-        what = f"snapshot {watched.snapshot} is damaged on disk (variables: {', '.join(names)})"
+        self.recorder.distrust()
+        damaged = verification.manifest
+        found = load_latest(self.shell, self._claim.source, before=damaged.sequence)
+        what = "; ".join(f"{', '.join(d.names)} ({d.about}): {d.reason}" for d in verification.damage)
         if isinstance(found, Loaded):
             self._put(found, "in place")
-            self.report["notes"][:0] = [
-                f"{what}; this is the newest state before it, and nothing that ran since the restore is in it",
-                f"`%restore --salvage {watched.snapshot}` brings back what of it is whole",
-            ]
-        else:
-            self.report = reports.nothing_report(
-                f"{what}, and there is no older one that is whole: make these variables again"
+            self.report["notes"].append(
+                "cells that ran since the restore are not in this state: it is the one before the damaged one"
             )
+            self.report["notes"].append(
+                f"`%restore --salvage {damaged.id}` brings back what of that is whole"
+            )
+        else:
+            self.report = reports.nothing_report("no snapshot is whole; the variables stay as they are")
+        self.report["damaged"].insert(0, {"sequence": damaged.sequence, "reason": what})
         reports.show(self.report)
 
     # Calls of the user ---------------------------------------------------------------------------------
@@ -225,7 +222,6 @@ class Engine:
             self.recorder.distrust()
             raise
         self._put(loaded, "in place")
-        self._watch(loaded, self.timeline, before=undo.sequence + 1)
         self.report["notes"].append(f"`%restore {undo.id}` undoes this")
         return self.report
 
@@ -245,13 +241,6 @@ class Engine:
             "folder": str(self.timeline.folder),
             "note": self._claim.note,
             "variables": len(user_names(self.shell, self.recorder.excluded)),
-            "verifying_bytes": self._verifying_bytes(),
+            "verifying_bytes": self._verification.remaining_bytes if self._verification else 0,
             **self.recorder.status(),
         }
-
-    def _verifying_bytes(self) -> int:
-        """How much of the restored state nobody has checked yet."""
-        if self._watched is None or self._watched.verification.done.is_set():
-            return 0
-        checked, total = self._watched.verification.progress()
-        return total - checked

@@ -24,8 +24,8 @@ from .store.reader import SnapshotReader
 from .store.timeline import Damage, Timeline, is_target
 from .verification import Verification
 
-_MAPPED_FROM_BYTES = 32 << 20
-"""Smaller states are read and verified at once, which takes some 20 ms: damage shows before anything runs."""
+MAP_FROM_BYTES = 64 << 20
+"""Smaller states are read and verified at once, in some hundredths of a second: damage shows before anything runs."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Loaded:
 
 
 def load_latest(
-    shell: Any, timeline: Timeline, before: int | None = None, *, eager: bool = False
+    shell: Any, timeline: Timeline, before: int | None = None, *, eager: bool = True
 ) -> Loaded | list[Damage]:
     """The newest state that is whole, or the damages found where there is none.
 
@@ -71,19 +71,19 @@ def load_latest(
 
 
 def load(
-    shell: Any, timeline: Timeline, manifest: Manifest, *, eager: bool = False, salvage: bool = False
+    shell: Any, timeline: Timeline, manifest: Manifest, *, eager: bool = True, salvage: bool = False
 ) -> Loaded:
     """Make the objects of one snapshot. Raises `DamagedError` where its bytes are not right.
 
-    What is mapped is not among those bytes: its `Loaded.verification` has begun when this returns. With
-    ``eager`` nothing is mapped and everything is verified before. With ``salvage`` as well, and damaged
+    With ``eager=False`` large memory is mapped and is not among those bytes: `Loaded.verification`, which has
+    begun when this returns, finds out whether it is right. With ``salvage`` everything is read, and damaged
     arrays and tensors become placeholders, listed in `Loaded.lost`; a damaged skeleton is not salvaged.
 
     Sets the process's surroundings (``sys.path``, environment, working folder) on the way, because modules
     are looked up while objects are made.
     """
     started = time.perf_counter()
-    eager = eager or manifest.size_bytes < _MAPPED_FROM_BYTES
+    eager = eager or manifest.size_bytes < MAP_FROM_BYTES
     reader = SnapshotReader(timeline, manifest)
     try:
         loaded = _make_objects(shell, reader, eager, salvage)
@@ -123,7 +123,6 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: 
     manifest = reader.manifest
     with memory.in_use(), reader.open(manifest.skeleton) as file:
         unpickler = unpickler_class(file, live_objects(shell, manifest.live))
-        unpickler.variable_made = memory.reached_by
         prelude = unpickler.load()
         notes = put_surroundings(prelude)
         body = unpickler.load()

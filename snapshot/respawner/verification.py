@@ -1,7 +1,7 @@
 """Checks in the background what a restore has mapped and nobody has read yet.
 
 Reading it through the page cache is the read-ahead as well: while the user types the next cell, the state
-comes into memory. Until `Verification.done` is set no snapshot that goes on from this one counts as good.
+comes into memory. Until it is `done` no snapshot that goes on from this one counts as good.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .manifest import Payload
@@ -50,11 +51,14 @@ class PayloadDamage:
 class Verification:
     """Owns ``reader`` (its open packs outlive their deletion) and closes it at the end.
 
-    ``done`` is set when everything has been checked, or after `stop`. ``damage`` grows before that.
+    `done` when everything has been checked, or after `stop`. ``damage`` grows before that.
     """
 
     def __init__(self, reader: SnapshotReader, mapped: list[Mapped]) -> None:
-        self.done = threading.Event()
+        self.manifest = reader.manifest
+        self._done = threading.Event()
+        self._then: list[Callable[[], object]] = []
+        self._lock = threading.Lock()
         self.damage: list[PayloadDamage] = []
         self._reader = reader
         # In the order in which they lie on the disk.
@@ -75,17 +79,29 @@ class Verification:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether everything has been checked within ``timeout`` seconds."""
-        return self.done.wait(timeout)
+        return self._done.wait(timeout)
 
     @property
-    def good(self) -> bool:
-        """Whether everything has been checked, and is as it was written."""
-        return self.done.is_set() and not self._stopped and not self.damage
+    def done(self) -> bool:
+        """Whether the check has ended, by itself or by `stop`."""
+        return self._done.is_set()
 
-    def wait_until_good(self) -> bool:
-        """`good`, once the check has ended: the gate before the publishing of a successor."""
-        self.done.wait()
-        return self.good
+    def is_good(self) -> bool:
+        """Whether all of it is as it was written. Waits until that is known."""
+        self._done.wait()
+        return not self._stopped and not self.damage
+
+    def when_done(self, call: Callable[[], object]) -> None:
+        """Have ``call`` called in the verifying thread at the end, or at once if that has come."""
+        with self._lock:
+            if not self.done:
+                self._then.append(call)
+                return
+        call()
+
+    @property
+    def remaining_bytes(self) -> int:
+        return 0 if self.done else self._total - self._checked
 
     def progress(self) -> tuple[int, int]:
         """Bytes checked, and bytes to check."""
@@ -133,7 +149,10 @@ class Verification:
 
     def _end(self) -> None:
         self._reader.close()
-        self.done.set()
+        with self._lock:
+            self._done.set()
+        for call in self._then:
+            call()
 
 
 def _place(item: Mapped) -> tuple[int, int]:

@@ -83,7 +83,7 @@ class Memory:
         finally:
             _current.reset(token)
 
-    def reached_by(self, name: str) -> None:
+    def variable_is_complete(self, name: str) -> None:
         """What was asked for since the last call belongs to that variable."""
         for item in self._unnamed:
             item.names.append(name)
@@ -99,6 +99,12 @@ class Memory:
         elif _is_storage(block):
             block = _numpy_over(block)
         return memoryview(block).cast("B")[offset : offset + length]
+
+    def buffer(self, region: int) -> tuple[Any, int]:
+        """A writable buffer and the region's offset in it, sharing with whatever else lies there."""
+        union, offset, _ = self._regions[region]
+        block = self._map(union)
+        return (block, offset) if isinstance(block, MappedMemory) else (self.array(region), 0)
 
     def array(self, region: int) -> Any:
         """A writable uint8 array over the region, sharing with whatever else lies there."""

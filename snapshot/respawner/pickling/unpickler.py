@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 import importlib
 import pickle
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 from ..errors import StoreError
+from . import memory
 from .pickler import entry, one_line_reason, type_name
 from .placeholder import Placeholder, lost_class
 
@@ -27,7 +27,6 @@ class _Finding:
     def _start(self) -> None:
         self.failures: list[Placeholder] = []
         self._unnamed: list[Placeholder] = []
-        self.variable_made: Callable[[str], object] = lambda name: None
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -53,7 +52,7 @@ class _Finding:
         for placeholder in self._unnamed:
             placeholder.__dict__["respawner_path"] = name
         self._unnamed.clear()
-        self.variable_made(name)
+        memory.current().variable_is_complete(name)
         return name, value
 
 

@@ -108,7 +108,7 @@ class SnapshotReader:
         position = 0
         for extent in stream.extents:
             if extent.encoding == RAW:
-                descriptor = self._pack(extent.pack).fileno()
+                descriptor = self._pack(extent.pack).descriptor
                 if self._tells_writes is None:
                     self._tells_writes = is_truthful(descriptor)
                 memory.lay(position, descriptor, extent.offset, extent.length)
