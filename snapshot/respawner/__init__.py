@@ -38,12 +38,18 @@ def save(label: str | None = None) -> str:
     return _engine().save(label).id
 
 
-def restore(id_or_label: str | None = None) -> dict[str, Any]:
+def restore(id_or_label: str | None = None, *, salvage: bool = False) -> dict[str, Any]:
     """Replace all variables by a snapshot's (default: the last). The state before is saved first.
+
+    With ``salvage`` a damaged snapshot is taken as well, with placeholders for what is damaged.
+
+    Large arrays and tensors lie in memory that is mapped from the snapshot: read when they are first
+    touched, and theirs alone. Only resizing them in place (``tensor.resize_``, ``array.resize``) does not
+    work there; ``x = x.clone()`` or ``x = x.copy()`` makes one that can be resized.
 
     Returns the report, with what could not be restored and why.
     """
-    return _engine().restore(id_or_label)
+    return _engine().restore(id_or_label, salvage=salvage)
 
 
 def flush(timeout: float | None = None) -> bool:

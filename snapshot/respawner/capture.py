@@ -23,6 +23,7 @@ from .saving.job import Job, PlannedPayload, PlannedStream, Source
 from .saving.saver import Stored
 from .store.digest import ALGORITHMS, PREFERRED
 from .store.timeline import new_id
+from .store.unwritten import known_digests
 from .version import __version__
 
 
@@ -86,7 +87,7 @@ def _plan_payloads(
     """Hash the memory; returns the payloads, the joined small memory, and for each union its payload's id
     and its offset there. Payloads are numbered from 1 in their order; 0 is the small memory."""
     large = [union for union in unions if union.length >= SMALL_BYTES]
-    digests = iter(digests_of([(union.start, union.length) for union in large], ALGORITHMS[PREFERRED]))
+    digests = iter(_digests([(union.start, union.length) for union in large]))
     payloads: list[PlannedPayload] = []
     places: list[tuple[int, int]] = []
     small = bytearray()
@@ -100,6 +101,26 @@ def _plan_payloads(
             payloads.append(PlannedPayload(union.first.kind, union.first.about, stream))
             places.append((len(payloads), 0))
     return payloads, small, places
+
+
+def _digests(ranges: list[tuple[int, int]]) -> list[bytes]:
+    """For each range the digests of its chunks. What was mapped and never written to is not read for that."""
+    known = [known_digests(address, length, PREFERRED) for address, length in ranges]
+    unknown = [
+        (address + index * CHUNK_BYTES, min(CHUNK_BYTES, length - index * CHUNK_BYTES))
+        for (address, length), digests in zip(ranges, known, strict=True)
+        if any(digests)
+        for index, digest in enumerate(digests)
+        if digest is None
+    ]
+    whole = [place for place, digests in zip(ranges, known, strict=True) if not any(digests)]
+    found = iter(digests_of(whole + unknown, ALGORITHMS[PREFERRED]))
+    of_whole = [next(found) for _ in whole]
+    wholes = iter(of_whole)
+    return [
+        b"".join(digest or next(found) for digest in digests) if any(digests) else next(wholes)
+        for digests in known
+    ]
 
 
 def _plan(union: Union, digests: bytes, stored: Stored, planned: set[tuple[bytes, int]]) -> PlannedStream:

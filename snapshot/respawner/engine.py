@@ -166,16 +166,18 @@ class Engine:
         self.recorder.excluded |= set(loaded.excluded)
         self.recorder.parent = loaded.manifest.id
         self.report = reports.restored_report(loaded, overwritten, how)
-        verification = self._verification = loaded.verification
+        self._verification = loaded.verification
         # What goes on from a state counts as good when that state does.
-        self.recorder.hold(verification.is_good if verification else None)
+        self.recorder.hold(loaded.verification.is_good)
 
     def _leave_damaged(self) -> None:
         """Fall back where the state that was restored turned out to be damaged. Shows a report."""
         verification = self._verification
-        if verification is None or not verification.done or not verification.damage:
+        if verification is None or not verification.damage:
             return
         self._verification = None
+        verification.stop()
+        self.recorder.flush()  # what has been captured of the damaged state ends at the gate
         self.recorder.hold(None)
         self.recorder.distrust()
         damaged = verification.manifest
@@ -185,6 +187,9 @@ class Engine:
             self._put(found, "in place")
             self.report["notes"].append(
                 "cells that ran since the restore are not in this state: it is the one before the damaged one"
+            )
+            self.report["notes"].append(
+                f"`%restore --salvage {damaged.id}` brings back what of that is whole"
             )
         else:
             self.report = reports.nothing_report("no snapshot is whole; the variables stay as they are")
@@ -198,8 +203,11 @@ class Engine:
         moment = Moment(self.shell.execution_count, kind, labels=[label] if label else [])
         return self.recorder.save(moment)
 
-    def restore(self, id_or_label: str | None = None) -> dict[str, Any]:
-        """Replace the namespace by a snapshot's. The state before is saved first, so this can be undone."""
+    def restore(self, id_or_label: str | None = None, *, salvage: bool = False) -> dict[str, Any]:
+        """Replace the namespace by a snapshot's. The state before is saved first, so this can be undone.
+
+        With ``salvage`` a damaged snapshot is taken as well, with placeholders for what is damaged.
+        """
         timeline = self.timeline
         try:
             wanted = timeline.find_snapshot(id_or_label)
@@ -209,7 +217,7 @@ class Engine:
         self.started = True
         undo = self.save(kind="undo")
         try:
-            loaded = load(self.shell, timeline, wanted)
+            loaded = load(self.shell, timeline, wanted, salvage=salvage)
         except DamagedError:
             self.recorder.distrust()
             raise
@@ -233,5 +241,6 @@ class Engine:
             "folder": str(self.timeline.folder),
             "note": self._claim.note,
             "variables": len(user_names(self.shell, self.recorder.excluded)),
+            "verifying_bytes": self._verification.remaining_bytes if self._verification else 0,
             **self.recorder.status(),
         }

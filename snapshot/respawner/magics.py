@@ -33,8 +33,14 @@ class RespawnerMagics(Magics):
 
     @line_magic
     def restore(self, line: str) -> None:
-        """``%restore [id|label]``: replace all variables by a snapshot's (the last one by default)."""
-        show(self._engine.restore(line.strip() or None))
+        """``%restore [--salvage] [id|label]``: replace all variables by a snapshot's (the last one by default).
+
+        ``--salvage`` takes a damaged snapshot too: what of it is damaged becomes a placeholder.
+        """
+        words = line.split()
+        salvage = "--salvage" in words
+        wanted = " ".join(word for word in words if word != "--salvage")
+        show(self._engine.restore(wanted or None, salvage=salvage))
 
     @line_magic
     def restart_clean(self, line: str) -> None:

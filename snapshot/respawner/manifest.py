@@ -65,6 +65,7 @@ class Extent:
                 return
         extents.append(self)
 
+    @property
     def chunk_count(self) -> int:
         return -(-self.length // CHUNK_BYTES) if self.encoding in RUNS else 1
 
@@ -118,7 +119,7 @@ class Stream:
             digests=base64.b64decode(data["digests"], validate=True),
             extents=tuple(Extent.from_json(row) for row in data["extents"]),
         )
-        chunk_count = sum(extent.chunk_count() for extent in stream.extents)
+        chunk_count = sum(extent.chunk_count for extent in stream.extents)
         if len(stream.digests) != chunk_count * DIGEST_BYTES:
             raise ValueError(f"{len(stream.digests)} bytes of digests for {chunk_count} chunks")
         if sum(extent.length for extent in stream.extents) != stream.length:

@@ -2,7 +2,8 @@
 
 `load` makes every object and changes nothing of the namespace; only when all of it is there does `put` go
 over it. So a damaged snapshot costs time, not state. A snapshot is believed as a whole or not at all:
-`load_latest` falls back to the one before.
+`load_latest` falls back to the one before. Large memory is mapped and checked in the background
+(`Loaded.verification`); where that finds damage, whoever put the state there falls back later.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .store.timeline import Damage, Timeline, is_target
 from .verification import Verification
 
 MAP_FROM_BYTES = 64 << 20
-"""Smaller states are read and verified at once, in some hundredths of a second."""
+"""Smaller states are read and verified at once, in some hundredths of a second: damage shows before anything runs."""
 
 
 @dataclass
@@ -39,10 +40,9 @@ class Loaded:
     excluded: list[str]
     lost: list[Placeholder]
     notes: list[str]
+    verification: Verification
     damaged: list[Damage] = field(default_factory=list)
     seconds: float = 0.0
-    verification: Verification | None = None
-    """Runs beside the kernel's work where memory was mapped instead of read."""
 
 
 def load_latest(
@@ -50,7 +50,7 @@ def load_latest(
 ) -> Loaded | list[Damage]:
     """The newest state that is whole, or the damages found where there is none.
 
-    ``before`` leaves out snapshots from that sequence number on.
+    ``before`` leaves out snapshots from that sequence number on. ``eager`` is as for `load`.
     """
     damaged: list[Damage] = []
     for found in timeline.snapshots():
@@ -71,35 +71,44 @@ def load_latest(
     return damaged
 
 
-def load(shell: Any, timeline: Timeline, manifest: Manifest, *, eager: bool = True) -> Loaded:
+def load(
+    shell: Any, timeline: Timeline, manifest: Manifest, *, eager: bool = True, salvage: bool = False
+) -> Loaded:
     """Make the objects of one snapshot. Raises `DamagedError` where its bytes are not right.
 
-    With ``eager=False`` large memory is mapped, and `Loaded.verification` finds out whether it is right.
+    With ``eager=False`` large memory is mapped and is not among those bytes: `Loaded.verification`, which has
+    begun when this returns, finds out whether it is right. With ``salvage`` everything is read, and damaged
+    arrays and tensors become placeholders, listed in `Loaded.lost`; a damaged skeleton is not salvaged.
 
     Sets the process's surroundings (``sys.path``, environment, working folder) on the way, because modules
     are looked up while objects are made.
     """
     started = time.perf_counter()
     eager = eager or manifest.size_bytes < MAP_FROM_BYTES
-    with SnapshotReader(timeline, manifest) as reader:
-        memory = Memory(reader, eager=eager)
-        with memory.in_use():
-            try:
-                loaded = _unpickle(FastUnpickler, shell, reader)
-            except (StoreError, MemoryError):
-                raise
-            except Exception:
-                # An object's own code failed: once more, slowly, and without that object. The memory is
-                # read again as well, because the first try may have changed it.
-                memory = Memory(reader, eager=eager)
-                with memory.in_use():
-                    loaded = _unpickle(PatientUnpickler, shell, reader)
-        if not reader.verified:
-            loaded.notes.append(f"not verified: its hash {manifest.hash} is not installed here")
-    loaded.verification = Verification(timeline, manifest, memory.mapped)
-    loaded.verification.start()
+    reader = SnapshotReader(timeline, manifest)
+    try:
+        loaded = _make_objects(shell, reader, eager, salvage)
+    except BaseException:
+        reader.close()
+        raise
+    if not reader.verified:
+        loaded.notes.append(f"not verified: its hash {manifest.hash} is not installed here")
     loaded.seconds = time.perf_counter() - started
+    loaded.verification.start()
     return loaded
+
+
+def _make_objects(shell: Any, reader: SnapshotReader, eager: bool, salvage: bool) -> Loaded:
+    if not salvage:
+        try:
+            return _unpickle(FastUnpickler, shell, reader, Memory(reader, eager=eager))
+        except (StoreError, MemoryError):
+            raise
+        except Exception:  # noqa: S110
+            # An object's own code failed: once more, slowly, and without that object. The memory is made
+            # again as well, because the first try may have changed it.
+            pass
+    return _unpickle(PatientUnpickler, shell, reader, Memory(reader, eager=eager, salvage=salvage))
 
 
 def put(shell: Any, loaded: Loaded, *, replace: bool, with_history: bool) -> list[str]:
@@ -111,10 +120,10 @@ def put(shell: Any, loaded: Loaded, *, replace: bool, with_history: bool) -> lis
     return overwritten
 
 
-def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader) -> Loaded:
+def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: Memory) -> Loaded:
     manifest = reader.manifest
     live = live_objects(shell, manifest.live)
-    with reader.open(manifest.skeleton, seed_pickle(len(live))) as file:
+    with memory.in_use(), reader.open(manifest.skeleton, seed_pickle(len(live))) as file:
         unpickler = unpickler_class(file, live)
         prelude = unpickler.load()
         notes = put_surroundings(prelude)
@@ -129,4 +138,5 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader) -> Loade
         excluded=prelude["excluded"],
         lost=unpickler.failures,
         notes=notes,
+        verification=Verification(reader, memory.mapped),
     )

@@ -37,7 +37,7 @@ def main() -> None:
         lost = [vars(skipped) for skipped in manifest.skipped]
         notes = manifest.notes
     else:
-        loaded = load_latest(shell, timeline)
+        loaded = load_latest(shell, timeline, eager=False)
         assert isinstance(loaded, Loaded), loaded
         put(shell, loaded, replace=False, with_history=True)
         outcome = run_cells(shell, cells)

@@ -1,26 +1,36 @@
 """The memory of arrays and tensors, on the way back: see `regions` for how it is described.
 
-Large payloads may be mapped (see `store.mapping`): such arrays and storages cannot be resized in place.
-
 While an unpickler runs, reducers' counterparts (`numpy_arrays`, `torch_tensors`) ask `current()` for their
-region. A union that only one object wants is made as that object's own memory (a tensor's storage can be
-resized, an array owns its data); one that several regions lie in becomes a block that they share.
+region. A large union is mapped from its pack (see `store.mapping`). Of the others, one that only one object
+wants is made as that object's own memory (a tensor's storage can be resized, an array owns its data); one
+that several regions lie in becomes a block that they share.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import sys
+import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
 from ..errors import DamagedError
-from ..manifest import Stream
+from ..manifest import Payload
+from ..store.mapping import MappedMemory
 from ..store.reader import SnapshotReader
+from ..verification import Mapped
 from .regions import parse_rows
 
 _current: ContextVar[Memory] = ContextVar("respawner_memory")
+
+
+class LostMemoryError(Exception):
+    """The bytes of one object are damaged, and the caller wants the others all the same.
+
+    Not a `StoreError`: an unpickler takes it for a failure of the object, and puts a placeholder there.
+    """
 
 
 def current() -> Memory:
@@ -29,35 +39,40 @@ def current() -> Memory:
 
 
 class Memory:
-    """All regions of one snapshot. Reads or maps a payload when the first object asks for it.
+    """All regions of one snapshot. Maps or reads a payload when the first object asks for it.
 
-    ``eager``: everything is read, and verified at once. Otherwise large payloads are mapped, and
-    ``mapped`` says which, with the names of the variables that reach them.
+    ``mapped`` lists what was mapped and is not verified. With ``eager`` everything is read and verified;
+    with ``salvage`` what is damaged raises `LostMemoryError` where an object needs it, not `DamagedError`.
     """
 
-    def __init__(self, reader: SnapshotReader, *, eager: bool = True) -> None:
+    def __init__(self, reader: SnapshotReader, *, eager: bool = False, salvage: bool = False) -> None:
+        self.mapped: list[Mapped] = []
         self._reader = reader
-        self._eager = eager
-        self._payloads: dict[int, Stream] = {p.id: p.stream for p in reader.manifest.payloads}
+        self._eager = eager or salvage
+        self._salvage = salvage
+        self._payloads: dict[int, Payload] = {p.id: p for p in reader.manifest.payloads}
         try:
             self._unions, self._regions = parse_rows(reader.read(reader.manifest.regions))
+            self._check_table()
         except ValueError as error:
             raise DamagedError(f"region table of snapshot {reader.manifest.id}: {error}") from error
         self._members = [0] * len(self._unions)
         for union, _, _ in self._regions:
             self._members[union] += 1
         self._blocks: dict[int, Any] = {}
-        self._maps: dict[int, Any] = {}
         self._storages: dict[int, Any] = {}
-        self._small: bytearray | None = None
-        self.mapped: dict[int, list[str]] = {}
-        self._reached: set[int] = set()
+        self._small: tuple[bytearray, list[tuple[int, int, str]]] | None = None
+        self._unnamed: list[Mapped] = []
 
-    def variable_is_complete(self, name: str) -> None:
-        """What was asked for since the last call belongs to that variable."""
-        for payload in self._reached:
-            self.mapped[payload].append(name)
-        self._reached.clear()
+    def _check_table(self) -> None:
+        """Raise ValueError where the table names bytes that do not exist."""
+        for payload, offset, length in self._unions:
+            stream = self._payloads[payload].stream if payload in self._payloads else None
+            if stream is None or offset + length > stream.length or (payload and length != stream.length):
+                raise ValueError(f"{length} bytes at {offset} of payload {payload}, which has not these")
+        for union, offset, length in self._regions:
+            if union >= len(self._unions) or offset + length > self._unions[union][2]:
+                raise ValueError(f"{length} bytes at {offset} of union {union}, which has not these")
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -68,85 +83,130 @@ class Memory:
         finally:
             _current.reset(token)
 
+    def variable_is_complete(self, name: str) -> None:
+        """What was asked for since the last call belongs to that variable."""
+        for item in self._unnamed:
+            item.names.append(name)
+        self._unnamed.clear()
+
+    def view(self, region: int) -> memoryview:
+        """The region's writable bytes, for a library that is neither numpy nor torch; keeps them alive."""
+        union, offset, length = self._regions[region]
+        block = self._map(union)
+        if block is None:
+            block = bytearray(self._unions[union][2])
+            self._fill(union, block)
+        elif _is_storage(block):
+            block = _numpy_over(block)
+        return memoryview(block).cast("B")[offset : offset + length]
+
     def buffer(self, region: int) -> tuple[Any, int]:
         """A writable buffer and the region's offset in it, sharing with whatever else lies there."""
         union, offset, _ = self._regions[region]
-        mapping = self._map(union)
-        return (self.array(region), 0) if mapping is None else (mapping, offset)
+        block = self._map(union)
+        return (block, offset) if isinstance(block, MappedMemory) else (self.array(region), 0)
 
     def array(self, region: int) -> Any:
         """A writable uint8 array over the region, sharing with whatever else lies there."""
         import numpy as np
 
         union, offset, length = self._regions[region]
-        mapping = self._map(union)
-        if mapping is not None:
-            return np.ndarray((length,), np.uint8, buffer=mapping, offset=offset)
-        block = self._blocks.get(union)
+        block = self._map(union)
         if block is None:
             block = np.empty(self._unions[union][2], np.uint8)
             self._fill(union, block)
+        elif _is_storage(block):
+            block = _numpy_over(block)
         elif not isinstance(block, np.ndarray):
-            import torch
-
-            block = torch.empty(0, dtype=torch.uint8).set_(block).numpy()
+            block = np.ndarray((self._unions[union][2],), np.uint8, buffer=block)
+        else:
+            block = block.reshape(-1, order="A").view(np.uint8)
         return block[offset : offset + length]
 
-    def own_array(self, region: int, shape: tuple[int, ...], dtype: Any, order: str) -> Any | None:
-        """An array that owns the region, or None where the region is shared with others."""
+    def own_array(self, region: int, shape: tuple[int, ...], dtype: Any, order: Any) -> Any | None:
+        """An array that nothing else lies on, or None where the region is shared with others."""
         import numpy as np
 
         union, _, length = self._regions[region]
-        if self._map(union) is not None:
-            return None
         if union in self._blocks or self._members[union] != 1 or length != self._unions[union][2]:
             return None
-        array = np.empty(shape, dtype, order)  # type: ignore[call-overload]
-        flat = array.reshape(-1, order="A").view(np.uint8)
-        self._fill(union, flat)
+        block = self._map(union)
+        if block is not None:
+            return np.ndarray(shape, dtype, buffer=block, order=order)
+        array = np.empty(shape, dtype, order)
+        self._fill(union, array.reshape(-1, order="A").view(np.uint8))
         return array
 
     def storage(self, region: int) -> Any:
         """A torch storage over the region, sharing with whatever else lies there."""
+        storage = self._storages.get(region)
+        if storage is None:
+            storage = self._storages[region] = self._make_storage(region)
+        return storage
+
+    def _make_storage(self, region: int) -> Any:
         import torch
 
         union, offset, length = self._regions[region]
-        mapping = self._map(union)
-        if mapping is not None:
-            if region not in self._storages:
-                flat = torch.frombuffer(mapping, dtype=torch.uint8, count=length, offset=offset)
-                self._storages[region] = flat.untyped_storage()
-            return self._storages[region]
         whole = length == self._unions[union][2]
-        if union not in self._blocks and whole and self._members[union] == 1:
-            storage = torch.UntypedStorage(length)
+        block = self._map(union)
+        if block is None and whole and self._members[union] == 1:
+            block = torch.UntypedStorage(length)
             # Not through an array over it, which would make the storage one that cannot be resized.
-            self._fill(union, (ctypes.c_char * length).from_address(storage.data_ptr()))
-            self._blocks[union] = storage
-        block = self._blocks.get(union)
-        if isinstance(block, torch.UntypedStorage) and whole:
+            self._fill(union, (ctypes.c_char * length).from_address(block.data_ptr()))
+            self._blocks[union] = block
+        if _is_storage(block) and whole:
             return block
+        if isinstance(block, MappedMemory | bytearray):
+            flat = torch.frombuffer(block, dtype=torch.uint8, offset=offset, count=length)
+            return flat.untyped_storage()
         return torch.from_numpy(self.array(region)).untyped_storage()
 
     def _map(self, union: int) -> Any | None:
-        """The mapping of a union, None where it is read instead."""
-        payload, _, _ = self._unions[union]
-        if self._eager or not payload:
-            return None
-        if union not in self._maps:
-            self._maps[union] = None if union in self._blocks else self._reader.map(self._payloads[payload])
-            if self._maps[union] is not None:
-                self.mapped[payload] = []
-        if self._maps[union] is not None:
-            self._reached.add(payload)
-        return self._maps[union]
+        """The block that was made for the union, or a mapping; None where the union is to be read."""
+        if union not in self._blocks and not self._eager and self._unions[union][0]:
+            payload = self._payloads[self._unions[union][0]]
+            block = self._reader.map(payload.stream)
+            if block is not None:
+                self._blocks[union] = block
+                self.mapped.append(Mapped(payload, weakref.ref(block)))
+                self._unnamed.append(self.mapped[-1])
+        return self._blocks.get(union)
 
     def _fill(self, union: int, target: Any) -> None:
+        """Read the union's bytes into ``target``, which becomes its block."""
         payload, offset, length = self._unions[union]
         if payload:
-            self._reader.read_into(self._payloads[payload], target)
+            try:
+                self._reader.read_into(self._payloads[payload].stream, target)
+            except DamagedError as error:
+                if self._salvage:
+                    raise LostMemoryError(f"damaged on disk: {error}") from error
+                raise
         else:
-            if self._small is None:
-                self._small = self._reader.read(self._payloads[0])
-            memoryview(target).cast("B")[:] = memoryview(self._small)[offset : offset + length]
+            memoryview(target).cast("B")[:] = self._small_bytes(offset, length)
         self._blocks[union] = target
+
+    def _small_bytes(self, offset: int, length: int) -> memoryview:
+        if self._small is None:
+            stream = self._payloads[0].stream
+            if self._salvage:
+                self._small = self._reader.read_what_is_whole(stream)
+            else:
+                self._small = self._reader.read(stream), []
+        data, holes = self._small
+        for start, end, reason in holes:
+            if start < offset + length and offset < end:
+                raise LostMemoryError(f"damaged on disk: {reason}")
+        return memoryview(data)[offset : offset + length]
+
+
+def _is_storage(block: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(block, torch.UntypedStorage)
+
+
+def _numpy_over(storage: Any) -> Any:
+    import torch
+
+    return torch.empty(0, dtype=torch.uint8).set_(storage).numpy()

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..store.mapping import MappedMemory
 from . import memory
 from .mapped_files import MappedFiles, reduce_mapped
 from .regions import RegionTable
@@ -27,7 +28,7 @@ def reduce_array(array: Any, regions: RegionTable, storage_of: Any, files: Mappe
     if array.dtype.hasobject:
         return _reduce_objects(array)
     base = array.base
-    if base is None:
+    if base is None or type(base) is MappedMemory:
         return _reduce_owner(array, regions)
     if isinstance(base, memoryview) and isinstance(base.obj, _BUFFERS):
         base = base.obj

@@ -191,10 +191,15 @@ class PackReader:
         return self._fd
 
     def check_length(self, end: int) -> None:
-        """Raise `DamagedError` where the pack ends before ``end``."""
+        """Raise `DamagedError` where the pack ends before ``end``: touching a mapping of it would kill us."""
         size = os.fstat(self._fd).st_size
         if size < end:
             raise DamagedError(f"{self.path} ends at {size}, {end - size} bytes too early")
+
+    def read_ahead(self, offset: int, length: int) -> None:
+        """Have the kernel read that into its page cache, without waiting for it."""
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset``, or raise `DamagedError` where the pack ends before."""

@@ -1,20 +1,22 @@
-"""Reads the streams of one snapshot and checks every chunk's length and digest on the way."""
+"""Reads the streams of one snapshot and checks every chunk's length and digest on the way.
+
+Or maps them: then the digests are checked later (see `respawner.verification`), the lengths at once.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import DamagedError
-from ..manifest import RAW, ZERO, Manifest, Stream
+from ..manifest import CHUNK_BYTES, RAW, ZERO, Manifest, Stream
 from .codec import decode
 from .digest import ALGORITHMS
-from .mapping import can_be_mapped, map_stream, read_ahead
+from .mapping import MappedMemory, is_worth_mapping, may_map
 from .pack import PackReader
 from .timeline import Timeline
-
-_CHECK_BYTES = 4 << 20
+from .unwritten import is_truthful, remember
 
 
 class SnapshotReader:
@@ -28,6 +30,8 @@ class SnapshotReader:
         self._timeline = timeline
         self._packs: dict[int, PackReader] = {}
         self._digest = ALGORITHMS.get(manifest.hash)
+        self._may_map: bool | None = None
+        self._tells_writes: bool | None = None
         self.verified = self._digest is not None
 
     def __enter__(self) -> SnapshotReader:
@@ -52,34 +56,25 @@ class SnapshotReader:
             self._read_chunk(chunk, view[position : position + length])
             position += length
 
-    def map(self, stream: Stream) -> Any | None:
-        """The stream's bytes as a writable buffer that is filled when it is touched, not verified; None
-        where it must be read."""
-        return map_stream(stream, self._pack) if can_be_mapped(stream) else None
-
-    def check(self, stream: Stream) -> Iterator[int]:
-        """Read a stream and verify it, some megabytes at a time; yields how many bytes were good."""
-        buffer = memoryview(bytearray(_CHECK_BYTES))
-        for extent_chunks in _batches(stream, _CHECK_BYTES):
-            first, *_ = extent_chunks
-            total = sum(chunk[-1] for chunk in extent_chunks)
-            if first[1].encoding == RAW:
-                pack = self._pack(first[1].pack)
-                pack.read_into(buffer[:total], first[2])
-                position = 0
-                for digest, _, offset, _, length in extent_chunks:
-                    if self._digest and self._digest(buffer[position : position + length]) != digest:
-                        raise DamagedError(_wrong_digest(f"chunk at {offset} of {pack.path}"))
-                    position += length
-            else:
-                for chunk in extent_chunks:
-                    self._read_chunk(chunk, buffer[: chunk[-1]])
-            yield total
-
     def read(self, stream: Stream) -> bytearray:
         buffer = bytearray(stream.length)
         self.read_into(stream, buffer)
         return buffer
+
+    def read_what_is_whole(self, stream: Stream) -> tuple[bytearray, list[tuple[int, int, str]]]:
+        """The stream, and ``(from, to, reason)`` of each chunk that is damaged and not in it."""
+        buffer = bytearray(stream.length)
+        view = memoryview(buffer)
+        holes = []
+        position = 0
+        for chunk in stream.chunks():
+            end = position + chunk[-1]
+            try:
+                self._read_chunk(chunk, view[position:end])
+            except DamagedError as error:
+                holes.append((position, end, str(error)))
+            position = end
+        return buffer, holes
 
     def open(self, stream: Stream, before: bytes = b"") -> io.BufferedReader:
         """The stream as a file that never seeks, for unpickling without a second copy of it in memory.
@@ -88,11 +83,87 @@ class SnapshotReader:
         """
         return io.BufferedReader(_StreamFile(self, stream, before), 256 * 1024)
 
+    def map(self, stream: Stream) -> MappedMemory | None:
+        """The stream as private memory whose pages are read when they are touched, None where it must be read.
+
+        Chunks that lie in a pack as they are get mapped, and nobody has checked their digests yet; the
+        others are read and checked.
+        """
+        if self._may_map is None:
+            self._may_map = may_map(self._timeline.packs)
+        if not self._may_map or not is_worth_mapping(stream):
+            return None
+        for extent in stream.extents:
+            if extent.encoding == RAW:
+                self._pack(extent.pack).check_length(extent.offset + extent.length)
+        try:
+            memory = self._laid_out(stream)
+        except (OSError, ValueError):  # no room for it, or a file system that cannot map
+            return None
+        if any(extent.encoding not in (RAW, ZERO) for extent in stream.extents):
+            self._read_encoded(stream, memoryview(memory))
+        if self._digest is not None and self._tells_writes:
+            remember(memory, stream, self.manifest.hash)
+        return memory
+
+    def _laid_out(self, stream: Stream) -> MappedMemory:
+        memory = MappedMemory.reserve(stream.length)
+        position = 0
+        for extent in stream.extents:
+            if extent.encoding == RAW:
+                descriptor = self._pack(extent.pack).descriptor
+                if self._tells_writes is None:
+                    self._tells_writes = is_truthful(descriptor)
+                memory.lay(position, descriptor, extent.offset, extent.length)
+            position += extent.length
+        return memory
+
+    def _read_encoded(self, stream: Stream, view: memoryview) -> None:
+        position = 0
+        for chunk in stream.chunks():
+            length = chunk[-1]
+            if chunk[1].encoding not in (RAW, ZERO):  # reserved memory is zeros already
+                self._read_chunk(chunk, view[position : position + length])
+            position += length
+
+    def damage_in(self, stream: Stream, progress: Callable[[int], None] | None = None) -> str | None:
+        """Why the stream cannot be believed, None where all of it is as its manifest says. Any thread.
+
+        Reads through the page cache, so that what has been checked need not be read again when it is
+        touched. ``progress(bytes)`` is called after each chunk.
+        """
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        for chunk in stream.chunks():
+            if len(buffer) < chunk[-1]:  # an encoded extent may be longer than a chunk
+                buffer = memoryview(bytearray(chunk[-1]))
+            try:
+                self._read_chunk(chunk, buffer[: chunk[-1]])
+            except DamagedError as error:
+                return str(error)
+            if progress is not None:
+                progress(chunk[-1])
+        return None
+
+    def read_ahead(self, stream: Stream, start: int, end: int) -> None:
+        """Have the kernel read those bytes of the stream into its page cache, without waiting for it."""
+        position = 0
+        for extent in stream.extents:
+            first, last = max(start, position), min(end, position + extent.length)
+            if extent.encoding == RAW and first < last:
+                self._pack(extent.pack).read_ahead(extent.offset + first - position, last - first)
+            position += extent.length
+
     def verify(self) -> None:
         """Read everything once."""
         for _, stream in self.manifest.streams():
-            for _ in self.check(stream):
-                pass
+            if reason := self.damage_in(stream):
+                raise DamagedError(reason)
+
+    def _pack(self, number: int) -> PackReader:
+        pack = self._packs.get(number)
+        if pack is None:
+            pack = self._packs[number] = PackReader(self._timeline.packs, number)
+        return pack
 
     def _read_chunk(self, chunk: Any, target: memoryview) -> None:
         digest, extent, offset, stored, length = chunk
@@ -108,34 +179,7 @@ class SnapshotReader:
             pack.read_into(memoryview(encoded), offset)
             target[:] = decode(extent.encoding, bytes(encoded), length, place)
         if self._digest is not None and self._digest(target) != digest:
-            raise DamagedError(_wrong_digest(place))
-
-    def _pack(self, number: int) -> PackReader:
-        pack = self._packs.get(number)
-        if pack is None:
-            pack = self._packs[number] = PackReader(self._timeline.packs, number)
-            read_ahead(pack.descriptor)
-        return pack
-
-
-def _wrong_digest(place: str) -> str:
-    return f"{place} does not have the digest that its manifest says"
-
-
-def _batches(stream: Stream, most_bytes: int) -> Iterator[list[Any]]:
-    """Chunks that lie one after the other in a pack, together; encoded ones alone."""
-    batch: list[Any] = []
-    size = 0
-    for chunk in stream.chunks():
-        _, extent, offset, _, length = chunk
-        follows = batch and extent is batch[-1][1] and extent.encoding == RAW and size + length <= most_bytes
-        if batch and not (follows and offset == batch[-1][2] + batch[-1][4]):
-            yield batch
-            batch, size = [], 0
-        batch.append(chunk)
-        size += length
-    if batch:
-        yield batch
+            raise DamagedError(f"{place} does not have the digest that its manifest says")
 
 
 class _StreamFile(io.RawIOBase):
