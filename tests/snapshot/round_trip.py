@@ -49,10 +49,9 @@ def round_trip(cases: Iterable[Case], store: Path, **environment: str) -> Outcom
     saved = bare_shell("save", store, {case.name: case.before for case in cases}, **environment)
     failed = {name: error for name, error in saved["outcome"].items() if error}
     assert not failed, "\n".join(failed.values())
-    print(saved["lost"])
-    print(saved["notes"])
+    assert saved["lost"] == []
     loaded = bare_shell("load", store, {case.name: case.after for case in cases}, **environment)
-    print(loaded["lost"])
+    assert loaded["lost"] == []
     return Outcome(loaded["outcome"], [*saved["notes"], *loaded["notes"]])
 
 

@@ -170,7 +170,7 @@ CASES = [
     Case(
         "progress_bars",
         "import io\nfrom tqdm import tqdm\ntq_f = io.StringIO(); tq = tqdm(total=10, desc='work', file=tq_f, mininterval=0); tq.update(4); tq_d = tqdm(range(3), disable=True)",
-        "assert tq.n == 4 and tq.total == 10 and tq.desc.startswith('work'); tq.update(2); assert tq.n == 6 and '6/10' in tq_f.getvalue(); tq.close(); assert list(tq_d) == [0, 1, 2]",
+        "assert tq.n == 4 and tq.total == 10 and tq.desc.startswith('work'); tq.update(2); tq.refresh(); assert tq.n == 6 and '6/10' in tq_f.getvalue(); tq.close(); assert list(tq_d) == [0, 1, 2]",
     ),
 ]
 
