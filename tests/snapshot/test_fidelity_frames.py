@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.snapshot.round_trip import Case, Outcome, assert_notes, round_trip
+from tests.snapshot.dedented import dedented
+from tests.snapshot.fidelity import Case, RoundTrip
 
 IMPORTS = "import numpy as np, pandas as pd\nimport matplotlib; matplotlib.use('agg'); import matplotlib.pyplot as plt\n"
 
@@ -128,7 +129,7 @@ CASES = [
         "event_handlers",
         "eh = plt.figure(3); eh_c = eh.canvas.mpl_connect('button_press_event', lambda event: None)",
         "assert plt.fignum_exists(3); eh.canvas.draw()",
-        notes=("eh: its event handlers",),
+        note="eh: its event handlers",
     ),
     Case(
         "figures",
@@ -176,15 +177,17 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def after(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def after(tmp_path_factory: pytest.TempPathFactory) -> RoundTrip:
     first = Case("imports", IMPORTS, "")
-    return round_trip([first, *CASES], tmp_path_factory.mktemp("frames"))
+    return RoundTrip(tmp_path_factory.mktemp("frames") / "store", dedented([first, *CASES]))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_comes_back_as_it_was(after: Outcome, case: Case) -> None:
-    assert after.failures[case.name] is None, after.failures[case.name]
+def test_comes_back_as_it_was(after: RoundTrip, case: Case) -> None:
+    after.check(case)
 
 
-def test_nothing_is_reported_needlessly(after: Outcome) -> None:
-    assert_notes(after, CASES)
+def test_nothing_is_lost_nor_reported_needlessly(after: RoundTrip) -> None:
+    expected = [case.note for case in CASES if case.note]
+    assert after.lost == []
+    assert [note for note in after.notes if not any(part in note for part in expected)] == []
