@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.snapshot.round_trip import Case, Outcome, assert_notes, bare_shell, round_trip
+from tests.snapshot.dedented import dedented
+from tests.snapshot.fidelity import Case, RoundTrip, bare_shell
 
 IMPORTS = "import numpy as np, ctypes, mmap, array\n"
 
@@ -198,37 +199,41 @@ FROM_FILES = [
         assert nf.tolist() == list(range(6)) and not nf.flags.writeable and nf.mode == 'r'
         assert mc[0] == 44 and mc[5] == 3 and mf[0, 0] == 0
         """,
-        notes=("mf: its contents are in ", "nf: its contents are in "),
+        note="mf: its contents are in ",
     ),
     Case(
         "mapped_file_that_was_deleted",
         "import os\ndf = np.memmap('df.bin', 'i4', 'w+', shape=3); df[:] = 5; os.unlink('df.bin')",
         "assert df.tolist() == [5, 5, 5] and type(df) is np.memmap; df[0] = 1",
-        notes=("df: its file ",),
+        note="df: its file ",
     ),
 ]
 
 
 @pytest.fixture(scope="module")
-def after(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def after(tmp_path_factory: pytest.TempPathFactory) -> RoundTrip:
     first = Case("imports", IMPORTS, "")
-    return round_trip([first, *CASES], tmp_path_factory.mktemp("arrays"))
+    return RoundTrip(tmp_path_factory.mktemp("arrays") / "store", dedented([first, *CASES]))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_comes_back_as_it_was(after: Outcome, case: Case) -> None:
-    assert after.failures[case.name] is None, after.failures[case.name]
+def test_comes_back_as_it_was(after: RoundTrip, case: Case) -> None:
+    after.check(case)
 
 
-def test_nothing_is_reported_needlessly(after: Outcome) -> None:
-    assert_notes(after, CASES)
+def test_nothing_is_lost_nor_reported_needlessly(after: RoundTrip) -> None:
+    expected = [case.note for case in CASES if case.note]
+    assert after.lost == []
+    assert [note for note in after.notes if not any(part in note for part in expected)] == []
 
 
 def test_mapped_files_come_back_by_reference(tmp_path: Path) -> None:
     where = Case("where", f"{IMPORTS}import os\nos.chdir({str(tmp_path)!r})", "")
-    outcome = round_trip([where, *FROM_FILES], tmp_path / "store")
-    assert [error for error in outcome.failures.values() if error] == []
-    assert_notes(outcome, FROM_FILES)
+    trip = RoundTrip(tmp_path / "store", dedented([where, *FROM_FILES]))
+    for case in FROM_FILES:
+        trip.check(case)
+    assert trip.lost == []
+    assert len(trip.notes) == 3
 
 
 def test_mapped_file_that_is_gone_or_changed_is_reported(tmp_path: Path) -> None:

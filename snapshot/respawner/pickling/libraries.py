@@ -15,6 +15,7 @@ from .regions import Note, RegionTable
 Reducer = Callable[[Any], Any]
 
 _MODULES = {
+    "_ctypes": "ctypes_arrays",
     "matplotlib": "pyplot_figures",
     "numpy": "array_subclasses",
     "pandas": "pandas_blocks",

@@ -36,7 +36,7 @@ def reduce_array(array: Any, regions: RegionTable, storage_of: Any, files: Mappe
         if _flat(base) is not None:
             return _view, (base, *_geometry(array, _address(base)))
     elif isinstance(base, _BUFFERS):
-        return _view_of_buffer, (base, *_geometry(array, _address(np.frombuffer(base, np.uint8))))
+        return _view_of_buffer, (base, *_geometry(array, _address(np.frombuffer(memoryview(base), np.uint8))))
     elif storage_of is not None and (found := storage_of(base)) is not None:
         region, address = found
         return _view_of_region, (region, *_geometry(array, address))
@@ -46,8 +46,13 @@ def reduce_array(array: Any, regions: RegionTable, storage_of: Any, files: Mappe
 
 
 def _reduce_objects(array: Any) -> Any:
-    """Views that have the items of their owner, whole; all else goes numpy's way, as a copy."""
+    """An array of objects is there before its items, which may be views of it; views have their owner's
+    items, whole. All else (objects in fields, texts of any length) goes numpy's way, as a copy."""
     base = array.base
+    if base is None and array.dtype == object and (array.flags.c_contiguous or array.flags.f_contiguous):
+        order = "C" if array.flags.c_contiguous else "F"
+        state = array.reshape(-1, order=order).tolist(), array.flags.writeable
+        return _objects, (array.shape, order), state, None, None, _set_objects
     if not isinstance(base, np.ndarray) or base.dtype != array.dtype or _flat(base) is None or not array.size:
         return NotImplemented
     items, rest = divmod(_address(array) - _address(base), array.itemsize)
@@ -118,6 +123,20 @@ def _view(owner: Any, dtype: Any, shape: Any, strides: Any, offset: int, writeab
         owner.flags.writeable = False
         return view
     return _with_flag(np.ndarray(shape, dtype, buffer=flat, offset=offset, strides=strides), writeable)
+
+
+def _objects(shape: Any, order: Any) -> Any:
+    return np.empty(shape, object, order)
+
+
+def _set_objects(array: Any, state: tuple[list[Any], bool]) -> None:
+    items, writeable = state
+    flat: Any = np.empty(0, object)
+    flat.__setstate__(
+        (1, (len(items),), flat.dtype, False, items)
+    )  # takes arrays among the items as they are
+    array.reshape(-1, order="A")[:] = flat
+    _with_flag(array, writeable)
 
 
 def _view_of_objects(owner: Any, shape: Any, strides: Any, first: int, writeable: bool) -> Any:

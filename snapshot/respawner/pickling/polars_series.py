@@ -1,51 +1,54 @@
-"""polars: columns of numbers and times as regions, without a copy.
+"""polars: columns as regions, without a copy, where their memory can be had.
 
-polars pickles a frame as one Arrow file, which it writes anew each time. Here a frame is its columns, and a
-column in one piece is its memory and its validity; texts, lists and the like go polars' own way, column by
-column. Imported only after the user has imported polars.
+polars pickles a frame as one Arrow file, which it writes anew each time. Here a frame is its columns. A column
+lends its memory through pyarrow, if the user has imported that, or through numpy if it is of numbers without
+gaps; lists, categories and the like go polars' own way, column by column. Imported only after the user has
+imported polars.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import polars
 
-from . import memory
 from .libraries import Reducer
 from .regions import Note, RegionTable
 
 _polars: Any = polars
-_CAN_LEND = all(hasattr(polars.Series, name) for name in ("_get_buffers", "_get_buffer_info", "_from_buffer"))
-"""These are polars' own, and not promised: without them its own way is taken."""
 
 
 def reducer_for(cls: type, regions: RegionTable, note: Note) -> Reducer | None:
     if cls is polars.DataFrame:
         return _reduce_frame
-    if cls is polars.Series and _CAN_LEND:
-        return lambda series: _reduce_series(series, regions)
-    return None
+    return _reduce_series if cls is polars.Series else None
 
 
 def _reduce_frame(frame: Any) -> Any:
     return (_frame, (frame.get_columns(),)) if frame.width else frame.__reduce_ex__(5)
 
 
-def _reduce_series(series: Any, regions: RegionTable) -> Any:
-    dtype = series.dtype
-    flat = dtype.is_temporal() or dtype.is_integer() or dtype in (polars.Float32, polars.Float64)
-    if not flat or series.len() == 0 or series.n_chunks() != 1:
+def _reduce_series(series: Any) -> Any:
+    lent = _lent(series)
+    if lent is None:
         return series.__reduce_ex__(5)
-    buffers = series._get_buffers()
-    values = buffers["values"]
-    address, offset, length = values._get_buffer_info()
-    item_bytes = values.to_numpy(allow_copy=False).itemsize
-    region = regions.add(
-        address + offset * item_bytes, length * item_bytes, "polars", f"{dtype} [{length}]", values
-    )
     ordered = 1 if series.flags["SORTED_ASC"] else -1 if series.flags["SORTED_DESC"] else 0
-    return _series, (series.name, dtype, values.dtype, region, length, buffers["validity"], ordered)
+    return _series, (series.name, series.dtype, lent, ordered)
+
+
+def _lent(series: Any) -> Any:
+    """A pyarrow or numpy array over the memory of ``series``, None where that cannot be."""
+    dtype = series.dtype
+    if series.len() == 0 or series.n_chunks() != 1:
+        return None
+    numbers = dtype.is_integer() or dtype in (polars.Float32, polars.Float64)
+    timed = dtype in (polars.Datetime, polars.Duration, polars.Date)
+    if "pyarrow" in sys.modules and (numbers or timed or dtype in (polars.String, polars.Binary)):
+        return series.to_arrow(compat_level=_polars.CompatLevel.newest())
+    if numbers and not series.null_count():
+        return series.to_numpy(allow_copy=False)
+    return None
 
 
 # The way back: these names stand in pickles, so they keep their meaning for as long as version 1 is read.
@@ -55,11 +58,7 @@ def _frame(columns: list[Any]) -> Any:
     return polars.DataFrame(columns)
 
 
-def _series(
-    name: str, dtype: Any, physical: Any, region: int, length: int, validity: Any, ordered: int
-) -> Any:
-    array = memory.current().array(region)
-    address = array.__array_interface__["data"][0]
-    values = _polars.Series._from_buffer(physical, (address, 0, length), array)
-    series = _polars.Series._from_buffers(dtype, [values], validity).alias(name)
+def _series(name: str, dtype: Any, lent: Any, ordered: int) -> Any:
+    series = polars.Series(name, lent)
+    series = series if series.dtype == dtype else series.cast(dtype)
     return series.set_sorted(descending=ordered < 0) if ordered else series

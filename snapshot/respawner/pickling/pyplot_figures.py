@@ -58,7 +58,7 @@ def _set_figure(figure: Any, saved: tuple[dict[str, Any], int, bool]) -> None:
     figure.__setstate__(state)
     managers: Any = sys.modules["matplotlib._pylab_helpers"].Gcf
     managers.figs.pop(number, None)
-    backend: Any = plt._get_backend_mod()  # type: ignore[attr-defined]
+    backend: Any = plt._get_backend_mod()
     current = managers.get_active()
     managers._set_new_active_manager(backend.new_figure_manager_given_figure(number, figure))
     if not is_current and current is not None:
