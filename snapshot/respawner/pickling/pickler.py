@@ -112,6 +112,7 @@ class NamespacePickler(cloudpickle.Pickler):
         if "torch" in sys.modules and hasattr(sys.modules["torch"], "UntypedStorage"):
             import torch
 
+            from . import torch_modules as modules
             from . import torch_tensors as tensors
 
             def storage_of(base: Any) -> Any:
@@ -124,6 +125,7 @@ class NamespacePickler(cloudpickle.Pickler):
                 torch.TypedStorage: tensors.reduce_typed_storage,
                 torch.Generator: tensors.reduce_generator,
             }
+            self._prefer_for_functions(modules.reduce_compiled_function)
         if "numpy" in sys.modules and hasattr(sys.modules["numpy"], "ndarray"):
             import numpy as np
 
@@ -131,12 +133,31 @@ class NamespacePickler(cloudpickle.Pickler):
 
             self._reducers[np.ndarray] = lambda array: reduce_array(array, self.regions, storage_of)
 
+    def _prefer_for_functions(self, reduce_special: Callable[[Any], Any]) -> None:
+        """Ask ``reduce_special`` before the reducer of ordinary functions; it answers None for those."""
+        otherwise = self._reducers[types.FunctionType]
+        self._reducers[types.FunctionType] = lambda function: reduce_special(function) or otherwise(function)
+
+    def _torch_reducer(self, cls: type) -> Callable[[Any], Any] | None:
+        torch: Any = sys.modules.get("torch")
+        if getattr(torch, "Tensor", None) not in self._reducers:
+            return None
+        if issubclass(cls, torch.Tensor):
+            from .torch_tensors import reduce_subclass_tensor
+
+            return lambda tensor: reduce_subclass_tensor(tensor, self._try, self.note)
+        from .torch_modules import reducer_for
+
+        return reducer_for(cls)
+
     def _choose_reducer(self, cls: type) -> Callable[[Any], Any]:
         """Decide once a type, and remember it."""
         if why_not := reason_against(cls):
             reducer: Callable[[Any], Any] = lambda obj: self.give_up(obj, why_not)  # noqa: E731
         elif issubclass(cls, type):
             reducer = super().reducer_override
+        elif reduce_by_torch := self._torch_reducer(cls):
+            reducer = reduce_by_torch
         elif reduce_holder := _pandas_reducer(cls):
             reducer = reduce_holder
         elif _is_plain(cls, self.dispatch_table):
