@@ -1,0 +1,55 @@
+"""Cases of what must be the same in a fresh process: cells before the capture, and checks after the restore."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.snapshot.notebook import PYTHON
+
+BARE_SHELL = Path(__file__).with_name("bare_shell.py")
+
+
+@dataclass
+class Case:
+    """``note`` is a part of a note that the snapshot must carry for a variable of this case."""
+
+    name: str
+    before: str
+    after: str
+    note: str = ""
+
+
+class RoundTrip:
+    """All cases through one snapshot: they share a namespace, so each has names of its own."""
+
+    def __init__(self, store: Path, cases: list[Case]) -> None:
+        saved = bare_shell("save", store, {case.name: case.before for case in cases})
+        failed = {name: error for name, error in saved["outcome"].items() if error}
+        assert not failed, failed
+        loaded = bare_shell("load", store, {case.name: case.after for case in cases})
+        self.outcome: dict[str, str | None] = loaded["outcome"]
+        self.lost = [*saved["lost"], *loaded["lost"]]
+        self.notes: list[str] = saved["notes"]
+
+    def check(self, case: Case) -> None:
+        """Assert that the case's checks passed in the fresh process, and that its note is there."""
+        assert self.outcome[case.name] is None, self.outcome[case.name]
+        assert not case.note or any(case.note in note for note in self.notes), self.notes
+
+
+def bare_shell(action: str, store: Path, cells: dict[str, str]) -> dict[str, Any]:
+    """Run cells in a process of their own, and capture after or restore before them."""
+    done = subprocess.run(
+        [PYTHON, str(BARE_SHELL), action, str(store)],
+        input=json.dumps(cells),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
