@@ -27,8 +27,8 @@ def reduce_class(cls: Any, is_importable: Callable[[Any], bool]) -> Any:
     meta = type(cls)
     if issubclass(cls, enum.Enum):
         members = [(name, m._name_, _plain_value(m)) for name, m in cls._member_map_.items()]
-        arguments = (meta, cls.__name__, cls.__bases__, _first_names(cls), members)
-        return _enum_class, arguments, _enum_state(cls), None, None, _set_class_state
+        parts = (meta, cls.__name__, cls.__bases__, _first_names(cls), members)
+        return _enum_class, parts, _enum_state(cls), None, None, _set_class_state
     maker = next(base for base in meta.__mro__ if "__new__" in vars(base) and is_importable(base))
     quiet = tuple(base for base in cls.__mro__[1:] if not is_importable(base))
     arguments = (maker, meta, cls.__name__, cls.__bases__, _first_names(cls), quiet)

@@ -40,7 +40,7 @@ def reduce_function(function: types.FunctionType, namespace: dict[str, Any]) -> 
     place: Any = its_globals
     if its_globals is not namespace:
         module_name = its_globals.get("__name__")
-        if getattr(sys.modules.get(module_name), "__dict__", None) is its_globals:
+        if getattr(sys.modules.get(str(module_name)), "__dict__", None) is its_globals:
             maker, place = _function_of_module, module_name
         elif "__spec__" in its_globals and (module := _module_of(its_globals)) is not None:
             maker, place = _function_of_made_module, module

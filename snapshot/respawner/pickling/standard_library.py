@@ -155,14 +155,15 @@ def _reduce_new_type(made: Any) -> Any:
     return typing.NewType, (made.__name__, made.__supertype__), state
 
 
+_MAPPINGS: tuple[Any, ...] = ({}, collections.OrderedDict())
 REDUCERS: dict[type, Reducer] = {
     functools._lru_cache_wrapper: _reduce_cached_function,
     functools.cached_property: _reduce_cached_property,
-    type(functools.cmp_to_key(len)): _reduce_sort_key,
+    type(functools.cmp_to_key(lambda one, other: 0)): _reduce_sort_key,
     types.MappingProxyType: _reduce_mapping_proxy,
     **{
         type(getattr(table, kind)()): _reduce_dictionary_view
-        for table in ({}, collections.OrderedDict())
+        for table in _MAPPINGS
         for kind in ("keys", "values", "items")
     },
     **{
