@@ -15,6 +15,7 @@ from .errors import DamagedError, StoreError
 from .live import live_objects
 from .manifest import Manifest
 from .namespace import put_history, put_variables
+from .pickling.early_names import names_meanwhile
 from .pickling.memory import Memory
 from .pickling.placeholder import Placeholder
 from .pickling.unpickler import FastUnpickler, PatientUnpickler
@@ -116,7 +117,8 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader) -> Loade
         unpickler = unpickler_class(file, live_objects(shell, manifest.live))
         prelude = unpickler.load()
         notes = put_surroundings(prelude)
-        body = unpickler.load()
+        with names_meanwhile(shell.user_ns) as unpickler.names:
+            body = unpickler.load()
     return Loaded(
         manifest=manifest,
         variables=dict(body["entries"]),
