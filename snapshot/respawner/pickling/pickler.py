@@ -9,7 +9,7 @@ anything of its own; plain instances are only tried once a type.
 from __future__ import annotations
 
 import copyreg
-import functools
+import enum
 import importlib
 import pickle
 import sys
@@ -18,8 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
+from cloudpickle.cloudpickle import _should_pickle_by_reference as is_importable
 
-from .notebook_code import reduce_cached_function, reduce_cell, reduce_function
+from . import standard_library
+from .notebook_classes import reduce_class, reduce_enum_member
+from .notebook_code import CodeReducer, reduce_cell, reduce_function, reduce_made_module
 from .placeholder import Placeholder
 from .regions import RegionTable
 from .segments import SegmentFile
@@ -50,6 +53,15 @@ def entry(name: str, value: Any) -> tuple[str, Any]:
     return name, value
 
 
+def set_attributes(obj: Any, state: Any) -> None:
+    """What unpickling does with a state, without asking the class's own code for anything."""
+    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    if attributes:
+        object.__getattribute__(obj, "__dict__").update(attributes)
+    for name, value in (slots or {}).items():
+        object.__setattr__(obj, name, value)
+
+
 # Iterators that cannot raise, and so need not be unrolled to find out.
 _SAFE_FOR_ITEMS: tuple[type, ...] = (type(iter([])), type(iter(())))
 _SAFE_FOR_PAIRS: tuple[type, ...] = (type(iter({}.items())),)
@@ -78,7 +90,9 @@ class NamespacePickler(cloudpickle.Pickler):
             Entry: self._reduce_entry,
             types.FunctionType: self._reduce_any_function,
             types.CellType: reduce_cell,
-            functools._lru_cache_wrapper: reduce_cached_function,
+            types.CodeType: CodeReducer(),
+            types.ModuleType: self._reduce_module,
+            **standard_library.REDUCERS,
         }
         self._add_library_reducers()
 
@@ -155,11 +169,17 @@ class NamespacePickler(cloudpickle.Pickler):
         if why_not := reason_against(cls):
             reducer: Callable[[Any], Any] = lambda obj: self.give_up(obj, why_not)  # noqa: E731
         elif issubclass(cls, type):
-            reducer = super().reducer_override
+            reducer = self._reduce_any_class
+        elif issubclass(cls, enum.Enum) and not is_importable(cls):
+            reducer = reduce_enum_member
+        elif reduce_ours := standard_library.reducer_for(cls):
+            reducer = reduce_ours
         elif reduce_by_torch := self._torch_reducer(cls):
             reducer = reduce_by_torch
         elif reduce_holder := _pandas_reducer(cls):
             reducer = reduce_holder
+        elif _needs_setter(cls):
+            reducer = self._try_with_setter
         elif _is_plain(cls, self.dispatch_table):
             reducer = self._try_plain
         else:
@@ -173,14 +193,28 @@ class NamespacePickler(cloudpickle.Pickler):
         return entry, (item.name, item.value)
 
     def _reduce_any_function(self, function: types.FunctionType) -> Any:
-        if function.__globals__ is self._namespace:
-            return reduce_function(function)
-        return super().reducer_override(function)
+        if function.__globals__ is self._namespace or not is_importable(function):
+            return reduce_function(function, self._namespace) or super().reducer_override(function)
+        return NotImplemented
+
+    def _reduce_module(self, module: types.ModuleType) -> Any:
+        return self._try(module) if is_importable(module) else reduce_made_module(module)
+
+    def _reduce_any_class(self, cls: Any) -> Any:
+        if cls.__module__ == "builtins" or is_importable(cls):
+            return super().reducer_override(cls)
+        return reduce_class(cls, is_importable)
 
     def _try_plain(self, obj: Any) -> Any:
         reduced = self._try(obj)
         self._plain.add(type(obj))
         return reduced
+
+    def _try_with_setter(self, obj: Any) -> Any:
+        reduced = self._try(obj)
+        if isinstance(reduced, str) or reduced[2] is None or reduced[5] is not None:
+            return reduced
+        return (*reduced[:5], set_attributes)
 
     def _try(self, obj: Any) -> Any:
         """Reduce ``obj`` as the pickler would, and check what it would only find out too late."""
@@ -216,6 +250,24 @@ def _is_plain(cls: type, dispatch_table: Any) -> bool:
         and cls.__getattribute__ is object.__getattribute__
         and not issubclass(cls, list | dict)  # a subclass may iterate in its own way
     )
+
+
+def _needs_setter(cls: Any) -> bool:
+    """Whether unpickling would run the class's own code before the object has its attributes.
+
+    It asks an instance for ``__setstate__``, which ``__getattr__`` may answer, and sets slots one by one.
+    """
+    if hasattr(cls, "__setstate__") or not cls.__flags__ & _HEAP_TYPE:
+        return False
+    slots = any(vars(base).get("__slots__") for base in cls.__mro__)
+    return (
+        hasattr(cls, "__getattr__")
+        or cls.__getattribute__ is not object.__getattribute__
+        or (slots and cls.__setattr__ is not object.__setattr__)
+    )
+
+
+_HEAP_TYPE = 1 << 9
 
 
 def _pandas_reducer(cls: type) -> Callable[[Any], Any] | None:

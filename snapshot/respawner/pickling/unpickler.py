@@ -13,6 +13,7 @@ import pickle
 from typing import Any, ClassVar
 
 from ..errors import StoreError
+from . import memory
 from .pickler import entry, one_line_reason, type_name
 from .placeholder import Placeholder, lost_class
 
@@ -21,11 +22,13 @@ class _Finding:
     """Finds classes and functions by name, and books what is missing under the variable that needs it.
 
     ``failures`` are the placeholders to report; ``_unnamed`` those whose variable is not complete yet.
+    ``names`` gets each variable once it is complete: see `early_names`.
     """
 
     def _start(self) -> None:
         self.failures: list[Placeholder] = []
         self._unnamed: list[Placeholder] = []
+        self.names: dict[str, Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -51,6 +54,9 @@ class _Finding:
         for placeholder in self._unnamed:
             placeholder.__dict__["respawner_path"] = name
         self._unnamed.clear()
+        memory.current().variable_is_complete(name)
+        if name != "Out":  # the history, which is no variable
+            self.names[name] = value
         return name, value
 
 
