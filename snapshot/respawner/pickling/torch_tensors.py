@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from . import memory
-from .regions import RegionTable
+from .regions import SMALL_BYTES, RegionTable
 
+_HAVE_NAMES = hasattr(torch.Tensor, "names")  # of dimensions; torch 2.13 has removed them
 LOST_GRAPH = "its autograd graph is not kept: it comes back detached"
 
 
@@ -51,8 +52,10 @@ def reduce_tensor(tensor: Any, regions: RegionTable, note: Any) -> Any:
     storage = tensor.untyped_storage()
     if storage.is_shared():
         note("was in shared memory: it comes back in memory of its own")
+    # Only a large one is listed by itself; to spell it out takes longer than all the rest.
+    about = f"{tensor.dtype} {list(tensor.shape)}" if storage.nbytes() >= SMALL_BYTES else ""
     arguments = (
-        region_of(storage, regions, f"{tensor.dtype} {list(tensor.shape)}"),
+        region_of(storage, regions, about),
         tensor.dtype,
         tensor.storage_offset(),
         tuple(tensor.size()),
@@ -87,7 +90,7 @@ def _is_plain(tensor: Any) -> bool:
         tensor.layout is torch.strided
         and tensor.device.type == "cpu"
         and not (tensor.is_nested or tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
-        and not any(getattr(tensor, "names", ()))
+        and not (_HAVE_NAMES and any(tensor.names))
     )
 
 
@@ -181,6 +184,7 @@ def _set_extras(tensor: Any, extras: tuple[Any, ...]) -> None:
 
 
 def _set_state(tensor: Any, state: tuple[Any, dict[str, Any]]) -> None:
+    """In older snapshots of version 1."""
     gradient, attributes = state
     if gradient is not None:
         tensor.grad = gradient
