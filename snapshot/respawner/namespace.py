@@ -7,6 +7,7 @@ The user's are what ``%who`` shows, plus names with an underscore that IPython h
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection
 from typing import Any
 
@@ -19,14 +20,26 @@ _MISSING = object()
 def user_names(shell: Any, excluded: Collection[str] = ()) -> list[str]:
     """Names of the user's variables in the order in which they were made."""
     hidden = shell.user_ns_hidden
+    left_out = {*excluded, *_compilers_own(shell.user_ns)}
     return [
         name
         for name, value in list(shell.user_ns.items())
-        if name not in excluded
+        if name not in left_out
         and isinstance(name, str)
         and value is not hidden.get(name, _MISSING)
         and not (_IPYTHONS_OWN.fullmatch(name) and _is_ipythons(shell, name, value))
     ]
+
+
+def _compilers_own(namespace: dict[str, Any]) -> set[str]:
+    """Names that ``torch.compile`` put among the globals of what it compiled; a new process makes its own.
+
+    They are numbered from one in every process, and torch refuses to overwrite them.
+    """
+    manager = getattr(sys.modules.get("torch._dynamo.utils"), "CleanupManager", None)
+    made_by_code = getattr(getattr(manager, "instance", None), "values", {})
+    hooks = [hook for hooks in list(made_by_code.values()) for hook in hooks]
+    return {hook.name for hook in hooks if getattr(hook, "scope", None) is namespace}
 
 
 def _is_ipythons(shell: Any, name: str, value: Any) -> bool:

@@ -16,6 +16,7 @@ from .errors import DamagedError, StoreError
 from .live import live_objects
 from .manifest import Manifest
 from .namespace import put_history, put_variables
+from .pickling.early_names import names_meanwhile
 from .pickling.memory import Memory
 from .pickling.placeholder import Placeholder
 from .pickling.remarks import collecting
@@ -127,7 +128,7 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: 
         unpickler = unpickler_class(file, live)
         prelude = unpickler.load()
         notes = put_surroundings(prelude)
-        with collecting() as remarks:
+        with collecting() as remarks, names_meanwhile(shell.user_ns) as unpickler.names:
             body = unpickler.load()
         notes += remarks
     return Loaded(

@@ -60,9 +60,10 @@ def save_once(shell: Any, timeline: Timeline, baseline: Baseline) -> Manifest:
 def run_cells(shell: Any, cells: dict[str, str]) -> dict[str, str | None]:
     """Run in the namespace itself: a cell that fails is reported and does not stop the others."""
     outcome: dict[str, str | None] = {}
-    for name, code in cells.items():
+    for number, (name, code) in enumerate(cells.items()):
+        filename = shell.compile.cache(code, number)  # as for a real cell, so that its source can be found
         try:
-            exec(compile(code, f"<{name}>", "exec", dont_inherit=True), shell.user_ns)
+            exec(compile(code, filename, "exec", dont_inherit=True), shell.user_ns)
             outcome[name] = None
         except Exception:
             outcome[name] = traceback.format_exc()

@@ -1,38 +1,70 @@
-"""Functions and closures of the notebook, restored onto the live namespace.
+"""Functions, closures and code of the notebook, restored onto the live namespace.
 
 cloudpickle gives a function a copy of the globals that it uses. A function of the notebook must see later
 changes of its globals instead, so it is made of its code and *the* namespace; and functions that share a
-closure's cell share it again. Classes are left to cloudpickle; their methods come here as functions.
+closure's cell share it again. A wrapper that a library made around a function of the notebook keeps that
+library's own globals. Classes are the business of `notebook_classes`; their methods come here.
+
+Bytecode belongs to one version of Python (and another may crash on it), so code takes its source along:
+another version compiles that again, without running it. Tracebacks and ``inspect.getsource`` need it too.
 """
 
 from __future__ import annotations
+import __future__
 
-import functools
+import ast
+import gc
+import importlib.util
+import linecache
+import sys
 import types
+from collections.abc import Iterator
 from typing import Any
 
 _STATE = ("__defaults__", "__kwdefaults__", "__doc__", "__qualname__", "__module__")
+_MOST_GLOBALS = 256
+"""A namespace that is neither the notebook's nor a module's is kept whole up to this many names."""
+_FUTURE_FLAGS = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+
+Source = tuple[str, str, "int | None"]
+"""File name that the code carries, text, and the cell's number."""
 
 
-def reduce_function(function: types.FunctionType) -> tuple[Any, ...]:
-    """For functions whose globals are the user's namespace, which the pickle's memo holds already."""
+def reduce_function(function: types.FunctionType, namespace: dict[str, Any]) -> tuple[Any, ...] | None:
+    """For functions that cannot be found by their name; None where cloudpickle's copy must do.
+
+    ``namespace`` is the user's, which the pickle's memo holds already.
+    """
+    its_globals = function.__globals__
+    maker: Any = _function
+    place: Any = its_globals
+    if its_globals is not namespace:
+        module_name = its_globals.get("__name__")
+        if getattr(sys.modules.get(str(module_name)), "__dict__", None) is its_globals:
+            maker, place = _function_of_module, module_name
+        elif "__spec__" in its_globals and (module := _module_of(its_globals)) is not None:
+            maker, place = _function_of_made_module, module
+        elif len(its_globals) > _MOST_GLOBALS:
+            return None
     state = {name: getattr(function, name) for name in _STATE}
     state["__dict__"] = dict(function.__dict__)
     state["__annotations__"] = _annotations(function)
     if parameters := getattr(function, "__type_params__", ()):
         state["__type_params__"] = parameters
-    arguments = (function.__code__, function.__globals__, function.__name__, function.__closure__)
-    return _function, arguments, state, None, None, _set_function_state
+    arguments = (function.__code__, place, function.__name__, function.__closure__)
+    return maker, arguments, state, None, None, _set_function_state
 
 
-def reduce_cached_function(cached: Any) -> Any:
-    """For ``functools.lru_cache`` of a function of the notebook; the cache itself starts empty again.
+def reduce_made_module(module: types.ModuleType) -> tuple[Any, ...]:
+    """For modules that cannot be imported, such as ``types.ModuleType("helpers")``."""
+    state = {name: value for name, value in vars(module).items() if name != "__builtins__"}
+    return types.ModuleType, (module.__name__,), state, None, None, _fill_module
 
-    Its own reduction names it by module and name, which finds nothing in ``__main__``.
-    """
-    if cached.__module__ != "__main__":
-        return cached.__reduce__()
-    return _cached_function, (cached.__wrapped__, cached.cache_parameters()), dict(cached.__dict__)
+
+def _module_of(its_globals: dict[str, Any]) -> types.ModuleType | None:
+    """The module that has this dictionary, for one that `sys.modules` does not know. Slow, and rare."""
+    owners = (owner for owner in gc.get_referrers(its_globals) if isinstance(owner, types.ModuleType))
+    return next((owner for owner in owners if vars(owner) is its_globals), None)
 
 
 def reduce_cell(cell: types.CellType) -> tuple[Any, ...]:
@@ -41,6 +73,54 @@ def reduce_cell(cell: types.CellType) -> tuple[Any, ...]:
     except ValueError:
         return types.CellType, ()
     return types.CellType, (), (contents,), None, None, _set_cell
+
+
+class CodeReducer:
+    """Reduces code objects. One for each pickle: all code of a cell shares one copy of the source."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, Source | None] = {}
+
+    def __call__(self, code: types.CodeType) -> tuple[Any, ...]:
+        filename = code.co_filename
+        if filename not in self._sources:
+            self._sources[filename] = _source_of(filename)
+        place = (_qualified_name(code), code.co_firstlineno, code.co_flags & _FUTURE_FLAGS)
+        return _code, (_magic(), self._sources[filename], place, _arguments_of(code))
+
+
+def _source_of(filename: str) -> Source | None:
+    """The text of a cell; files on the disk are not taken along."""
+    found = linecache.cache.get(filename)
+    if found is None or len(found) != 4 or found[1] is not None:  # lazy, or a file with a time stamp
+        return None
+    numbers = getattr(getattr(_shell(), "compile", None), "_filename_map", {})
+    return filename, "".join(found[2]), numbers.get(filename)
+
+
+def _shell() -> Any:
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython is not None else None
+
+
+def _qualified_name(code: types.CodeType) -> str:
+    return getattr(code, "co_qualname", code.co_name)  # since Python 3.11
+
+
+def _magic() -> int:
+    return int.from_bytes(importlib.util.MAGIC_NUMBER[:2], "little")
+
+
+def _arguments_of(code: types.CodeType) -> tuple[Any, ...]:
+    """What `types.CodeType` takes, which is the same for all that have the same magic number."""
+    numbers = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_nlocals)
+    body = (code.co_stacksize, code.co_flags, code.co_code, code.co_consts, code.co_names, code.co_varnames)
+    if sys.version_info >= (3, 11):
+        name: tuple[Any, ...] = (code.co_filename, code.co_name, code.co_qualname, code.co_firstlineno)
+        tables: tuple[Any, ...] = (code.co_linetable, code.co_exceptiontable)
+    else:
+        name, tables = (code.co_filename, code.co_name, code.co_firstlineno), (code.co_linetable,)
+    return (*numbers, *body, *name, *tables, code.co_freevars, code.co_cellvars)
 
 
 def _annotations(function: types.FunctionType) -> dict[str, Any]:
@@ -58,8 +138,18 @@ def _function(code: types.CodeType, namespace: dict[str, Any], name: str, closur
     return types.FunctionType(code, namespace, name, None, closure)
 
 
-def _cached_function(function: Any, parameters: dict[str, Any]) -> Any:
-    return functools.lru_cache(**parameters)(function)
+def _function_of_module(code: types.CodeType, module: str, name: str, closure: Any) -> types.FunctionType:
+    return types.FunctionType(code, importlib.import_module(module).__dict__, name, None, closure)
+
+
+def _function_of_made_module(
+    code: types.CodeType, module: types.ModuleType, name: str, closure: Any
+) -> types.FunctionType:
+    return types.FunctionType(code, vars(module), name, None, closure)
+
+
+def _fill_module(module: types.ModuleType, state: dict[str, Any]) -> None:
+    vars(module).update(state)
 
 
 def _set_function_state(function: types.FunctionType, state: dict[str, Any]) -> None:
@@ -70,3 +160,44 @@ def _set_function_state(function: types.FunctionType, state: dict[str, Any]) -> 
 
 def _set_cell(cell: types.CellType, state: tuple[Any]) -> None:
     cell.cell_contents = state[0]
+
+
+def _code(
+    magic: int, source: Source | None, place: tuple[str, int, int], arguments: tuple[Any, ...]
+) -> types.CodeType:
+    if source is not None:
+        _remember(source)
+    if magic == _magic():
+        return types.CodeType(*arguments)
+    name, line, flags = place
+    if source is None:
+        raise ValueError(f"{name} was compiled by another version of Python, and its source is not known")
+    filename, text, _ = source
+    flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    whole = compile(text, filename, "exec", flags, dont_inherit=True)
+    for code in _all_code(whole):
+        if code.co_firstlineno == line and _same_name(code, name):
+            return code
+    raise ValueError(f"{name} is not found when its cell is compiled by this version of Python")
+
+
+def _remember(source: Source) -> None:
+    """Let tracebacks and `inspect` show the text again, and say which cell it was."""
+    filename, text, number = source
+    linecache.cache.setdefault(filename, (len(text), None, text.splitlines(keepends=True), filename))
+    numbers = getattr(getattr(_shell(), "compile", None), "_filename_map", None)
+    if number is not None and numbers is not None:
+        numbers.setdefault(filename, number)
+
+
+def _all_code(code: types.CodeType) -> Iterator[types.CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield constant
+            yield from _all_code(constant)
+
+
+def _same_name(code: types.CodeType, name: str) -> bool:
+    found = _qualified_name(code)
+    shorter = found if len(found) < len(name) else name  # one of the versions may know only the last part
+    return found == name or (("." not in shorter) and found.rpartition(".")[2] == name.rpartition(".")[2])

@@ -9,7 +9,7 @@ anything of its own; plain instances are only tried once a type.
 from __future__ import annotations
 
 import copyreg
-import functools
+import enum
 import importlib
 import pickle
 import sys
@@ -18,9 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
+from cloudpickle.cloudpickle import _should_pickle_by_reference as is_importable
 
-from . import libraries
-from .notebook_code import reduce_cached_function, reduce_cell, reduce_function
+from . import libraries, standard_library
+from .notebook_classes import reduce_class, reduce_enum_member
+from .notebook_code import CodeReducer, reduce_cell, reduce_function, reduce_made_module
 from .placeholder import Placeholder
 from .regions import RegionTable
 from .segments import SegmentFile
@@ -51,6 +53,15 @@ def entry(name: str, value: Any) -> tuple[str, Any]:
     return name, value
 
 
+def set_attributes(obj: Any, state: Any) -> None:
+    """What unpickling does with a state, without asking the class's own code for anything."""
+    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    if attributes:
+        object.__getattribute__(obj, "__dict__").update(attributes)
+    for name, value in (slots or {}).items():
+        object.__setattr__(obj, name, value)
+
+
 # Iterators that cannot raise, and so need not be unrolled to find out.
 _SAFE_FOR_ITEMS: tuple[type, ...] = (type(iter([])), type(iter(())))
 _SAFE_FOR_PAIRS: tuple[type, ...] = (type(iter({}.items())),)
@@ -79,7 +90,9 @@ class NamespacePickler(cloudpickle.Pickler):
             Entry: self._reduce_entry,
             types.FunctionType: self._reduce_any_function,
             types.CellType: reduce_cell,
-            functools._lru_cache_wrapper: reduce_cached_function,
+            types.CodeType: CodeReducer(),
+            types.ModuleType: self._reduce_module,
+            **standard_library.REDUCERS,
         }
         self._add_library_reducers()
 
@@ -113,6 +126,7 @@ class NamespacePickler(cloudpickle.Pickler):
         if "torch" in sys.modules and hasattr(sys.modules["torch"], "UntypedStorage"):
             import torch
 
+            from . import torch_modules as modules
             from . import torch_tensors as tensors
 
             def storage_of(base: Any) -> Any:
@@ -125,6 +139,7 @@ class NamespacePickler(cloudpickle.Pickler):
                 torch.TypedStorage: tensors.reduce_typed_storage,
                 torch.Generator: tensors.reduce_generator,
             }
+            self._prefer_for_functions(modules.reduce_compiled_function)
         if "numpy" in sys.modules and hasattr(sys.modules["numpy"], "ndarray"):
             import numpy as np
 
@@ -134,14 +149,39 @@ class NamespacePickler(cloudpickle.Pickler):
             files = self.regions.shared(MappedFiles, self.note)
             self._reducers[np.ndarray] = lambda array: reduce_array(array, self.regions, storage_of, files)
 
+    def _prefer_for_functions(self, reduce_special: Callable[[Any], Any]) -> None:
+        """Ask ``reduce_special`` before the reducer of ordinary functions; it answers None for those."""
+        otherwise = self._reducers[types.FunctionType]
+        self._reducers[types.FunctionType] = lambda function: reduce_special(function) or otherwise(function)
+
+    def _torch_reducer(self, cls: type) -> Callable[[Any], Any] | None:
+        torch: Any = sys.modules.get("torch")
+        if getattr(torch, "Tensor", None) not in self._reducers:
+            return None
+        if issubclass(cls, torch.Tensor):
+            from .torch_tensors import reduce_subclass_tensor
+
+            return lambda tensor: reduce_subclass_tensor(tensor, self._try, self.note)
+        from .torch_modules import reducer_for
+
+        return reducer_for(cls)
+
     def _choose_reducer(self, cls: type) -> Callable[[Any], Any]:
         """Decide once a type, and remember it."""
         if why_not := reason_against(cls):
             reducer: Callable[[Any], Any] = lambda obj: self.give_up(obj, why_not)  # noqa: E731
         elif issubclass(cls, type):
-            reducer = super().reducer_override
+            reducer = self._reduce_any_class
+        elif issubclass(cls, enum.Enum) and not is_importable(cls):
+            reducer = reduce_enum_member
+        elif reduce_ours := standard_library.reducer_for(cls):
+            reducer = reduce_ours
+        elif reduce_by_torch := self._torch_reducer(cls):
+            reducer = reduce_by_torch
         elif of_library := libraries.reducer_for(cls, self.regions, self.note):
             reducer = of_library
+        elif _needs_setter(cls):
+            reducer = self._try_with_setter
         elif _is_plain(cls, self.dispatch_table):
             reducer = self._try_plain
         else:
@@ -155,14 +195,28 @@ class NamespacePickler(cloudpickle.Pickler):
         return entry, (item.name, item.value)
 
     def _reduce_any_function(self, function: types.FunctionType) -> Any:
-        if function.__globals__ is self._namespace:
-            return reduce_function(function)
-        return super().reducer_override(function)
+        if function.__globals__ is self._namespace or not is_importable(function):
+            return reduce_function(function, self._namespace) or super().reducer_override(function)
+        return NotImplemented
+
+    def _reduce_module(self, module: types.ModuleType) -> Any:
+        return self._try(module) if is_importable(module) else reduce_made_module(module)
+
+    def _reduce_any_class(self, cls: Any) -> Any:
+        if cls.__module__ == "builtins" or is_importable(cls):
+            return super().reducer_override(cls)
+        return reduce_class(cls, is_importable)
 
     def _try_plain(self, obj: Any) -> Any:
         reduced = self._try(obj)
         self._plain.add(type(obj))
         return reduced
+
+    def _try_with_setter(self, obj: Any) -> Any:
+        reduced = self._try(obj)
+        if isinstance(reduced, str) or reduced[2] is None or reduced[5] is not None:
+            return reduced
+        return (*reduced[:5], set_attributes)
 
     def _try(self, obj: Any) -> Any:
         """Reduce ``obj`` as the pickler would, and check what it would only find out too late."""
@@ -198,6 +252,24 @@ def _is_plain(cls: type, dispatch_table: Any) -> bool:
         and cls.__getattribute__ is object.__getattribute__
         and not issubclass(cls, list | dict)  # a subclass may iterate in its own way
     )
+
+
+def _needs_setter(cls: Any) -> bool:
+    """Whether unpickling would run the class's own code before the object has its attributes.
+
+    It asks an instance for ``__setstate__``, which ``__getattr__`` may answer, and sets slots one by one.
+    """
+    if hasattr(cls, "__setstate__") or not cls.__flags__ & _HEAP_TYPE:
+        return False
+    slots = any(vars(base).get("__slots__") for base in cls.__mro__)
+    return (
+        hasattr(cls, "__getattr__")
+        or cls.__getattribute__ is not object.__getattribute__
+        or (slots and cls.__setattr__ is not object.__setattr__)
+    )
+
+
+_HEAP_TYPE = 1 << 9
 
 
 def _check_global(obj: Any, name: str) -> None:

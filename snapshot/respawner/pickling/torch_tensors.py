@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from . import memory
-from .regions import RegionTable
+from .regions import SMALL_BYTES, RegionTable
 
+_HAVE_NAMES = hasattr(torch.Tensor, "names")  # of dimensions; torch 2.13 has removed them
 LOST_GRAPH = "its autograd graph is not kept: it comes back detached"
 
 
@@ -42,44 +43,80 @@ def reduce_generator(generator: torch.Generator) -> Any:
 
 def reduce_tensor(tensor: Any, regions: RegionTable, note: Any) -> Any:
     """How to pickle an exact ``Tensor`` or ``Parameter``. ``note(text)`` reports what is not kept."""
-    plain = (
+    extras, tensor, requires_grad = _without_graph(tensor, note)
+    if not _is_plain(tensor):
+        return _with_extras(tensor.__reduce_ex__(5), (*extras, requires_grad))
+    make: Any = _parameter if type(tensor) is torch.nn.Parameter else _tensor
+    if tensor.is_inference():
+        make = _inference_tensor
+    storage = tensor.untyped_storage()
+    if storage.is_shared():
+        note("was in shared memory: it comes back in memory of its own")
+    # Only a large one is listed by itself; to spell it out takes longer than all the rest.
+    about = f"{tensor.dtype} {list(tensor.shape)}" if storage.nbytes() >= SMALL_BYTES else ""
+    arguments = (
+        region_of(storage, regions, about),
+        tensor.dtype,
+        tensor.storage_offset(),
+        tuple(tensor.size()),
+        tensor.stride(),
+        requires_grad,
+    )
+    return _with_extras((make, arguments), extras)
+
+
+def reduce_subclass_tensor(tensor: Any, reduce: Any, note: Any) -> Any:
+    """Its own way (``reduce(tensor)``), and then what that leaves out."""
+    cls = type(tensor)
+    with torch._C.DisableTorchFunctionSubclass():
+        extras, tensor, requires_grad = _without_graph(tensor, note)
+        if _is_parameter_class(cls):  # torch would make a plain Parameter of it
+            data = torch.Tensor.detach(tensor).as_subclass(torch.Tensor)
+            return _with_extras((_parameter_of_class, (cls, data, requires_grad)), extras)
+    return _with_extras(reduce(tensor), (*extras, requires_grad))
+
+
+def _is_parameter_class(cls: type) -> bool:
+    inherits = "__torch_dispatch__" not in vars(cls) and "__new__" not in vars(cls)
+    return (
+        inherits
+        and issubclass(cls, torch.nn.Parameter)
+        and cls.__reduce_ex__ is torch.nn.Parameter.__reduce_ex__
+    )
+
+
+def _is_plain(tensor: Any) -> bool:
+    return (
         tensor.layout is torch.strided
         and tensor.device.type == "cpu"
-        and not (
-            tensor.is_quantized or tensor.is_conj() or tensor.is_neg() or any(getattr(tensor, "names", ()))
-        )
-    )
-    if tensor._backward_hooks:
-        note("its hooks are not kept")
-    requires_grad = tensor.requires_grad
-    if requires_grad and not tensor.is_leaf:
-        note(LOST_GRAPH)
-        tensor, requires_grad = tensor.detach(), False
-    if not plain:
-        return _with_state(tensor, tensor.__reduce_ex__(5))
-    return _with_state(
-        tensor,
-        (
-            _parameter if type(tensor) is torch.nn.Parameter else _tensor,
-            (
-                region_of(tensor.untyped_storage(), regions, f"{tensor.dtype} {list(tensor.shape)}"),
-                tensor.dtype,
-                tensor.storage_offset(),
-                tuple(tensor.size()),
-                tensor.stride(),
-                requires_grad,
-            ),
-        ),
+        and not (tensor.is_nested or tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+        and not (_HAVE_NAMES and any(tensor.names))
     )
 
 
-def _with_state(tensor: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Add ``.grad`` and the attributes that someone set on the tensor, if there are any."""
-    gradient = tensor.grad if tensor.is_leaf else None
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def _without_graph(tensor: Any, note: Any) -> tuple[tuple[Any, ...], Any, bool]:
+    """What torch's pickling leaves out, the tensor as a leaf, and whether it requires a gradient."""
     attributes = dict(tensor.__dict__)
-    if len(reduced) != 2 or (gradient is None and not attributes):
+    if tensor.is_leaf:
+        hooks = {name: found for name in _HOOKS if (found := getattr(tensor, name, None))}
+        return (tensor.grad, attributes, hooks), tensor, tensor.requires_grad
+    note(LOST_GRAPH)
+    if tensor._backward_hooks:
+        note("its hooks are not kept, since they belong to that graph")
+    return (None, attributes, {}), tensor.detach(), False
+
+
+def _with_extras(reduced: tuple[Any, ...], extras: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Add gradient, attributes, hooks and ``requires_grad`` to a reduction, if there are any."""
+    if not any(extra is not None and extra is not False and extra != {} for extra in extras):
         return reduced
-    return (*reduced, (gradient, attributes), None, None, _set_state)
+    function, arguments, state, *rest = (*reduced, None)[: max(3, len(reduced))]
+    if any(part is not None for part in rest):
+        return reduced
+    return function, arguments, (state, *extras), None, None, _set_extras
 
 
 def storage_of(tensor: Any, regions: RegionTable) -> tuple[int, int] | None:
@@ -122,7 +159,32 @@ def _parameter(
     return torch.nn.Parameter(_tensor(region, dtype, offset, size, stride, False), requires_grad)
 
 
+def _inference_tensor(*arguments: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        return _tensor(*arguments)
+
+
+def _parameter_of_class(cls: Any, data: torch.Tensor, requires_grad: bool) -> Any:
+    return torch.Tensor._make_subclass(cls, data, requires_grad)
+
+
+def _set_extras(tensor: Any, extras: tuple[Any, ...]) -> None:
+    """``extras``: state of its own, gradient, attributes, hooks, and for some kinds ``requires_grad``."""
+    state, gradient, attributes, hooks, *requires_grad = extras
+    with torch._C.DisableTorchFunctionSubclass():
+        if state is not None and hasattr(tensor, "__setstate__"):
+            tensor.__setstate__(state)
+        if requires_grad and requires_grad[0]:
+            tensor.requires_grad_()
+        if gradient is not None:
+            tensor.grad = gradient
+        tensor.__dict__.update(attributes)
+        for name, found in hooks.items():
+            setattr(tensor, name, found)
+
+
 def _set_state(tensor: Any, state: tuple[Any, dict[str, Any]]) -> None:
+    """In older snapshots of version 1."""
     gradient, attributes = state
     if gradient is not None:
         tensor.grad = gradient

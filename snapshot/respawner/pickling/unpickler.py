@@ -22,11 +22,13 @@ class _Finding:
     """Finds classes and functions by name, and books what is missing under the variable that needs it.
 
     ``failures`` are the placeholders to report; ``_unnamed`` those whose variable is not complete yet.
+    ``names`` gets each variable once it is complete: see `early_names`.
     """
 
     def _start(self) -> None:
         self.failures: list[Placeholder] = []
         self._unnamed: list[Placeholder] = []
+        self.names: dict[str, Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -53,6 +55,8 @@ class _Finding:
             placeholder.__dict__["respawner_path"] = name
         self._unnamed.clear()
         memory.current().variable_is_complete(name)
+        if name != "Out":  # the history, which is no variable
+            self.names[name] = value
         return name, value
 
 
