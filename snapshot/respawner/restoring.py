@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import DamagedError, StoreError
+from .interrupts import interrupts_later
 from .live import live_objects
 from .manifest import Manifest
 from .namespace import put_history, put_variables
+from .origins import tell_origins
+from .pickling.limits import memory_is_left
 from .pickling.memory import Memory
-from .pickling.placeholder import Placeholder
-from .pickling.unpickler import FastUnpickler, PatientUnpickler
+from .pickling.placeholder import Placeholder, losses_counted
+from .pickling.unpickler import GUARDED_CALLS, FastUnpickler, PatientUnpickler
+from .pickling.watch import Watch
 from .processstate import put_random_state, put_surroundings
 from .store.reader import SnapshotReader
 from .store.timeline import Damage, Timeline, is_target
@@ -33,6 +37,11 @@ class Loaded:
     random: dict[str, Any]
     excluded: list[str]
     lost: list[Placeholder]
+    """What this restore did not bring back, whether it was lost when it was saved or now."""
+    lost_before: list[Placeholder]
+    """Placeholders that were in the namespace already when the snapshot was taken."""
+    alive: list[str]
+    """Variables that hold this process's own objects, as they are now: these could not be saved."""
     notes: list[str]
     damaged: list[Damage] = field(default_factory=list)
     seconds: float = 0.0
@@ -69,20 +78,24 @@ def load(shell: Any, timeline: Timeline, manifest: Manifest) -> Loaded:
     are looked up while objects are made.
     """
     started = time.perf_counter()
-    with SnapshotReader(timeline, manifest) as reader:
+    watch = Watch(GUARDED_CALLS, around=_unpickle.__code__, restoring=True)
+    with SnapshotReader(timeline, manifest) as reader, interrupts_later(), watch:
         memory = Memory(reader)
         with memory.in_use():
             try:
                 loaded = _unpickle(FastUnpickler, shell, reader)
-            except (StoreError, MemoryError):
+            except StoreError:
                 raise
-            except Exception:
+            except BaseException as error:
+                if isinstance(error, MemoryError) and not memory_is_left():
+                    raise
                 # An object's own code failed: once more, slowly, and without that object. The memory is
                 # read again as well, because the first try may have changed it.
                 with Memory(reader).in_use():
                     loaded = _unpickle(PatientUnpickler, shell, reader)
         if not reader.verified:
             loaded.notes.append(f"not verified: its hash {manifest.hash} is not installed here")
+    tell_origins(loaded.lost, loaded.variables, loaded.history["Out"], loaded.history["In"])
     loaded.seconds = time.perf_counter() - started
     return loaded
 
@@ -100,15 +113,18 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader) -> Loade
     manifest = reader.manifest
     with reader.open(manifest.skeleton) as file:
         unpickler = unpickler_class(file, live_objects(shell, manifest.live))
-        prelude = unpickler.load()
-        notes = put_surroundings(prelude)
-        body = unpickler.load()
+        with losses_counted() as losses:
+            prelude = unpickler.load()
+            notes = put_surroundings(prelude)
+            body = unpickler.load()
     return Loaded(
         manifest=manifest,
         variables=dict(body["entries"]),
         history=body["history"][1],
         random=body["random"],
         excluded=prelude["excluded"],
-        lost=unpickler.failures,
+        lost=losses.now + unpickler.failures,
+        lost_before=losses.before,
+        alive=sorted({path for path, _ in losses.alive}),
         notes=notes,
     )
