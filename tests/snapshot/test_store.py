@@ -20,7 +20,6 @@ from respawner.store.layout import open_store, slug_of
 from respawner.store.lock import TimelineLock
 from respawner.store.pack import align
 from respawner.store.reader import SnapshotReader
-from respawner.store.retention import prune
 from respawner.store.timeline import Damage, Timeline
 from respawner.store.writer import TimelineWriter
 
@@ -457,7 +456,7 @@ def test_latest_labelled_and_pinned_snapshots_stay(
         publish(target, content, labels=["best"] if n == 2 else []) for n, content in enumerate(contents)
     ]
     timeline.pin(published[4].id, "kept")
-    prune(timeline, keep_latest=3)
+    target.prune(3)
     target.drop_unnamed_packs()
     left = [m for m in timeline.snapshots() if isinstance(m, Manifest)]
     assert [m.sequence for m in left] == [10, 9, 8, 5, 3]

@@ -16,6 +16,7 @@ from types import CodeType
 from typing import Any, ClassVar
 
 from ..errors import StoreError
+from . import memory
 from .limits import TakesTooLong, memory_is_left, object_seconds
 from .pickler import entry
 from .placeholder import Placeholder, lost, lost_class
@@ -59,6 +60,7 @@ class _Finding:
         for placeholder in self._unnamed:
             placeholder.__dict__["respawner_path"] = name
         self._unnamed.clear()
+        memory.current().variable_is_complete(name)
         return name, value
 
 

@@ -15,7 +15,7 @@ from ..manifest import CHUNK_BYTES, Extent, Manifest, Stream
 from .codec import RAW, encode
 from .digest import ALGORITHMS, PREFERRED
 from .pack import PackWriter
-from .retention import delete_unnamed_packs
+from .retention import Kept, delete_packs_unnamed_by, prune_known
 from .timeline import Damage, Timeline
 
 CopyTo = Callable[[int], None]
@@ -43,6 +43,8 @@ class TimelineWriter:
         self._places: dict[tuple[bytes, int], _Place] = {}
         self._added: list[tuple[bytes, int]] = []
         self._pack: PackWriter | None = None
+        self._snapshots: dict[int, Kept] = {}
+        self._streams: dict[bytes, Stream] = {}
         self._read_manifests()
 
     def _read_manifests(self) -> None:
@@ -52,6 +54,7 @@ class TimelineWriter:
         ends: dict[int, int] = {}
         whole = True
         for found in self.timeline.snapshots():
+            self._snapshots[found.sequence] = Kept.of(found)
             if isinstance(found, Damage):
                 whole = False
                 continue
@@ -73,6 +76,7 @@ class TimelineWriter:
         """Write everything anew from now on: a chunk that is on disk turned out to be damaged."""
         self.close()
         self._places.clear()
+        self._streams.clear()
         self._start_new_pack()
 
     def _start_new_pack(self) -> None:
@@ -115,6 +119,11 @@ class TimelineWriter:
             digests.append(digest)
             _extend(extents, place, size)
         return Stream(length, b"".join(digests), tuple(extents))
+
+    def whole_stream(self, digests: bytes, length: int) -> Stream | None:
+        """The stream of the last snapshot that has these digests. May be asked by any thread."""
+        found = self._streams.get(digests)
+        return found if found is not None and found.length == length else None
 
     def knows(self, digest: bytes, length: int) -> bool:
         """Whether the chunk is on disk. May be asked by any thread: the answer may be old when it comes."""
@@ -163,6 +172,8 @@ class TimelineWriter:
         if self._pack is not None:
             self._pack.sync()
         self.timeline.publish(manifest)
+        self._snapshots[manifest.sequence] = Kept.of(manifest)
+        self._streams = {payload.stream.digests: payload.stream for payload in manifest.payloads}
         self.next_sequence = manifest.sequence + 1
         self._added.clear()
         if self._pack is not None:
@@ -186,11 +197,23 @@ class TimelineWriter:
         finally:
             pack.close()
 
+    def prune(self, keep_latest: int) -> list[int]:
+        """Delete what retention does not keep, by what is known of this timeline; returns the numbers."""
+        deleted = prune_known(self.timeline, self._newest_first(), keep_latest)
+        for sequence in deleted:
+            del self._snapshots[sequence]
+        return deleted
+
     def drop_unnamed_packs(self) -> None:
-        """Delete packs that no manifest names any more. None of them is mapped: restoring copies."""
-        delete_unnamed_packs(self.timeline, keep=self._committed_pack)
+        """Delete packs that no manifest names any more."""
+        delete_packs_unnamed_by(self.timeline, self._newest_first(), keep=self._committed_pack)
         existing = {int(path.stem) for path in self.timeline.packs.glob("*.pack")}
-        self._places = {key: place for key, place in self._places.items() if place.pack in existing}
+        gone = [key for key, place in self._places.items() if place.pack not in existing]
+        for key in gone:
+            del self._places[key]
+
+    def _newest_first(self) -> list[Kept]:
+        return [self._snapshots[sequence] for sequence in sorted(self._snapshots, reverse=True)]
 
     def close(self) -> None:
         if self._pack is not None:
