@@ -21,6 +21,13 @@ SESSION_NAME_ENV = "JPY_SESSION_NAME"
 RESTORE_ENV = "RESPAWNER_RESTORE"
 """When a starting kernel restores: ``always`` (the default) or ``never``."""
 
+OBJECT_SECONDS_ENV = "RESPAWNER_OBJECT_SECONDS"
+"""The most that one object's own code (``__reduce__``, ``__getstate__``) may take at a save, in seconds (5);
+six times that at a restore. 0: no limit."""
+
+MOST_OBJECT_BYTES_ENV = "RESPAWNER_MOST_OBJECT_BYTES"
+"""The most that what one such object returns may hold (default: a quarter of the free memory)."""
+
 OWNER_ENV = "RESPAWNER_OWNER_PID"
 """Set by the kernel for its children: ``pid:start:timeline`` of the kernel that owns the timeline."""
 

@@ -28,6 +28,8 @@ from .errors import DamagedError, NoSnapshotError
 from .guard import Guard
 from .manifest import Manifest
 from .namespace import user_names
+from .pickling.limits import another_chance
+from .pickling.survivors import SURVIVORS
 from .recorder import Recorder, explain
 from .restoring import Loaded, load, load_latest, put
 from .unsaved import note_of_unsaved, tell_running
@@ -200,6 +202,8 @@ class Engine:
 
     def save(self, label: str | None = None, kind: str = "manual") -> Manifest:
         """Capture now; returns when it is durable. Raises what goes wrong."""
+        if kind == "manual":
+            another_chance()
         moment = Moment(self.shell.execution_count, kind, labels=[label] if label else [])
         return self.recorder.save(moment)
 
@@ -215,7 +219,8 @@ class Engine:
             timeline = self._claim.source
             wanted = timeline.find_snapshot(id_or_label)
         self.started = True
-        undo = self.save(kind="undo")
+        with SURVIVORS.holding():
+            undo = self.save(kind="undo")
         try:
             loaded = load(self.shell, timeline, wanted, salvage=salvage)
         except DamagedError:

@@ -18,11 +18,16 @@ from .live import live_names, live_objects
 from .manifest import Skipped
 from .namespace import history_of, user_names
 from .pickling.deep_stack import run_deep
-from .pickling.pickler import Entry, NamespacePickler, one_line_reason, type_name
+from .pickling.limits import Again, TakesTooLong
+from .pickling.pickler import Entry, Failure, NamespacePickler
 from .pickling.placeholder import Placeholder
-from .pickling.segments import SegmentFile
-from .pickling.where import path_to
+from .pickling.segments import SegmentFile, Sizes
+from .pickling.unpicklable import one_line_reason, type_name
+from .pickling.watch import Abandoned, Watch
+from .pickling.where import paths_to
 from .processstate import Baseline, random_state, surroundings
+
+_MOST_PASSES = 50
 
 
 @dataclass
@@ -39,15 +44,22 @@ class Pickled:
         """One entry for each lost object, with the way to it from its variable."""
         roots: dict[str, Any] = {item.name: item.value for item in self.entries} | {"Out": self.outputs}
         found = []
-        for failure in self.pickler.failures:
-            path = path_to(failure.obj, roots.get(failure.name), failure.name)
-            found.append(Skipped(path, type_name(type(failure.obj)), failure.reason))
+        for name, failures in self._failures_by_name().items():
+            paths = paths_to([failure.obj for failure in failures], roots.get(name), name)
+            for failure, path in zip(failures, paths, strict=True):
+                found.append(Skipped(path, type_name(type(failure.obj)), failure.reason))
         for root in [*roots.values(), *self.outputs.values()]:
             if isinstance(root, Placeholder):
                 known = root.__dict__
                 lost = Skipped(known["respawner_path"], known["respawner_type"], known["respawner_reason"])
                 found += [] if lost in found else [lost]
         return found
+
+    def _failures_by_name(self) -> dict[str, list[Failure]]:
+        by_name: dict[str, list[Failure]] = {}
+        for failure in self.pickler.failures:
+            by_name.setdefault(failure.name, []).append(failure)
+        return by_name
 
 
 def pickle_namespace(shell: Any, next_count: int, baseline: Baseline, excluded: Collection[str]) -> Pickled:
@@ -59,8 +71,9 @@ def pickle_namespace(shell: Any, next_count: int, baseline: Baseline, excluded: 
     history = history_of(shell, next_count)
     entries = [Entry(name, shell.user_ns[name]) for name in user_names(shell, excluded)]
     body = {"entries": entries, "history": Entry("Out", history), "random": random_state()}
-    attempt = functools.partial(_attempt, shell, live)
-    pieces, pickler = _attempt_all_ways(attempt, prelude, body)
+    attempt = functools.partial(_attempt, shell, live, Sizes())
+    with Watch({NamespacePickler.reducer_override.__code__}):
+        pieces, pickler = _attempt_all_ways(attempt, prelude, body)
     return Pickled(pieces, pickler, names, entries, history["Out"])
 
 
@@ -74,23 +87,50 @@ def _attempt_all_ways(attempt: Callable[..., Any], prelude: Any, body: dict[str,
     deeply = functools.partial(attempt, prelude, body, deep=True)
     if isinstance(first, RecursionError):
         try:
-            return run_deep(deeply)
+            return _run_deep(deeply)
         except MemoryError:
             raise
         except Exception:  # noqa: S110
             pass  # deeper than any stack, or another failure behind this one
     _give_up_what_fails(attempt, body)
     try:
-        return run_deep(deeply)
+        return _run_deep(deeply)
     except Exception as error:
         raise CaptureError(f"the namespace cannot be pickled: {one_line_reason(error)}") from error
 
 
-def _attempt(shell: Any, live: list[Any], *parts: Any, deep: bool) -> tuple[list[Any], NamespacePickler]:
-    """One pass over everything; each part is one pickle, and all share the memo."""
-    file = SegmentFile()
-    pickler = NamespacePickler(file, live, shell.user_ns)
-    pickler.deep = deep
+def _run_deep(function: Callable[[], Any]) -> Any:
+    """`run_deep`, and again where the thread got stuck in an object's own code."""
+    for _ in range(_MOST_PASSES):
+        try:
+            return run_deep(function)
+        except Again:
+            continue
+    raise _too_many_passes()
+
+
+def _attempt(
+    shell: Any, live: list[Any], sizes: Sizes, *parts: Any, deep: bool
+) -> tuple[list[Any], NamespacePickler]:
+    """A pass over everything, and others after it for as long as objects are found that overdo it."""
+    careful = deep
+    for _ in range(_MOST_PASSES):
+        try:
+            return _one_pass(shell, live, sizes, *parts, deep=deep, careful=careful or bool(sizes.large))
+        except Abandoned:
+            raise
+        except (Again, TakesTooLong):
+            careful = True
+    raise _too_many_passes()
+
+
+def _one_pass(
+    shell: Any, live: list[Any], sizes: Sizes, *parts: Any, deep: bool, careful: bool
+) -> tuple[list[Any], NamespacePickler]:
+    """Each part is one pickle, and all share the memo."""
+    file = SegmentFile(sizes)
+    pickler = NamespacePickler(file, sizes, live, shell.user_ns)
+    pickler.deep, pickler.careful = deep, careful
     for part in parts:
         # Not cloudpickle's dump(), which hides the RecursionError that tells us to go deeper.
         pickle.Pickler.dump(pickler, part)
@@ -98,12 +138,19 @@ def _attempt(shell: Any, live: list[Any], *parts: Any, deep: bool) -> tuple[list
     return file.finish(), pickler
 
 
+def _too_many_passes() -> CaptureError:
+    return CaptureError(
+        f"more than {_MOST_PASSES} objects take too long or too much memory to be saved; "
+        "respawner.exclude() leaves variables out"
+    )
+
+
 def _give_up_what_fails(attempt: Callable[..., Any], body: dict[str, Any]) -> None:
     """Put placeholders for the variables and outputs that cannot be pickled by themselves."""
 
     def tried(path: str, value: Any) -> Any:
         try:
-            run_deep(functools.partial(attempt, Entry(path, value), deep=True))
+            _run_deep(functools.partial(attempt, Entry(path, value), deep=True))
         except MemoryError:
             raise
         except Exception as error:

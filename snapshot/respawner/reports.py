@@ -14,12 +14,6 @@ _SHOWN = 12
 def restored_report(loaded: Loaded, overwritten: list[str], how: str) -> dict[str, Any]:
     """The report of a restore as a plain dict. ``how``: ``start`` or ``in place``."""
     manifest = loaded.manifest
-    skipped = [{"path": s.path, "type": s.type, "reason": s.reason} for s in manifest.skipped]
-    skipped += [
-        {"path": p.__dict__["respawner_path"], "type": p.__dict__["respawner_type"], "reason": reason}
-        for p in loaded.lost
-        if (reason := p.__dict__["respawner_reason"])
-    ]
     return {
         "restored": True,
         "how": how,
@@ -31,11 +25,18 @@ def restored_report(loaded: Loaded, overwritten: list[str], how: str) -> dict[st
         "names": [name.name for name in manifest.names],
         "bytes": manifest.size_bytes,
         "seconds": round(loaded.seconds, 3),
-        "skipped": skipped,
+        "skipped": [_loss(placeholder.__dict__) for placeholder in loaded.lost],
+        "lost_before": sorted({p.__dict__["respawner_path"] for p in loaded.lost_before}),
+        "alive": loaded.alive,
+        "excluded": loaded.excluded,
         "notes": manifest.notes + loaded.notes,
         "damaged": [{"sequence": d.sequence, "reason": d.reason} for d in loaded.damaged],
         "overwritten": overwritten,
     }
+
+
+def _loss(known: dict[str, str]) -> dict[str, str]:
+    return {key: known[f"respawner_{key}"] for key in ("path", "type", "reason", "origin")}
 
 
 def nothing_report(why: str, **more: Any) -> dict[str, Any]:
@@ -54,7 +55,14 @@ def lines_of(report: dict[str, Any]) -> list[str]:
             f"snapshot {report['snapshot']}, {readable_age(report['age_seconds'])}{_after(report)}"
         )
         lines = [first]
-    lines += _some("not restored", [f"{s['path']} ({s['type']}): {s['reason']}" for s in report["skipped"]])
+    lines += _some("not restored", [_line_of_loss(s) for s in report["skipped"]])
+    for label, key in (
+        ("still missing since an earlier restore", "lost_before"),
+        ("still the living objects, as they are now", "alive"),
+        ("excluded, as asked", "excluded"),
+    ):
+        if report.get(key):
+            lines.append(f"{label}: {', '.join(report[key])}")
     lines += _some("note", report["notes"])
     lines += _some(
         "damaged, passed over", [f"snapshot {d['sequence']}: {d['reason']}" for d in report["damaged"]]
@@ -62,6 +70,11 @@ def lines_of(report: dict[str, Any]) -> list[str]:
     if report.get("overwritten"):
         lines.append(f"replaced what the startup files had set: {', '.join(report['overwritten'])}")
     return lines
+
+
+def _line_of_loss(loss: dict[str, str]) -> str:
+    made_by = f"; made by {loss['origin']}" if loss.get("origin") else ""
+    return f"{loss['path']} ({loss['type']}): {loss['reason']}{made_by}"
 
 
 def show(report: dict[str, Any]) -> None:

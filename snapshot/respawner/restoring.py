@@ -13,14 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import DamagedError, StoreError
+from .interrupts import interrupts_later
 from .live import live_objects
 from .manifest import Manifest
 from .namespace import put_history, put_variables
+from .origins import tell_origins
 from .pickling.early_names import names_meanwhile
+from .pickling.limits import memory_is_left
 from .pickling.memory import Memory
-from .pickling.placeholder import Placeholder
+from .pickling.placeholder import Placeholder, losses_counted
 from .pickling.remarks import collecting
-from .pickling.unpickler import FastUnpickler, PatientUnpickler, seed_pickle
+from .pickling.unpickler import GUARDED_CALLS, FastUnpickler, PatientUnpickler, seed_pickle
+from .pickling.watch import Watch
 from .processstate import put_random_state, put_surroundings
 from .store.reader import SnapshotReader
 from .store.timeline import Damage, Timeline, is_target
@@ -40,6 +44,11 @@ class Loaded:
     random: dict[str, Any]
     excluded: list[str]
     lost: list[Placeholder]
+    """What this restore did not bring back, whether it was lost when it was saved or now."""
+    lost_before: list[Placeholder]
+    """Placeholders that were in the namespace already when the snapshot was taken."""
+    alive: list[str]
+    """Variables that hold this process's own objects, as they are now: these could not be saved."""
     notes: list[str]
     verification: Verification
     damaged: list[Damage] = field(default_factory=list)
@@ -87,13 +96,16 @@ def load(
     started = time.perf_counter()
     eager = eager or manifest.size_bytes < MAP_FROM_BYTES
     reader = SnapshotReader(timeline, manifest)
+    watch = Watch(GUARDED_CALLS, around=_unpickle.__code__, restoring=True)
     try:
-        loaded = _make_objects(shell, reader, eager, salvage)
+        with interrupts_later(), watch:
+            loaded = _make_objects(shell, reader, eager, salvage)
     except BaseException:
         reader.close()
         raise
     if not reader.verified:
         loaded.notes.append(f"not verified: its hash {manifest.hash} is not installed here")
+    tell_origins(loaded.lost, loaded.variables, loaded.history["Out"], loaded.history["In"])
     loaded.seconds = time.perf_counter() - started
     loaded.verification.start()
     return loaded
@@ -103,12 +115,13 @@ def _make_objects(shell: Any, reader: SnapshotReader, eager: bool, salvage: bool
     if not salvage:
         try:
             return _unpickle(FastUnpickler, shell, reader, Memory(reader, eager=eager))
-        except (StoreError, MemoryError):
+        except StoreError:
             raise
-        except Exception:  # noqa: S110
+        except BaseException as error:
             # An object's own code failed: once more, slowly, and without that object. The memory is made
             # again as well, because the first try may have changed it.
-            pass
+            if isinstance(error, MemoryError) and not memory_is_left():
+                raise
     return _unpickle(PatientUnpickler, shell, reader, Memory(reader, eager=eager, salvage=salvage))
 
 
@@ -126,10 +139,11 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: 
     live = live_objects(shell, manifest.live)
     with memory.in_use(), reader.open(manifest.skeleton, seed_pickle(len(live))) as file:
         unpickler = unpickler_class(file, live)
-        prelude = unpickler.load()
-        notes = put_surroundings(prelude)
-        with collecting() as remarks, names_meanwhile(shell.user_ns) as unpickler.names:
-            body = unpickler.load()
+        with losses_counted() as losses:
+            prelude = unpickler.load()
+            notes = put_surroundings(prelude)
+            with collecting() as remarks, names_meanwhile(shell.user_ns) as unpickler.names:
+                body = unpickler.load()
         notes += remarks
     return Loaded(
         manifest=manifest,
@@ -137,7 +151,9 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: 
         history=body["history"][1],
         random=body["random"],
         excluded=prelude["excluded"],
-        lost=unpickler.failures,
+        lost=losses.now + unpickler.failures,
+        lost_before=losses.before,
+        alive=sorted({path for path, _ in losses.alive}),
         notes=notes,
         verification=Verification(reader, memory.mapped),
     )

@@ -15,18 +15,24 @@ import pickle
 import sys
 import types
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import cloudpickle
 from cloudpickle.cloudpickle import _should_pickle_by_reference as is_importable
 
+from ..readable import readable_size
 from . import libraries, standard_library
+from .limits import OVERDONE, Again, TakesTooLong, memory_is_left, object_seconds
+from .lineage import Lineage, weight
 from .notebook_classes import reduce_class, reduce_enum_member
 from .notebook_code import CodeReducer, reduce_cell, reduce_function, reduce_made_module
-from .placeholder import Placeholder
+from .placeholder import Placeholder, lost
 from .regions import RegionTable
-from .segments import SegmentFile
-from .unpicklable import reason_against
+from .segments import SegmentFile, Sizes
+from .survivors import SURVIVORS
+from .unpicklable import one_line_reason, reason_against, type_name
+from .watch import too_long
 
 
 class Entry:
@@ -65,6 +71,8 @@ def set_attributes(obj: Any, state: Any) -> None:
 # Iterators that cannot raise, and so need not be unrolled to find out.
 _SAFE_FOR_ITEMS: tuple[type, ...] = (type(iter([])), type(iter(())))
 _SAFE_FOR_PAIRS: tuple[type, ...] = (type(iter({}.items())),)
+_MOST_ITEMS = 50_000_000
+"""Of an iterator that a ``__reduce__`` returns; one that never ends would take all memory."""
 
 
 class NamespacePickler(cloudpickle.Pickler):
@@ -73,7 +81,7 @@ class NamespacePickler(cloudpickle.Pickler):
     ``failures``, ``notes`` and ``bytes_by_name`` are filled while `dump` runs.
     """
 
-    def __init__(self, file: SegmentFile, live: list[Any], namespace: dict[str, Any]) -> None:
+    def __init__(self, file: SegmentFile, sizes: Sizes, live: list[Any], namespace: dict[str, Any]) -> None:
         super().__init__(file, protocol=5)
         self.memo = {id(obj): (number, obj) for number, obj in enumerate(live)}
         self.regions = RegionTable()
@@ -81,9 +89,16 @@ class NamespacePickler(cloudpickle.Pickler):
         self.notes: dict[str, None] = {}
         self.bytes_by_name: dict[str, int] = {}
         self.deep = False
+        self.careful = False
+        """Look for objects whose reduction never ends; set by `watch` as well."""
+        self.abandoned = False
+        """Another pass has taken over, this one's thread was stuck."""
+        self.variable = ""
         self._file = file
+        self._sizes = sizes
         self._namespace = namespace
-        self._name = ""
+        self._lineage = Lineage()
+        self._overdone = OVERDONE.types()
         self._counted = 0
         self._plain: set[type] = set()
         self._reducers: dict[type, Callable[[Any], Any]] = {
@@ -103,20 +118,33 @@ class NamespacePickler(cloudpickle.Pickler):
         try:
             reducer = self._reducers.get(cls) or self._choose_reducer(cls)
             return reducer(obj)
-        except (RecursionError, MemoryError) as error:
-            if isinstance(error, MemoryError) or not self.deep:
-                raise
+        except BaseException as error:
+            return self._failed(obj, error)
+
+    def _failed(self, obj: Any, error: BaseException) -> tuple[Any, ...]:
+        """An object's own code raised ``error``, whatever that is; Ctrl-C is held back during a capture."""
+        if self.abandoned or isinstance(error, Again):
+            raise error
+        if isinstance(error, RecursionError):
+            if not self.deep:
+                raise error
             return self.give_up(obj, "nested too deeply")
-        except Exception as error:
-            return self.give_up(obj, one_line_reason(error))
+        if isinstance(error, MemoryError) and not memory_is_left():
+            raise error
+        if isinstance(error, TakesTooLong):
+            reason = too_long(object_seconds())
+            OVERDONE.remember(obj, reason)
+            self._reducers[type(obj)] = self._try_warily
+            return self.give_up(obj, reason)
+        return self.give_up(obj, one_line_reason(error))
 
     def give_up(self, obj: Any, reason: str) -> tuple[Any, ...]:
         """Report ``obj`` as lost and reduce it to a placeholder."""
-        self.failures.append(Failure(self._name, obj, reason))
-        return Placeholder, (self._name, type_name(type(obj)), reason)
+        self.failures.append(Failure(self.variable, obj, reason))
+        return lost, (self.variable, type_name(type(obj)), reason, SURVIVORS.token(obj))
 
     def note(self, text: str) -> None:
-        self.notes[f"{self._name}: {text}"] = None
+        self.notes[f"{self.variable}: {text}"] = None
 
     # Which reducer a type gets ---------------------------------------------------------------------------
 
@@ -170,6 +198,8 @@ class NamespacePickler(cloudpickle.Pickler):
         """Decide once a type, and remember it."""
         if why_not := reason_against(cls):
             reducer: Callable[[Any], Any] = lambda obj: self.give_up(obj, why_not)  # noqa: E731
+        elif cls in self._overdone:
+            reducer = self._try_warily
         elif issubclass(cls, type):
             reducer = self._reduce_any_class
         elif issubclass(cls, enum.Enum) and not is_importable(cls):
@@ -191,7 +221,11 @@ class NamespacePickler(cloudpickle.Pickler):
 
     def _reduce_entry(self, item: Entry) -> tuple[Any, ...]:
         self.count_bytes()
-        self._name = item.name
+        self.variable = item.name
+        self._file.begin_variable(item.name)
+        if item.name in self._sizes.enormous:
+            _, known = self.give_up(item.value, "it does not fit into memory a second time")
+            return entry, (item.name, Placeholder(*known[:3]))
         return entry, (item.name, item.value)
 
     def _reduce_any_function(self, function: types.FunctionType) -> Any:
@@ -218,6 +252,11 @@ class NamespacePickler(cloudpickle.Pickler):
             return reduced
         return (*reduced[:5], set_attributes)
 
+    def _try_warily(self, obj: Any) -> Any:
+        """For types of which an object was given up for time or size."""
+        why_not = OVERDONE.reason(obj)
+        return self._try(obj) if why_not is None else self.give_up(obj, why_not)
+
     def _try(self, obj: Any) -> Any:
         """Reduce ``obj`` as the pickler would, and check what it would only find out too late."""
         by_type = self.dispatch_table.get(type(obj))
@@ -225,20 +264,29 @@ class NamespacePickler(cloudpickle.Pickler):
         if isinstance(reduced, str):
             _check_global(obj, reduced)
             return reduced
-        return _checked(obj, reduced)
+        checked = _checked(obj, reduced)
+        del reduced
+        if self.careful:
+            self._look_for_too_much(obj, checked)
+        return checked
+
+    def _look_for_too_much(self, obj: Any, reduced: tuple[Any, ...]) -> None:
+        """Raises where this object, or the one that it was made by, is what makes the pickle too large."""
+        culprit = self._lineage.never_ending(obj, reduced)
+        if culprit is not None:
+            OVERDONE.remember(culprit, "its __reduce__ makes new objects without end")
+            raise Again
+        if self.variable in self._sizes.large and weight(reduced) > self._sizes.most_bytes // 2:
+            limit = readable_size(self._sizes.most_bytes)
+            OVERDONE.remember(obj, f"its __reduce__ returns more than one object may hold ({limit})")
+            raise Again
 
     def count_bytes(self) -> None:
         """Book the large memory that was found since the last call to the variable at hand."""
         total = self._file.large_bytes + sum(r.length for r in self.regions.regions[self._counted :])
         self._counted = len(self.regions.regions)
         self._file.large_bytes = 0
-        self.bytes_by_name[self._name] = self.bytes_by_name.get(self._name, 0) + total
-
-
-def type_name(cls: type) -> str:
-    """How a type is called in manifests and messages."""
-    module = getattr(cls, "__module__", "")
-    return cls.__qualname__ if module in ("builtins", "__main__") else f"{module}.{cls.__qualname__}"
+        self.bytes_by_name[self.variable] = self.bytes_by_name.get(self.variable, 0) + total
 
 
 def _is_plain(cls: type, dispatch_table: Any) -> bool:
@@ -306,10 +354,9 @@ def _checked(obj: Any, reduced: Any) -> tuple[Any, ...]:
 
 def _unrolled(iterator: Any, safe: tuple[type, ...]) -> Any:
     """A list of what a user's iterator yields; it may raise, which must happen before pickling goes on."""
-    return iterator if iterator is None or type(iterator) in safe else list(iterator)
-
-
-def one_line_reason(error: Exception) -> str:
-    """One line, short enough for a report."""
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text}"[:300]
+    if iterator is None or type(iterator) in safe:
+        return iterator
+    items = list(islice(iterator, _MOST_ITEMS + 1))
+    if len(items) > _MOST_ITEMS:
+        raise pickle.PicklingError(f"its __reduce__ yields more than {_MOST_ITEMS:,} items")
+    return items

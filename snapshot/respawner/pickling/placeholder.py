@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from ..errors import LostObjectError
+from .survivors import SURVIVORS
 
 
 class Placeholder:
@@ -13,8 +18,10 @@ class Placeholder:
     Every alias of the lost object becomes the same placeholder. It is saved again as it is.
     """
 
-    def __init__(self, path: str, type_name: str, reason: str) -> None:
-        self.__dict__.update(respawner_path=path, respawner_type=type_name, respawner_reason=reason)
+    def __init__(self, path: str, type_name: str, reason: str, origin: str = "") -> None:
+        self.__dict__.update(
+            respawner_path=path, respawner_type=type_name, respawner_reason=reason, respawner_origin=origin
+        )
 
     def __repr__(self) -> str:
         known = self.__dict__
@@ -24,8 +31,7 @@ class Placeholder:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        known = self.__dict__
-        return Placeholder, (known["respawner_path"], known["respawner_type"], known["respawner_reason"])
+        return placeholder_from_before, tuple(self.__dict__.values())
 
     def __setstate__(self, state: Any) -> None:
         """Ignore the state of the object that could not be made."""
@@ -40,10 +46,59 @@ class Placeholder:
 
     def _lost(self, what: str) -> LostObjectError:
         known = self.__dict__
+        origin = known.get("respawner_origin") or "its cell"
         return LostObjectError(
             f"{known.get('respawner_path')} was a {known.get('respawner_type')} that Respawner could not bring "
-            f"back ({known.get('respawner_reason')}), so it {what}. Make it again by running its cell."
+            f"back ({known.get('respawner_reason')}), so it {what}. Make it again by running {origin}."
         )
+
+
+@dataclass
+class Losses:
+    """What one restore did not bring back. ``alive`` are objects that are not the snapshot's but this process's own."""
+
+    now: list[Placeholder] = field(default_factory=list)
+    before: list[Placeholder] = field(default_factory=list)
+    alive: list[tuple[str, Any]] = field(default_factory=list)
+
+
+_losses: ContextVar[Losses | None] = ContextVar("respawner_losses", default=None)
+
+
+@contextlib.contextmanager
+def losses_counted() -> Iterator[Losses]:
+    """Collects what is unpickled as a placeholder in this thread."""
+    losses = Losses()
+    token = _losses.set(losses)
+    try:
+        yield losses
+    finally:
+        _losses.reset(token)
+
+
+# The way back: these names stand in pickles, so they keep their meaning for as long as version 1 is read.
+
+
+def lost(path: str, type_name: str, reason: str, token: str = "") -> Any:
+    """An object that was lost when the snapshot was taken: itself, if this is still its process and it lives."""
+    losses = _losses.get()
+    survivor = SURVIVORS.find(token) if token else None
+    if survivor is not None:
+        if losses is not None:
+            losses.alive.append((path, survivor))
+        return survivor
+    placeholder = Placeholder(path, type_name, reason)
+    if losses is not None:
+        losses.now.append(placeholder)
+    return placeholder
+
+
+def placeholder_from_before(*known: str) -> Placeholder:
+    """One that was in the namespace already when the snapshot was taken."""
+    placeholder = Placeholder(*known)
+    if (losses := _losses.get()) is not None:
+        losses.before.append(placeholder)
+    return placeholder
 
 
 class LostClass(type):

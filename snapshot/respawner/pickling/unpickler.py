@@ -7,15 +7,21 @@ can put a `Placeholder` in the object's place and go on.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import importlib
 import pickle
+from types import CodeType
 from typing import Any, ClassVar
 
 from ..errors import StoreError
 from . import memory
-from .pickler import entry, one_line_reason, type_name
-from .placeholder import Placeholder, lost_class
+from .limits import TakesTooLong, memory_is_left, object_seconds
+from .pickler import entry
+from .placeholder import Placeholder, lost, lost_class
+from .unpicklable import one_line_reason, type_name
+from .watch import too_long
 
 
 class _Finding:
@@ -35,12 +41,14 @@ class _Finding:
             found = importlib.import_module(module)
             for part in name.split("."):
                 found = getattr(found, part)
-        except Exception as error:  # importing runs the module's own code
-            reason = f"{module}.{name} cannot be imported: {error}"
+        except BaseException as error:  # importing runs the module's own code, which may even say sys.exit()
+            reason = f"{module}.{name} cannot be imported: {one_line_reason(error)}"
             self.lose(f"{module}.{name}", reason)
             return lost_class(module, name, reason, self._unnamed)
         if found is entry:
             return self._complete
+        if found is Placeholder:  # as lost objects were written by the first versions
+            return lost
         return _fresh_class(found) if name in _CLASS_MAKERS and "cloudpickle" in module else found
 
     def lose(self, what: str, reason: str) -> Placeholder:
@@ -114,11 +122,19 @@ class PatientUnpickler(_Finding, _PYTHON):
         super().__init__(file)
         self._live = live
         self._start()
+        self._replaced: list[tuple[Any, Placeholder]] = []
+        self._too_slow: set[Any] = set()
         self.load()
 
     def persistent_load(self, number: int) -> Any:
         """Only the seed refers to objects in this way."""
         return self._live[number]
+
+    def load(self) -> Any:
+        found = super().load()
+        _replace_in_containers(self._replaced)
+        self._replaced.clear()
+        return found
 
     def _guarded_reduce(self) -> None:
         arguments = self.stack.pop()
@@ -138,42 +154,85 @@ class PatientUnpickler(_Finding, _PYTHON):
         self.append(self._make(functools.partial(cls.__new__, cls, **keywords), arguments))
 
     def _make(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+        cls = next((part for part in arguments[:1] if isinstance(part, type)), None)
+        what = type_name(cls) if cls else getattr(function, "__qualname__", repr(function))
+        if what in self._too_slow:
+            return self.lose(what, _LIKE_ANOTHER)
         try:
             return function(*arguments)
-        except (StoreError, MemoryError):
-            raise
-        except Exception as error:
-            cls = next((part for part in arguments[:1] if isinstance(part, type)), None)
-            what = type_name(cls) if cls else getattr(function, "__qualname__", repr(function))
-            return self.lose(what, one_line_reason(error))
+        except BaseException as error:
+            return self.lose(what, self._reason(error, what))
 
     def _guarded_build(self) -> None:
         instance = self.stack[-2]
+        what = type_name(type(instance))
+        if what in self._too_slow:
+            self.stack.pop()
+            self._replace(instance, self.lose(what, _LIKE_ANOTHER))
+            return
         try:
             _PYTHON.load_build(self)
-        except (StoreError, MemoryError):
-            raise
-        except Exception as error:
-            self._replace(instance, self.lose(type_name(type(instance)), one_line_reason(error)))
+        except BaseException as error:
+            self._replace(instance, self.lose(what, self._reason(error, what)))
 
     def _guarded_items(self, opcode: Any, container: Any) -> None:
         """Items for a container, which takes them by its own code if its class is the user's."""
         try:
             opcode(self)
-        except (StoreError, MemoryError):
-            raise
-        except Exception as error:
+        except BaseException as error:
+            what = type_name(type(container))
+            reason = self._reason(error, what)
             if not isinstance(container, Placeholder):
-                self._replace(container, self.lose(type_name(type(container)), one_line_reason(error)))
+                self._replace(container, self.lose(what, reason))
 
-    def _replace(self, lost: Any, placeholder: Placeholder) -> None:
-        """Put the placeholder where ``lost`` is on the stack, and where later references look."""
+    def _reason(self, error: BaseException, what: str) -> str:
+        """Why that object is lost; raises what is not its own fault. Ctrl-C is held back during a restore."""
+        if isinstance(error, StoreError) or (isinstance(error, MemoryError) and not memory_is_left()):
+            raise error
+        if isinstance(error, TakesTooLong):
+            self._too_slow.add(what)
+            return too_long(object_seconds(restoring=True))
+        return one_line_reason(error)
+
+    def _replace(self, left: Any, placeholder: Placeholder) -> None:
+        """Put the placeholder where ``left`` is on the stack, and where later references look."""
         for index, item in enumerate(self.stack):
-            if item is lost:
+            if item is left:
                 self.stack[index] = placeholder
         for key, item in self.memo.items():
-            if item is lost:
+            if item is left:
                 self.memo[key] = placeholder
+        self._replaced.append((left, placeholder))
+
+
+_LIKE_ANOTHER = "like another one, its own code does not return"
+
+
+def _replace_in_containers(replaced: list[tuple[Any, Placeholder]]) -> None:
+    """Objects that refer back to a lost one got hold of it while it was made: they get the placeholder too."""
+    for left, placeholder in replaced:
+        for holder in gc.get_referrers(left):
+            if isinstance(holder, dict):
+                _replace_values(holder, left, placeholder)
+            elif type(holder) is list:
+                holder[:] = [placeholder if item is left else item for item in holder]
+            elif holder is not left and not isinstance(holder, type):
+                with contextlib.suppress(Exception):  # no __dict__, or a property of the user's
+                    _replace_values(object.__getattribute__(holder, "__dict__"), left, placeholder)
+
+
+def _replace_values(holder: dict[Any, Any], left: Any, placeholder: Placeholder) -> None:
+    for key, value in dict.items(holder):
+        if value is left:
+            dict.__setitem__(holder, key, placeholder)  # an existing key: the dict keeps its shape
+
+
+GUARDED_CALLS: set[CodeType] = {
+    PatientUnpickler._make.__code__,
+    PatientUnpickler._guarded_build.__code__,
+    PatientUnpickler._guarded_items.__code__,
+}
+"""Of the patient unpickler: those that call an object's own code."""
 
 
 def _guard_opcodes() -> None:
