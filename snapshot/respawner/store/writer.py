@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ..errors import TornError
+from ..errors import StoreError, TornError
 from ..manifest import CHUNK_BYTES, RAW, ZERO, Extent, Manifest, Stream
 from .budget import Account
 from .codec import PayloadCodec, encode
 from .compaction import Moves, compact, next_pack_number
 from .digest import ALGORITHMS, PREFERRED
 from .lock import renew_lock
-from .pack import PackWriter
+from .pack import PackWriter, pack_path
 from .retention import delete_unnamed_packs
 from .timeline import Damage, Timeline
 
@@ -196,6 +197,10 @@ class TimelineWriter:
         """Make the chunks durable, then the manifest. From here on the snapshot exists."""
         if self._pack is not None:
             self._pack.sync()
+        if missing := self._missing(e.pack for _, stream in manifest.streams() for e in stream.extents):
+            raise StoreError(
+                f"{missing[0]} was deleted under the kernel; the next snapshot writes everything anew"
+            )
         self.timeline.publish(manifest)
         self.next_sequence = manifest.sequence + 1
         self._account.add(sum(self._places[key].stored for key in self._added))
@@ -210,7 +215,9 @@ class TimelineWriter:
             self._places.pop(key, None)
         self._added.clear()
         pack, self._pack = self._pack, None
-        if not (self.timeline.packs.is_dir() and (self.timeline.folder / "manifests").is_dir()):
+        if not (self.timeline.folder / "manifests").is_dir() or self._missing(
+            place.pack for place in self._places.values()
+        ):
             if pack is not None:
                 pack.close()
             self._begin_anew()
@@ -231,6 +238,11 @@ class TimelineWriter:
             pass  # the tail is unnamed, and is cut off when the pack is opened next
         finally:
             pack.close()
+
+    def _missing(self, packs: Iterable[int]) -> list[Path]:
+        """Which of these packs are gone: an open file is written without a word after its deletion."""
+        paths = [pack_path(self.timeline.packs, number) for number in sorted(set(packs) - {0})]
+        return [path for path in paths if not path.exists()]
 
     def _begin_anew(self) -> None:
         """The folder was deleted under us: the next snapshot writes everything into a new one.
