@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-.PHONY: up down status fast test test-long lint format bench-spawn clean
+.PHONY: up down status fast test test-long lint format bench-spawn bench-snapshot bench-restore clean
 
 up: $(VENV)/.installed
 	@$(BIN)/respawner-hub up
@@ -41,6 +41,14 @@ format: $(VENV)/.installed-dev
 # Login, spawn and first kernel output, beside stock DockerSpawner with the same image.
 bench-spawn: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.bench.spawn
+
+# What saving costs beside pickling, torch.save, elastic-kernel, kishu and the disk (about 6 minutes, 12 GB of memory).
+bench-snapshot: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.bench.snapshot
+
+# Restoring beside torch.load.
+bench-restore: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.bench.restore
 
 $(VENV)/.installed: hub/pyproject.toml spawner/pyproject.toml snapshot/pyproject.toml
 	@PYTHON="$(PYTHON)" sh hub/bootstrap.sh "$(VENV)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -20,6 +20,7 @@ from .pickling.regions import SMALL_BYTES, Union
 from .processstate import Baseline
 from .saving.hashing import digests_of
 from .saving.job import Job, PlannedPayload, PlannedStream, Source
+from .saving.saver import Stored
 from .store.digest import ALGORITHMS, PREFERRED
 from .store.timeline import new_id
 from .version import __version__
@@ -44,17 +45,17 @@ def capture(
     moment: Moment,
     baseline: Baseline,
     excluded: Collection[str],
-    is_stored: Callable[[bytes, int], bool],
+    stored: Stored,
 ) -> Job:
     """One consistent state, pickled and hashed, as a job for the `Saver`. Copies no large memory.
 
-    ``is_stored(digest, length)`` says which chunks need not be written. Raises `CaptureError` where the
+    ``stored`` says which chunks need not be written. Raises `CaptureError` where the
     namespace cannot be pickled.
     """
     pickled = pickle_namespace(shell, moment.next_count, baseline, excluded)
     pickler = pickled.pickler
     unions, union_of = pickler.regions.merge()
-    payloads, small, places = _plan_payloads(unions, is_stored, moment.restless)
+    payloads, small, places = _plan_payloads(unions, stored, moment.restless)
     return Job(
         facts={
             "id": new_id(),
@@ -80,7 +81,7 @@ def capture(
 
 
 def _plan_payloads(
-    unions: list[Union], is_stored: Callable[[bytes, int], bool], restless: bool
+    unions: list[Union], stored: Stored, restless: bool
 ) -> tuple[list[PlannedPayload], bytearray, list[tuple[int, int]]]:
     """Hash the memory; returns the payloads, the joined small memory, and for each union its payload's id
     and its offset there. Payloads are numbered from 1 in their order; 0 is the small memory."""
@@ -95,21 +96,21 @@ def _plan_payloads(
             places.append((0, len(small)))
             small += union.memory()
         else:
-            stream = _plan(union, next(digests), is_stored, set() if restless else planned)
+            stream = _plan(union, next(digests), stored, set() if restless else planned)
             payloads.append(PlannedPayload(union.first.kind, union.first.about, stream))
             places.append((len(payloads), 0))
     return payloads, small, places
 
 
-def _plan(
-    union: Union, digests: bytes, is_stored: Callable[[bytes, int], bool], planned: set[tuple[bytes, int]]
-) -> PlannedStream:
+def _plan(union: Union, digests: bytes, stored: Stored, planned: set[tuple[bytes, int]]) -> PlannedStream:
     """What of a union must be written; ``planned`` are the chunks that this job writes already."""
+    if whole := stored.stream(digests, union.length):
+        return PlannedStream(union.length, digests, {}, whole)
     sources: dict[int, Source] = {}
     for index, start in enumerate(range(0, union.length, CHUNK_BYTES)):
         digest = digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
         length = min(CHUNK_BYTES, union.length - start)
-        if (digest, length) not in planned and not is_stored(digest, length):
+        if (digest, length) not in planned and not stored.has(digest, length):
             planned.add((digest, length))
             sources[index] = Source(union.start + start, length)
     return PlannedStream(union.length, digests, sources)

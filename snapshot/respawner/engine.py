@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from . import reports
@@ -30,6 +31,7 @@ from .namespace import user_names
 from .recorder import Recorder, explain
 from .restoring import Loaded, load, load_latest, put
 from .unsaved import note_of_unsaved, tell_running
+from .verification import Verification
 
 
 class Engine:
@@ -43,6 +45,7 @@ class Engine:
         self.report: dict[str, Any] = reports.nothing_report("no cell has run yet")
         self._loaded_late = False
         self._claim = claim
+        self._verification: Verification | None = None
         self._guard = Guard(claim.timeline, policy)
         self.recorder = Recorder(shell, claim.timeline, self._guard.state_is_saved)
         self._terminate = SaveOnTerminate(self.close, lambda: self.recorder.busy)
@@ -60,6 +63,7 @@ class Engine:
     def cell_begins(self, first_line: str) -> None:
         if not self.started:
             self.recorder.guarded(self.start)
+        self.recorder.guarded(self._leave_damaged)
         # Whether execution_count is this cell's number already depends on IPython's version.
         number = len(self.shell.history_manager.input_hist_raw)
         self.recorder.guarded(tell_running, self.timeline, number, first_line)
@@ -68,6 +72,17 @@ class Engine:
     def cell_ends(self, state: str, cell: dict[str, Any]) -> None:
         self.recorder.guarded(self._guard.cell_has_ended)
         self.recorder.cell_ended(Moment(self.shell.execution_count, "cell", state, cell))
+
+    def capture_when_quiet(self, later: Callable[[Callable[[], None]], object]) -> None:
+        """Capture the state at the end of the last cell; ``later(call)`` puts a call on the kernel's loop.
+
+        While restored memory is still being read from the disk, hashing it would only wait for the disk:
+        the capture comes after that, or before the next cell.
+        """
+        if self._verification is None or self._verification.done:
+            self.capture_pending()
+        else:
+            self._verification.when_done(lambda: later(self.capture_pending))
 
     def capture_pending(self) -> None:
         """Capture the state at the end of the last cell, if that has not been done."""
@@ -130,7 +145,7 @@ class Engine:
         if head is not None:
             self._guard.begin_attempt()
         try:
-            found = load_latest(self.shell, self._claim.source)
+            found = load_latest(self.shell, self._claim.source, eager=False)
             if isinstance(found, Loaded):
                 self._put(found, "start")
         except Exception as error:
@@ -151,6 +166,30 @@ class Engine:
         self.recorder.excluded |= set(loaded.excluded)
         self.recorder.parent = loaded.manifest.id
         self.report = reports.restored_report(loaded, overwritten, how)
+        verification = self._verification = loaded.verification
+        # What goes on from a state counts as good when that state does.
+        self.recorder.hold(verification.is_good if verification else None)
+
+    def _leave_damaged(self) -> None:
+        """Fall back where the state that was restored turned out to be damaged. Shows a report."""
+        verification = self._verification
+        if verification is None or not verification.done or not verification.damage:
+            return
+        self._verification = None
+        self.recorder.hold(None)
+        self.recorder.distrust()
+        damaged = verification.manifest
+        found = load_latest(self.shell, self._claim.source, before=damaged.sequence)
+        what = "; ".join(f"{', '.join(d.names)} ({d.about}): {d.reason}" for d in verification.damage)
+        if isinstance(found, Loaded):
+            self._put(found, "in place")
+            self.report["notes"].append(
+                "cells that ran since the restore are not in this state: it is the one before the damaged one"
+            )
+        else:
+            self.report = reports.nothing_report("no snapshot is whole; the variables stay as they are")
+        self.report["damaged"].insert(0, {"sequence": damaged.sequence, "reason": what})
+        reports.show(self.report)
 
     # Calls of the user ---------------------------------------------------------------------------------
 

@@ -58,7 +58,7 @@ class Hooks:
         except RuntimeError:
             self._engine.capture_pending()
         else:
-            loop.call_soon(self._engine.capture_pending)
+            loop.call_soon(self._engine.capture_when_quiet, loop.call_soon_threadsafe)
             self._engine.recorder.again = partial(loop.call_soon_threadsafe, self._engine.capture_pending)
 
 

@@ -23,15 +23,11 @@ from .processstate import Baseline
 from .runtime import DIRTY, FAILED, SAVED, StatusFile, runtime_folder
 from .saving.job import Job
 from .saving.saver import Saver
-from .store.retention import KEEP_LATEST, prune
 from .store.timeline import Timeline
 from .store.writer import TimelineWriter
 
 _LOG = logging.getLogger("respawner")
 _PRUNE_EVERY = 5
-_SMALL_BYTES = 16 << 20
-_SMALL_WAIT_SECONDS = 0.05
-"""A small state is durable within some milliseconds: worth waiting for, in case the next cell kills the kernel."""
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -96,8 +92,6 @@ class Recorder:
         if not self._saver.idle:
             started = time.perf_counter()
             with interrupts_later():
-                if sum(job.changed_bytes for job in self._saver.unfinished()) <= _SMALL_BYTES:
-                    self._saver.wait(_SMALL_WAIT_SECONDS)
                 self.guarded(self._saver.freeze)
             self.stall_seconds += time.perf_counter() - started
 
@@ -111,9 +105,7 @@ class Recorder:
         try:
             moment.parent = self.parent
             with interrupts_later():
-                job = capture(
-                    self.shell, moment, self._baseline, self.excluded, self._saver.chunk_is_coming()
-                )
+                job = capture(self.shell, moment, self._baseline, self.excluded, self._saver.stored())
                 self._last_moment = moment
                 self._saver.submit(job)
             self.parent = None
@@ -217,7 +209,7 @@ class Recorder:
             self.again()
 
     def _prune(self) -> None:
-        if prune(self.timeline, KEEP_LATEST) and self._writer is not None:
+        if self._writer is not None and self._writer.prune():
             self._writer.drop_unnamed_packs()
 
     def _open_writer(self) -> TimelineWriter:

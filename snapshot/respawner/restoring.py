@@ -21,6 +21,10 @@ from .pickling.unpickler import FastUnpickler, PatientUnpickler
 from .processstate import put_random_state, put_surroundings
 from .store.reader import SnapshotReader
 from .store.timeline import Damage, Timeline, is_target
+from .verification import Verification
+
+MAP_FROM_BYTES = 64 << 20
+"""Smaller states are read and verified at once, in some hundredths of a second."""
 
 
 @dataclass
@@ -36,9 +40,13 @@ class Loaded:
     notes: list[str]
     damaged: list[Damage] = field(default_factory=list)
     seconds: float = 0.0
+    verification: Verification | None = None
+    """Runs beside the kernel's work where memory was mapped instead of read."""
 
 
-def load_latest(shell: Any, timeline: Timeline, before: int | None = None) -> Loaded | list[Damage]:
+def load_latest(
+    shell: Any, timeline: Timeline, before: int | None = None, *, eager: bool = True
+) -> Loaded | list[Damage]:
     """The newest state that is whole, or the damages found where there is none.
 
     ``before`` leaves out snapshots from that sequence number on.
@@ -53,7 +61,7 @@ def load_latest(shell: Any, timeline: Timeline, before: int | None = None) -> Lo
         if not is_target(found):
             continue
         try:
-            loaded = load(shell, timeline, found)
+            loaded = load(shell, timeline, found, eager=eager)
         except DamagedError as error:
             damaged.append(Damage(found.sequence, timeline.manifest_path(found.sequence), str(error)))
             continue
@@ -62,15 +70,18 @@ def load_latest(shell: Any, timeline: Timeline, before: int | None = None) -> Lo
     return damaged
 
 
-def load(shell: Any, timeline: Timeline, manifest: Manifest) -> Loaded:
+def load(shell: Any, timeline: Timeline, manifest: Manifest, *, eager: bool = True) -> Loaded:
     """Make the objects of one snapshot. Raises `DamagedError` where its bytes are not right.
+
+    With ``eager=False`` large memory is mapped, and `Loaded.verification` finds out whether it is right.
 
     Sets the process's surroundings (``sys.path``, environment, working folder) on the way, because modules
     are looked up while objects are made.
     """
     started = time.perf_counter()
+    eager = eager or manifest.size_bytes < MAP_FROM_BYTES
     with SnapshotReader(timeline, manifest) as reader:
-        memory = Memory(reader)
+        memory = Memory(reader, eager=eager)
         with memory.in_use():
             try:
                 loaded = _unpickle(FastUnpickler, shell, reader)
@@ -79,10 +90,13 @@ def load(shell: Any, timeline: Timeline, manifest: Manifest) -> Loaded:
             except Exception:
                 # An object's own code failed: once more, slowly, and without that object. The memory is
                 # read again as well, because the first try may have changed it.
-                with Memory(reader).in_use():
+                memory = Memory(reader, eager=eager)
+                with memory.in_use():
                     loaded = _unpickle(PatientUnpickler, shell, reader)
         if not reader.verified:
             loaded.notes.append(f"not verified: its hash {manifest.hash} is not installed here")
+    loaded.verification = Verification(timeline, manifest, memory.mapped)
+    loaded.verification.start()
     loaded.seconds = time.perf_counter() - started
     return loaded
 

@@ -48,7 +48,7 @@ def main() -> None:
 
 def save_once(shell: Any, timeline: Timeline, baseline: Baseline) -> Manifest:
     saver = Saver(lambda: TimelineWriter(timeline), lambda job: None)
-    job = capture(shell, Moment(shell.execution_count), baseline, (), saver.chunk_is_coming())
+    job = capture(shell, Moment(shell.execution_count), baseline, (), saver.stored())
     saver.submit(job)
     job.done.wait()
     if job.error is not None:

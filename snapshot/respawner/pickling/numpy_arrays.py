@@ -85,8 +85,8 @@ def _empty(shape: tuple[int, ...], dtype: Any, writeable: bool) -> Any:
 def _own(region: int, shape: tuple[int, ...], dtype: Any, order: Any, writeable: bool) -> Any:
     array = memory.current().own_array(region, shape, dtype, order)
     if array is None:
-        flat = memory.current().array(region)
-        array = np.ndarray(shape, dtype, buffer=flat, order=order)
+        buffer, start = memory.current().buffer(region)
+        array = np.ndarray(shape, dtype, buffer=buffer, offset=start, order=order)
     return _with_flag(array, writeable)
 
 
@@ -105,8 +105,9 @@ def _view_of_buffer(buffer: Any, dtype: Any, shape: Any, strides: Any, offset: i
 
 
 def _view_of_region(region: int, dtype: Any, shape: Any, strides: Any, offset: int, writeable: bool) -> Any:
-    flat = memory.current().array(region)
-    return _with_flag(np.ndarray(shape, dtype, buffer=flat, offset=offset, strides=strides), writeable)
+    buffer, start = memory.current().buffer(region)
+    view = np.ndarray(shape, dtype, buffer=buffer, offset=start + offset, strides=strides)
+    return _with_flag(view, writeable)
 
 
 def _with_flag(array: Any, writeable: bool) -> Any:

@@ -13,6 +13,7 @@ import pickle
 from typing import Any, ClassVar
 
 from ..errors import StoreError
+from . import memory
 from .pickler import entry, one_line_reason, type_name
 from .placeholder import Placeholder, lost_class
 
@@ -51,6 +52,7 @@ class _Finding:
         for placeholder in self._unnamed:
             placeholder.__dict__["respawner_path"] = name
         self._unnamed.clear()
+        memory.current().variable_is_complete(name)
         return name, value
 
 

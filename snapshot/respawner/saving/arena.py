@@ -50,6 +50,15 @@ class Arena:
             self._used -= 1
             self._free.append(slot)
 
+    def warm(self, size_bytes: int) -> None:
+        """Have that much memory ready (within the limit), touched once, so that the next need finds it."""
+        while self.size_bytes < size_bytes:
+            with self._lock:
+                if not self._grow():
+                    return
+                base = self._free[-1]
+            ctypes.memset(base, 0, _BLOCK_BYTES)  # the block's slots are handed out from its beginning
+
     def trim(self) -> None:
         """Return the memory to the system if no slot is in use."""
         with self._lock:

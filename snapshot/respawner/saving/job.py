@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..manifest import CHUNK_BYTES, DIGEST_BYTES, Manifest
+from ..manifest import CHUNK_BYTES, DIGEST_BYTES, Manifest, Stream
 from .arena import Arena
 from .hashing import in_parallel, thread_count
 
@@ -40,6 +40,8 @@ class PlannedStream:
     length: int
     digests: bytes
     sources: dict[int, Source]
+    stored: Stream | None = None
+    """The stream itself, where the last snapshot had the same."""
 
     def chunks(self) -> Any:
         """Yield ``(digest, length, source or None)``."""
@@ -90,6 +92,7 @@ class Job:
         return {
             (digest, length)
             for payload in self.payloads
+            if payload.stream.sources
             for digest, length, source in payload.stream.chunks()
             if source is not None
         }

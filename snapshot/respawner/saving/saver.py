@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from ..errors import CaptureError
+from ..errors import CaptureError, TornError
 from ..manifest import Manifest, Payload, Stream
 from ..store.writer import PlannedChunk, TimelineWriter
 from .arena import Arena
@@ -25,6 +25,23 @@ _COMPRESS_BELOW = 8 << 20
 """Skeletons below this are compressed: text shrinks to a quarter, in about 0.1 s."""
 _QUIET_SECONDS = 300.0
 """After this long without a job the arena's memory is given back."""
+
+
+class Stored:
+    """Which chunks a new job need not bring along. ``writer`` is None where nothing on disk is trusted."""
+
+    def __init__(self, writer: TimelineWriter | None, coming: set[tuple[bytes, int]]) -> None:
+        self._writer = writer
+        self._coming = coming
+
+    def has(self, digest: bytes, length: int) -> bool:
+        if (digest, length) in self._coming:
+            return True
+        return self._writer is not None and self._writer.knows(digest, length)
+
+    def stream(self, digests: bytes, length: int) -> Stream | None:
+        """A whole stream that is on disk."""
+        return None if self._writer is None else self._writer.whole_stream(digests, length)
 
 
 class Saver:
@@ -42,6 +59,7 @@ class Saver:
         self._last_published: str | None = None
         self._gate: Callable[[], bool] | None = None
         self._distrusted = False
+        self._frozen_bytes = 0
 
     # Any thread ---------------------------------------------------------------------------------------
 
@@ -64,6 +82,7 @@ class Saver:
     def freeze(self) -> None:
         """Return when nothing that is still to be written lies in memory that a cell may change."""
         for job in self.unfinished():
+            self._frozen_bytes = max(self._frozen_bytes, job.changed_bytes)
             job.freeze(self.arena)
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -79,15 +98,12 @@ class Saver:
         """Write everything anew from the next job on: a chunk on disk turned out to be damaged."""
         self._distrusted = True
 
-    def chunk_is_coming(self) -> Callable[[bytes, int], bool]:
-        """For planning: whether a chunk is on disk or on its way there."""
+    def stored(self) -> Stored:
+        """For planning a job: what is on disk or on its way there."""
+        if self._writer is None:
+            self._writer = self._open_writer()
         coming = set().union(*(job.keys() for job in self.unfinished()))
-        writer = self._writer
-        if writer is None:
-            writer = self._writer = self._open_writer()
-        if self._distrusted:
-            return lambda digest, length: (digest, length) in coming
-        return lambda digest, length: (digest, length) in coming or writer.knows(digest, length)
+        return Stored(None if self._distrusted else self._writer, coming)
 
     def close(self) -> None:
         """Write what is queued and close the files."""
@@ -100,8 +116,11 @@ class Saver:
 
     def _run(self) -> None:
         while True:
+            if not self._queue:
+                self.arena.warm(self._frozen_bytes)
             with self._changed:
                 if not self._changed.wait_for(lambda: self._queue, _QUIET_SECONDS):
+                    self._frozen_bytes = 0
                     self.arena.trim()
                     continue
                 job = self._running = self._queue.popleft()
@@ -119,6 +138,8 @@ class Saver:
         if self._distrusted:
             self._distrusted = False
             writer.distrust()
+            if any(payload.stream.stored for payload in job.payloads):
+                raise TornError("it was to share chunks with a snapshot that turned out to be damaged")
         try:
             manifest = self._write(writer, job)
             if self._gate is not None and not self._gate():
@@ -152,6 +173,9 @@ class Saver:
         )
 
     def _store(self, writer: TimelineWriter, job: Job, planned: PlannedStream) -> Stream:
+        if planned.stored is not None:
+            return planned.stored
+
         def chunks() -> Iterator[PlannedChunk]:
             for digest, size, source in planned.chunks():
                 if source is None:

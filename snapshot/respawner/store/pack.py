@@ -13,6 +13,7 @@ import fcntl
 import mmap
 import os
 import struct
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ class PackWriter:
         """Open the pack, made if it is missing, and cut off whatever lies behind ``end``."""
         self.number = number
         self.path = pack_path(folder, number)
-        self._buffer = mmap.mmap(-1, _BUFFER_BYTES)
-        self._view = memoryview(self._buffer)
-        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
+        self._buffer, self._spare = _Buffer(), _Buffer()
         self._filled = 0
+        self._writes = ThreadPoolExecutor(1, thread_name_prefix="respawner-write")
+        self._writing: Future[None] | None = None
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if end < ALIGNMENT:
@@ -62,7 +63,7 @@ class PackWriter:
                 fsync_folder(folder)
             os.ftruncate(self._fd, end)
         except BaseException:
-            os.close(self._fd)
+            self.close()
             raise
         self._start = align(end)
         """Where in the pack the buffer's first byte belongs."""
@@ -87,44 +88,75 @@ class PackWriter:
             raise ValueError(f"a chunk of {length} bytes, more than the buffer's {_BUFFER_BYTES}")
         if self._filled + length > _BUFFER_BYTES:
             self.write_out()
-        return self._view[self._filled : self._filled + length], self._address + self._filled
+        buffer = self._buffer
+        return buffer.view[self._filled : self._filled + length], buffer.address + self._filled
 
     def added(self, length: int) -> int:
         """The next chunk's bytes are in their place; returns its offset in the pack."""
         offset = self.end
         filled = self._filled + length
         self._filled = align(filled)
-        self._view[filled : self._filled] = bytes(self._filled - filled)
+        self._buffer.view[filled : self._filled] = bytes(self._filled - filled)
         return offset
 
     def write_out(self) -> None:
-        """Hand the buffer to the file."""
+        """Hand the buffer to the file; the next one is filled while this one is written.
+
+        Raises what went wrong with the one before.
+        """
+        self._wait()
+        view = self._buffer.view[: self._filled]
         try:
-            _write_all(self._fd, self._view[: self._filled], self._start)
+            self._writing = self._writes.submit(self._write, view, self._start)
+        except RuntimeError:  # the interpreter is ending: pools start no more threads
+            self._write(view, self._start)
+        self._buffer, self._spare = self._spare, self._buffer
+        self._start += self._filled
+        self._filled = 0
+
+    def _write(self, view: memoryview, offset: int) -> None:
+        try:
+            _write_all(self._fd, view, offset)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             # Promised by open, refused by write: NFS and some overlays do that.
             fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) & ~os.O_DIRECT)
-            _write_all(self._fd, self._view[: self._filled], self._start)
-        self._start += self._filled
-        self._filled = 0
+            _write_all(self._fd, view, offset)
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def sync(self) -> None:
         """Everything appended so far is durable when this returns."""
         if self._filled:
             self.write_out()
+        self._wait()
         os.fdatasync(self._fd)
 
     def truncate(self, end: int) -> None:
         """Forget everything behind ``end``."""
         self._filled = 0
+        with contextlib.suppress(OSError):  # what it was is behind the end anyway
+            self._wait()
         os.ftruncate(self._fd, end)
         self._start = align(end)
 
     def close(self) -> None:
         """What has not been written out is forgotten."""
+        self._writes.shutdown()
         os.close(self._fd)
+
+
+class _Buffer:
+    """Memory at a page's beginning, as direct I/O wants it."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _BUFFER_BYTES)
+        self.view = memoryview(self._memory)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
 
 
 class PackReader:
@@ -153,6 +185,16 @@ class PackReader:
             raise NewerFormatError(f"{self.path} has pack version {version}; this Respawner reads {VERSION}")
         if own_number != number:
             raise DamagedError(f"{self.path} says that it is pack {own_number}")
+
+    @property
+    def descriptor(self) -> int:
+        return self._fd
+
+    def check_length(self, end: int) -> None:
+        """Raise `DamagedError` where the pack ends before ``end``."""
+        size = os.fstat(self._fd).st_size
+        if size < end:
+            raise DamagedError(f"{self.path} ends at {size}, {end - size} bytes too early")
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset``, or raise `DamagedError` where the pack ends before."""
