@@ -23,7 +23,6 @@ from .processstate import Baseline
 from .runtime import DIRTY, FAILED, SAVED, StatusFile, runtime_folder
 from .saving.job import Job
 from .saving.saver import Saver
-from .store.retention import prune
 from .store.timeline import Timeline
 from .store.writer import TimelineWriter
 
@@ -210,7 +209,7 @@ class Recorder:
             self.again()
 
     def _prune(self) -> None:
-        if prune(self.timeline) and self._writer is not None:
+        if self._writer is not None and self._writer.prune():
             self._writer.drop_unnamed_packs()
 
     def _open_writer(self) -> TimelineWriter:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from respawner import contract
-from respawner.errors import StoreError
+from respawner.errors import StoreError, TornError
 from respawner.manifest import CHUNK_BYTES, Manifest, Payload
 from respawner.store import compaction, writer
 from respawner.store.budget import DAY_BYTES, OLDEST_SECONDS, Account, decide, written_in_a_day
@@ -22,6 +23,7 @@ from respawner.store.retention import Rules, packs_bytes, prune, to_keep
 from respawner.store.timeline import Timeline
 from respawner.store.writer import TimelineWriter
 
+from tests.snapshot.notebook import Notebook
 from tests.snapshot.test_store import flip_a_byte, manifest_of, publish, read, timeline  # noqa: F401
 
 NOW = datetime(2026, 3, 4, 12, 30, tzinfo=timezone.utc).timestamp()
@@ -286,3 +288,39 @@ def test_written_bytes_are_counted_over_all_notebooks_of_a_store(tmp_path: Path)
     (tmp_path / "timelines" / "a.ipynb-0" / "written.json").parent.mkdir()
     (tmp_path / "timelines" / "a.ipynb-0" / "written.json").write_text("[]")
     assert written_in_a_day(store, NOW + 25 * HOUR) < 1000
+
+
+def test_large_memory_with_zeros_in_it_is_mapped_and_writable(open_notebook: Callable[..., Notebook]) -> None:
+    notebook = open_notebook().start()
+    notebook.run(
+        "import numpy as np\n"
+        "array = np.zeros(4 << 20)\narray[: 1 << 20] = np.random.default_rng(0).random(1 << 20)\n"
+        "array[-5:] = 7.0\nbefore = array.sum()"
+    )
+    notebook.kill()
+    newest = notebook.manifests()[0]
+    assert newest.version == 2
+    assert sum(path.stat().st_size for path in notebook.timeline.packs.iterdir()) < 10 << 20
+    notebook.start()
+    ran = notebook.run(
+        "print(array.sum() == before); array[2 << 20] = 1.0; array[0] += 1.0; print('.pack' in open('/proc/self/maps').read())"
+    )
+    assert ran.text.endswith("True\nTrue\n"), ran.text
+    notebook.restart_after_kill()
+    assert notebook.run("print(round(array.sum() - before, 6))").text.endswith("2.0\n")
+
+
+def test_snapshot_that_was_captured_before_a_compaction_is_captured_anew(
+    timeline: Timeline,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its streams name packs that are gone: publishing it would lose the state."""
+    monkeypatch.setattr(compaction.compact, "__defaults__", (0,))
+    target, _ = mostly_dead(timeline)
+    old = timeline.read(10)
+    target.drop_unnamed_packs()
+    with pytest.raises(TornError, match="moved since the capture"):
+        target.publish(replace(old, sequence=target.next_sequence))
+    target.roll_back()
+    content = os.urandom(100)
+    assert read(timeline, publish(target, content)) == content

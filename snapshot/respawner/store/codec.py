@@ -18,13 +18,10 @@ ZLIB = "zlib"
 ZSTD = "zstd"
 
 MAPPED_BYTES = 1 << 20
-"""Streams from this size on are mapped on restoring: they are compressed only where little is left of them."""
+"""Streams from this size on are mapped on restoring, unless one of their chunks is compressed: so none is."""
 _LEVEL = 1
 _WORTH = 0.75
-_WORTH_NOT_MAPPING = 1 / 8
 _SAMPLE_BYTES = 1536
-_SAMPLED_EVERY = 16
-"""Looking at every chunk would cost a second a gigabyte; neighbours in an array are alike."""
 
 
 def encode(data: Any) -> tuple[str, Any]:
@@ -33,23 +30,12 @@ def encode(data: Any) -> tuple[str, Any]:
     return (ZLIB, compressed) if len(compressed) < len(data) else (RAW, data)
 
 
-class PayloadCodec:
-    """Chooses for the chunks of one stream of ``length`` bytes; feed it those that are to be written, in order."""
-
-    def __init__(self, length: int) -> None:
-        self._worth = _WORTH if length < MAPPED_BYTES else _WORTH_NOT_MAPPING
-        self._seen = 0
-        self._promising = False
-
-    def encode(self, chunk: memoryview) -> tuple[str, Any]:
-        """``(encoding, bytes to store)``; a chunk that stays raw is returned itself, not copied."""
-        if self._seen % _SAMPLED_EVERY == 0:
-            self._promising = _ratio_of_sample(chunk) <= self._worth
-        self._seen += 1
-        if not self._promising:
-            return RAW, chunk
-        compressed = zlib.compress(chunk, _LEVEL)
-        return (ZLIB, compressed) if len(compressed) <= len(chunk) * self._worth else (RAW, chunk)
+def encode_payload(chunk: memoryview, stream_bytes: int) -> tuple[str, Any]:
+    """``(encoding, bytes to store)`` for a chunk of a payload; one that stays raw is returned itself, not copied."""
+    if stream_bytes >= MAPPED_BYTES or _ratio_of_sample(chunk) > _WORTH:
+        return RAW, chunk
+    compressed = zlib.compress(chunk, _LEVEL)
+    return (ZLIB, compressed) if len(compressed) <= len(chunk) * _WORTH else (RAW, chunk)
 
 
 def _ratio_of_sample(chunk: memoryview) -> float:

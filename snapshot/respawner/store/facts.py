@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import datetime
 
 from ..errors import DamagedError
-from ..manifest import Extent
+from ..manifest import Extent, Manifest
 from .timeline import Timeline, is_target
 
 
@@ -46,14 +47,25 @@ def facts_of(timeline: Timeline) -> list[Facts]:
     return [facts for _, facts in found.values()]
 
 
+def remember(timeline: Timeline, manifest: Manifest) -> None:
+    """Spare `facts_of` the reading of a manifest that the caller has read or written just now."""
+    with contextlib.suppress(OSError):
+        status = timeline.manifest_path(manifest.sequence).stat()
+        stamp = status.st_mtime_ns, status.st_size
+        timeline.facts_cache[manifest.sequence] = stamp, _facts_of(manifest)
+
+
 def _read(timeline: Timeline, sequence: int) -> Facts:
     try:
-        manifest = timeline.read(sequence)
+        return _facts_of(timeline.read(sequence))
     except DamagedError:
         return Facts(sequence, good=False)
+
+
+def _facts_of(manifest: Manifest) -> Facts:
     places = dict.fromkeys(e for _, stream in manifest.streams() for e in stream.extents if e.stored)
     return Facts(
-        sequence,
+        manifest.sequence,
         good=True,
         id=manifest.id,
         created=datetime.fromisoformat(manifest.created).timestamp(),

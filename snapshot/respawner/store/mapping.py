@@ -19,8 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..manifest import CHUNK_BYTES, Stream
-from .codec import RAW
+from ..manifest import CHUNK_BYTES, RAW, Stream
 
 WORTH_MAPPING_BYTES = 1 << 20
 """Smaller streams are read at once: they stay resizable, and are checked before anybody sees them."""

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ..errors import TornError
+from ..errors import StoreError, TornError
 from ..manifest import CHUNK_BYTES, RAW, ZERO, Extent, Manifest, Stream
 from .budget import Account
-from .codec import PayloadCodec, encode
+from .codec import encode, encode_payload
 from .compaction import Moves, compact, next_pack_number
 from .digest import ALGORITHMS, PREFERRED
+from .facts import remember
 from .lock import renew_lock
-from .pack import PackWriter
-from .retention import delete_unnamed_packs
+from .pack import PackWriter, pack_path
+from .retention import delete_unnamed_packs, prune
 from .timeline import Damage, Timeline
 
 CopyTo = Callable[[int], None]
@@ -57,10 +59,12 @@ class TimelineWriter:
         self._places: dict[tuple[bytes, int], _Place] = {}
         self._added: list[tuple[bytes, int]] = []
         self._pack: PackWriter | None = None
-        self._streams: dict[bytes, Stream] = {}
         self._account = Account(timeline.folder)
         self._state_bytes = 0
         """Of the newest snapshot."""
+        self._streams: dict[bytes, Stream] = {}
+        self._deleted: set[int] = set()
+        """Packs that retention or compaction has deleted since this writer was made."""
         self._read_manifests()
 
     def _read_manifests(self) -> None:
@@ -73,6 +77,7 @@ class TimelineWriter:
             if isinstance(found, Damage):
                 whole = False
                 continue
+            remember(self.timeline, found)
             self._state_bytes = self._state_bytes or found.size_bytes
             for _, stream in found.streams():
                 for digest, extent, offset, stored, length in stream.chunks():
@@ -130,11 +135,10 @@ class TimelineWriter:
         """
         digests: list[bytes] = []
         extents: list[Extent] = []
-        codec = PayloadCodec(length)
         for digest, size, copy_to in chunks:
             place = self._place(digest, size)
             if place is None:
-                digest, place = self._copy(digest, size, copy_to, restless, codec)
+                digest, place = self._copy(digest, size, copy_to, restless, length)
             digests.append(digest)
             place.extent(size).join(extents)
         return Stream(length, b"".join(digests), tuple(extents))
@@ -155,7 +159,7 @@ class TimelineWriter:
         return self._places.get((digest, length))
 
     def _copy(
-        self, digest: bytes, size: int, copy_to: CopyTo | None, restless: bool, codec: PayloadCodec
+        self, digest: bytes, size: int, copy_to: CopyTo | None, restless: bool, stream_bytes: int
     ) -> tuple[bytes, _Place]:
         if copy_to is None:
             raise TornError("a chunk that was on disk has been deleted since the capture")
@@ -168,7 +172,7 @@ class TimelineWriter:
                 raise TornError("memory changed between its capture and its writing")
             if place := self._place(found, size):
                 return found, place
-        encoding, data = codec.encode(view)
+        encoding, data = encode_payload(view, stream_bytes)
         if data is not view:
             view[: len(data)] = data
         place = _Place(pack.number, pack.added(len(data)), len(data), encoding)
@@ -203,7 +207,14 @@ class TimelineWriter:
         """Make the chunks durable, then the manifest. From here on the snapshot exists."""
         if self._pack is not None:
             self._pack.sync()
+        if missing := self._missing(e.pack for _, stream in manifest.streams() for e in stream.extents):
+            if all(int(path.stem) in self._deleted for path in missing):
+                raise TornError("chunks that it shares with an earlier snapshot were moved since the capture")
+            raise StoreError(
+                f"{missing[0]} was deleted under the kernel; the next snapshot writes everything anew"
+            )
         self.timeline.publish(manifest)
+        remember(self.timeline, manifest)
         self._streams = {payload.stream.digests: payload.stream for payload in manifest.payloads}
         self.next_sequence = manifest.sequence + 1
         self._account.add(sum(self._places[key].stored for key in self._added))
@@ -218,7 +229,9 @@ class TimelineWriter:
             self._places.pop(key, None)
         self._added.clear()
         pack, self._pack = self._pack, None
-        if not (self.timeline.packs.is_dir() and (self.timeline.folder / "manifests").is_dir()):
+        if not (self.timeline.folder / "manifests").is_dir() or self._missing(
+            place.pack for place in self._places.values()
+        ):
             if pack is not None:
                 pack.close()
             self._begin_anew()
@@ -240,6 +253,11 @@ class TimelineWriter:
         finally:
             pack.close()
 
+    def _missing(self, packs: Iterable[int]) -> list[Path]:
+        """Which of these packs are gone: an open file is written without a word after its deletion."""
+        paths = [pack_path(self.timeline.packs, number) for number in sorted(set(packs) - {0})]
+        return [path for path in paths if not path.exists()]
+
     def _begin_anew(self) -> None:
         """The folder was deleted under us: the next snapshot writes everything into a new one.
 
@@ -248,24 +266,32 @@ class TimelineWriter:
         self.timeline.mend_folder()
         renew_lock(self.timeline.lock_path)
         self._places.clear()
-        self._streams.clear()
+        self._streams = {}
         self._read_manifests()
+
+    def prune(self, keep_latest: int | None = None) -> list[int]:
+        """Delete what retention does not keep; returns the numbers."""
+        return prune(self.timeline, keep_latest)
 
     def drop_unnamed_packs(self) -> None:
         """Delete packs that no manifest names any more, and empty those that are mostly dead.
 
         Call it between two snapshots. What a restored kernel has mapped stays with it: packs are unlinked.
         """
+        before = self._existing_packs()
         delete_unnamed_packs(self.timeline, keep=self._committed_pack)
         moves = compact(self.timeline, keep=self._committed_pack)
         if moves:
-            self._streams.clear()  # they say where the chunks were
             self._account.add(sum(p.stored for p in self._places.values() if (p.pack, p.offset) in moves))
             self._places = {key: _moved(place, moves) for key, place in self._places.items()}
-        existing = {int(path.stem) for path in self.timeline.packs.glob("*.pack")}
-        gone = [key for key, place in self._places.items() if place.pack not in existing]
-        for key in gone:
+            self._streams = {}
+        existing = self._existing_packs()
+        self._deleted |= before - existing
+        for key in [key for key, place in self._places.items() if place.pack not in existing]:
             del self._places[key]
+
+    def _existing_packs(self) -> set[int]:
+        return {int(path.stem) for path in self.timeline.packs.glob("*.pack") if path.stem.isdigit()}
 
     def close(self) -> None:
         if self._pack is not None:
