@@ -26,9 +26,9 @@ _DELAY_SECONDS = 0.1
 _EDGE_BYTES = 64 * 1024
 
 
-@dataclass
+@dataclass(eq=False)
 class Mapped:
-    """A payload that was mapped, and the variables that its memory was reached through first.
+    """A payload that was mapped, and the variables that its memory was reached through.
 
     Does not keep the memory alive: what the user deletes must go.
     """
@@ -40,7 +40,7 @@ class Mapped:
 
 @dataclass(frozen=True)
 class PayloadDamage:
-    """``names``: variables that reach the damaged memory; others may share it."""
+    """``names``: variables that reach the damaged memory; one that only shares an object of theirs is not listed."""
 
     payload: int
     about: str

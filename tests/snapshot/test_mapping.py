@@ -558,7 +558,7 @@ def test_eager_load_finds_damage_before_it_returns(timeline: Timeline, tmp_path:
         restoring.load(shell, saved, manifest, eager=True)
     mapped = restoring.load(shell, saved, manifest, eager=False)
     assert mapped.verification.wait(60)
-    assert [d.names for d in mapped.verification.damage] == [("tensor",)]
+    assert [d.names for d in mapped.verification.damage] == [("tensor", "view")]
     salvaged = restoring.load(shell, saved, manifest, salvage=True)
     assert salvaged.verification.is_good()
     lost = {p.__dict__["respawner_path"] for p in salvaged.lost}

@@ -62,6 +62,7 @@ class Memory:
         self._blocks: dict[int, Any] = {}
         self._storages: dict[int, Any] = {}
         self._small: tuple[bytearray, list[tuple[int, int, str]]] | None = None
+        self._mapped_unions: dict[int, Mapped] = {}
         self._unnamed: list[Mapped] = []
 
     def _check_table(self) -> None:
@@ -139,6 +140,7 @@ class Memory:
 
     def storage(self, region: int) -> Any:
         """A torch storage over the region, sharing with whatever else lies there."""
+        self._map(self._regions[region][0])
         storage = self._storages.get(region)
         if storage is None:
             storage = self._storages[region] = self._make_storage(region)
@@ -169,8 +171,11 @@ class Memory:
             block = self._reader.map(payload.stream)
             if block is not None:
                 self._blocks[union] = block
-                self.mapped.append(Mapped(payload, weakref.ref(block)))
-                self._unnamed.append(self.mapped[-1])
+                self._mapped_unions[union] = Mapped(payload, weakref.ref(block))
+                self.mapped.append(self._mapped_unions[union])
+        item = self._mapped_unions.get(union)
+        if item is not None and item not in self._unnamed:
+            self._unnamed.append(item)
         return self._blocks.get(union)
 
     def _fill(self, union: int, target: Any) -> None:
