@@ -16,10 +16,11 @@ from .listing import describe, one_line
 from .manifest import Manifest
 from .readable import readable_size
 from .store.archive import export_timeline, import_timeline
+from .store.compaction import compact
 from .store.layout import default_store, open_store
 from .store.lock import TimelineLock, holder_of
 from .store.reader import SnapshotReader
-from .store.retention import KEEP_LATEST, delete_unnamed_packs, prune
+from .store.retention import KEEP_LATEST, delete_unnamed_packs, packs_bytes, prune
 from .store.timeline import Damage, Timeline
 
 
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=KEEP_LATEST,
         metavar="N",
-        help="how many of the latest stay (default: %(default)s)",
+        help="how many of the latest stay, besides one an hour, one a day, and labelled ones (default: %(default)s)",
     )
     command(_export, "export", "write a timeline to a tar file", one_timeline=True).add_argument(
         "file", type=Path
@@ -103,6 +104,10 @@ def _verify(store: Path, options: argparse.Namespace) -> int:
             reason = found.reason if isinstance(found, Damage) else _why_damaged(timeline, found)
             damaged += reason is not None
             print(f"{timeline.name}  {found.sequence}  {'ok' if reason is None else 'DAMAGED: ' + reason}")
+    if options.timeline is None:
+        for slug, reason in Timeline.broken_in(store).items():
+            damaged += 1
+            print(f"{slug}  DAMAGED: {reason}")
     return 1 if damaged else 0
 
 
@@ -130,10 +135,15 @@ def _prune(store: Path, options: argparse.Namespace) -> int:
             print(f"{timeline.name}: left alone, process {holder.get('pid')} writes to it", file=sys.stderr)
             failed = 1
             continue
-        deleted = prune(timeline, options.keep)
-        delete_unnamed_packs(timeline)
-        lock.release()
-        print(f"{timeline.name}: {len(deleted)} snapshots deleted")
+        before = packs_bytes(timeline)
+        try:
+            deleted = prune(timeline, options.keep)
+            delete_unnamed_packs(timeline)
+            compact(timeline, keep=0)
+        finally:
+            lock.release()
+        freed = readable_size(max(0, before - packs_bytes(timeline)))
+        print(f"{timeline.name}: {len(deleted)} snapshots deleted, {freed} freed")
     return failed
 
 
