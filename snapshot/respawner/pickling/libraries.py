@@ -6,6 +6,7 @@ descends from that library turns up, so the user has imported the library alread
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -29,9 +30,20 @@ def reducer_for(cls: type, regions: RegionTable, note: Note) -> Reducer | None:
     """How to pickle objects of that type, None where the library's own way is right."""
     for base in cls.__mro__[:-1]:
         module = _MODULES.get(str(getattr(base, "__module__", "")).partition(".")[0])
-        if module is not None:
-            found: Reducer | None = importlib.import_module(f"{__package__}.{module}").reducer_for(
-                cls, regions, note
-            )
-            return found
+        if module is None:
+            continue
+        try:
+            ours = importlib.import_module(f"{__package__}.{module}")
+        except (ImportError, AttributeError):  # a version of the library that we do not know
+            return None
+        reducer = ours.reducer_for(cls, regions, note)
+        return None if reducer is None else functools.partial(_reduce, reducer)
     return None
+
+
+def _reduce(reducer: Reducer, obj: Any) -> Any:
+    """Ours, or the library's own where a version has things under other names than those we know."""
+    try:
+        return reducer(obj)
+    except (AttributeError, TypeError):
+        return obj.__reduce_ex__(5)

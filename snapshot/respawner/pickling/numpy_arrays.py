@@ -30,12 +30,12 @@ def reduce_array(array: Any, regions: RegionTable, storage_of: Any, files: Mappe
     base = array.base
     if base is None or type(base) is MappedMemory:
         return _reduce_owner(array, regions)
-    if isinstance(base, memoryview) and isinstance(base.obj, _BUFFERS):
+    if isinstance(base, memoryview) and _is_buffer(base.obj):
         base = base.obj
     if type(base) is np.ndarray:
         if _flat(base) is not None:
             return _view, (base, *_geometry(array, _address(base)))
-    elif isinstance(base, _BUFFERS):
+    elif _is_buffer(base):
         return _view_of_buffer, (base, *_geometry(array, _address(np.frombuffer(memoryview(base), np.uint8))))
     elif storage_of is not None and (found := storage_of(base)) is not None:
         region, address = found
@@ -43,6 +43,11 @@ def reduce_array(array: Any, regions: RegionTable, storage_of: Any, files: Mappe
     elif (file := files.under(base)) is not None:
         return reduce_mapped(array, file)
     return _reduce_extent(array, regions)
+
+
+def _is_buffer(base: Any) -> bool:
+    """Not a ctypes array over memory that it does not own, as mapped packs are."""
+    return isinstance(base, _BUFFERS) and getattr(base, "_b_needsfree_", 1) == 1
 
 
 def _reduce_objects(array: Any) -> Any:
