@@ -133,6 +133,12 @@ class Kernel:
                 raise CellFailed(f"{content.get('ename')}: {content.get('evalue')} (in {_first_line(cell)})")
         return ended - started
 
+    def run_to_death(self, cell: str) -> None:
+        """Send a cell that kills the kernel."""
+        self._client.execute(cell)
+        self._manager.provisioner.process.wait(PATIENCE_SECONDS)
+        self._forget()
+
     def value(self, expression: str) -> Any:
         """A literal, by a hidden execution. Raises `CellFailed`."""
         request = self._client.execute("", silent=True, user_expressions={"it": expression})

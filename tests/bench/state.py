@@ -20,6 +20,26 @@ for index in range(len(tensors)):
     tensors[index] += 1
 train_step()"""
 
+DEFINITIONS = """\
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.first = torch.nn.Linear(width, width)
+        self.second = torch.nn.Linear(width, width)
+
+    def forward(self, batch):
+        return self.second(torch.relu(self.first(batch)))
+
+def train_step():
+    loss = model(batch).square().mean()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
+"""
+
 NAMESPACE = (
     "{k: v for k, v in globals().items() if not k.startswith('_') and not isinstance(v, type(__builtins__))"
     " and k not in ('In', 'Out', 'get_ipython', 'exit', 'quit', 'open')}"
@@ -54,30 +74,12 @@ class State:
         """A cell that makes it. Parameters, and Adam's two moments for each; no gradients: torch.save drops them."""
         width = math.isqrt(int(self.megabytes / FULL_MB * MODEL_MB * MB) // (3 * 2 * 4))
         return f"""\
-import torch
+{DEFINITIONS}
 torch.manual_seed(0)
 tensors = [torch.randn({self.tensor_bytes // 4}) for _ in range({TENSORS})]
-
-class Net(torch.nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.first = torch.nn.Linear(width, width)
-        self.second = torch.nn.Linear(width, width)
-
-    def forward(self, batch):
-        return self.second(torch.relu(self.first(batch)))
-
 model = Net({width})
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 batch = torch.randn(8, {width})
-
-def train_step():
-    loss = model(batch).square().mean()
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    return loss.item()
-
 train_step()
 for number in range({SMALL_VARIABLES}):
     globals()[f"small_{{number}}"] = {{"number": number, "text": "t" * (number % 50), "list": list(range(number))}}"""
