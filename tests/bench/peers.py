@@ -7,6 +7,7 @@ requirements before them. A peer that cannot be had costs its column and says wh
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 import sysconfig
@@ -42,18 +43,18 @@ class Peers:
 
 
 def ensure_peers() -> Peers:
-    """Make the environment, or use the one that was made before with the same list."""
+    """Make the environment, or use the one that was made before from the same list."""
     python = FOLDER / "bin" / "python"
-    stamp = FOLDER / f"made-{_fingerprint()}"
-    if not stamp.exists():
+    made = FOLDER / f"made-{_fingerprint()}.json"
+    if not made.exists():
         venv.create(FOLDER, with_pip=False, clear=True)
         _see_our_libraries()
         for requirements in PEERS.values():
             _install(python, requirements.split())  # what fails shows in the import below
-        stamp.touch()
-    missing = {name: why for name in PEERS if (why := _why_missing(python, name))}
+        made.write_text(json.dumps({name: why for name in PEERS if (why := _why_missing(python, name))}))
+    missing = json.loads(made.read_text())
     for name, why in missing.items():
-        print(f"peer {name} is left out: {why}", file=sys.stderr, flush=True)
+        print(f"peer {name} is left out: {why} (rm -r {FOLDER} tries again)", file=sys.stderr, flush=True)
     return Peers(str(python), missing)
 
 
