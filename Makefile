@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-.PHONY: up down status fast test test-long lint format bench-spawn bench-snapshot bench-restore clean
+.PHONY: up down status fast test test-long lint format bench-spawn bench-snapshot bench-restore capabilities tour pythons clean
 
 up: $(VENV)/.installed
 	@$(BIN)/respawner-hub up
@@ -42,13 +42,25 @@ format: $(VENV)/.installed-dev
 bench-spawn: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.bench.spawn
 
-# What saving costs beside pickling, torch.save, elastic-kernel, kishu and the disk (about 6 minutes, 12 GB of memory).
+# What saving after every cell costs, and how fast a killed kernel is back; beside the peers, which the target installs
+# into an environment of their own under var/. REPETITIONS and STATE_MB make them smaller.
 bench-snapshot: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.bench.snapshot
 
-# Restoring beside torch.load.
 bench-restore: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.bench.restore
+
+# What comes back after kill -9, case by case, beside the peers. Writes docs/capabilities.md.
+capabilities: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.bench.capabilities
+
+# Runs docs/tour.ipynb, which kills its kernel halfway, and writes the outputs into it.
+tour: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.snapshot.tour
+
+# The kernel component's own tests on every Python that this machine has or Debian can lend, with and without libraries.
+pythons: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.snapshot.pythons
 
 $(VENV)/.installed: hub/pyproject.toml spawner/pyproject.toml snapshot/pyproject.toml
 	@PYTHON="$(PYTHON)" sh hub/bootstrap.sh "$(VENV)"

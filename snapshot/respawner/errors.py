@@ -40,3 +40,7 @@ class LostObjectError(RespawnerError, AttributeError):
 
 class TornError(CaptureError):
     """What was captured has changed before it was written; the next capture has the new state."""
+
+
+class BuiltOnDamageError(CaptureError):
+    """The state goes on from one that turned out to be damaged; it is not published."""

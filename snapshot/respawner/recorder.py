@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .capture import Moment, capture
-from .errors import RespawnerError, TornError
+from .errors import BuiltOnDamageError, RespawnerError, TornError
 from .interrupts import interrupts_later
 from .manifest import Manifest
 from .processstate import Baseline
@@ -77,14 +77,17 @@ class Recorder:
 
     def cell_ended(self, moment: Moment) -> None:
         """Note the moment: it is captured by `capture_pending` once the reply is out."""
-        self._cell_runs = False
         self.pending = moment
+        self._cell_runs = False
 
     def capture_pending(self) -> None:
         """Capture the state at the end of the last cell, if that has not been done."""
-        moment, self.pending = self.pending, None
+        moment = self.pending
         if moment is not None:
+            # Pending until the job is the saver's: whoever asks meanwhile must not be told that all is saved.
             self.guarded(self.capture, moment)
+            self.pending = None
+            self._tell_status()
 
     def before_execution(self) -> None:
         """Something is about to run in the namespace: nothing may be read from its memory after this."""
@@ -180,6 +183,8 @@ class Recorder:
             self._note_success(job.manifest)
         elif isinstance(job.error, TornError) and not job.restless:
             self._capture_anew()
+        elif isinstance(job.error, BuiltOnDamageError):
+            pass  # the next cell begins with a state that is whole, and its report says why
         elif job.error is not None:
             self._note_failure(job.error)
 

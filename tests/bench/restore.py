@@ -1,118 +1,244 @@
-"""`make bench-restore`: from a dead kernel to the first finished cell, beside torch.load of the same state.
+"""`make bench-restore`: how soon a killed kernel's first cell is finished, beside the peers, in one run and in turns.
 
-Both begin with a cold page cache and with torch imported, in a process of their own for every repetition.
-REPETITIONS (5) and TENSORS (60) set the length and the size. docs/benchmarks.md says what the keys mean.
+One state is saved once by every tool. Then, turn by turn, each tool gets a fresh kernel in which torch is
+imported already, its files leave the page cache, and a first cell is sent that needs the state. REPETITIONS sets
+the turns (5), STATE_MB the state (1104). What each number means is in docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
-from .kernels import ROOT, Kernel
-from .snapshot import STATE, TIMED, TORCH_SAVE, say
+from . import meters, state
+from .kernel import ELASTIC, CellFailed, Kernel, KernelDied
+from .peers import Peers, ensure_peers
+from .state import State
+from .table import BenchError, middle, positive_setting, progress, ratios, scratch_parent, table
 
-OURS = """
-import sys, time, json, pathlib, torch
-from IPython.core.interactiveshell import InteractiveShell
-from respawner.processstate import put_random_state
-from respawner.restoring import load_latest, put
-from respawner.store.timeline import Timeline
-import respawner.pickling.torch_tensors, respawner.pickling.numpy_arrays
-shell = InteractiveShell.instance()
-shell.run_cell('pass', store_history=True)
-started = time.perf_counter()
-(folder,) = (pathlib.Path(sys.argv[1]) / 'timelines').iterdir()
-loaded = load_latest(shell, Timeline(folder), eager=False)
-put(shell, loaded, replace=False, with_history=True)
-shell.run_cell({first!r})
-first = time.perf_counter() - started
-shell.run_cell({touch!r})
-print(json.dumps([first, time.perf_counter() - started, shell.user_ns['everything']]))
-"""
-TORCH = """
-import sys, time, json, torch
-from IPython.core.interactiveshell import InteractiveShell
-shell = InteractiveShell.instance()
-shell.run_cell('pass', store_history=True)
-shell.push({{'torch': torch}})
-started = time.perf_counter()
-shell.push(torch.load(sys.argv[1], weights_only=False))
-shell.run_cell({first!r})
-first = time.perf_counter() - started
-shell.run_cell({touch!r})
-print(json.dumps([first, time.perf_counter() - started, shell.user_ns['everything']]))
-"""
-FIRST = "first = float(t7[100]) + float(model[0].weight[0, 0])"
-TOUCH = """
-everything = 0.0
-for name, value in list(globals().items()):
-    if isinstance(value, torch.Tensor): everything += float(value.double().sum() if value.numel() < 10 else value.sum())
-for parameter in model.parameters(): everything += float(parameter.sum())
-for state in optimizer.state.values(): everything += float(state['exp_avg'].sum() + state['exp_avg_sq'].sum())
-"""
+TOUCHES = {"a few elements of each tensor": state.TOUCH_EACH, "every byte": state.TOUCH_ALL}
+MINE = "ours"
+THEIRS = "torch.load"
+GRACE_SECONDS = 600
+"""What elastic-kernel gets to save at its shutdown; a server gives 5."""
 
 
 def main() -> int:
-    repetitions = int(os.environ.get("REPETITIONS", "5"))
-    tensors = int(os.environ.get("TENSORS", "60"))
-    (ROOT / "var").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=ROOT / "var", prefix="bench-") as folder:
-        print(json.dumps(run(Path(folder), repetitions, tensors)))
+    try:
+        repetitions = positive_setting("REPETITIONS", 5)
+        megabytes = positive_setting("STATE_MB", state.FULL_MB)
+        with tempfile.TemporaryDirectory(prefix="bench-restore-", dir=scratch_parent()) as folder:
+            bench = RestoreBench(Path(folder), State(megabytes), ensure_peers())
+            bench.save_all()
+            for turn in range(repetitions):
+                bench.restore_all(reverse=bool(turn % 2))
+                progress(f"turn {turn + 1} of {repetitions}")
+    except (BenchError, CellFailed, KernelDied) as error:
+        print(f"bench-restore: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    progress(bench.table())
+    print(json.dumps(bench.result(repetitions)))
     return 0
 
 
-def run(folder: Path, repetitions: int, tensors: int) -> dict[str, float]:
-    saved = folder / "state.pt"
-    with Kernel("ours", folder / "ours") as kernel:
-        kernel.cells([STATE.format(tensors=tensors), "import torch"])
-        kernel.cells([TIMED.format(what=TORCH_SAVE.format(path=str(saved)))])
-        kernel.flush()
-        store = kernel.store
-    rows: list[list[float]] = []
-    for number in range(repetitions + 1):
-        ours = _once(OURS, store, folder)
-        theirs = _once(TORCH, saved, folder)
-        if ours[2] != theirs[2]:
-            raise RuntimeError(f"not the same state: {ours[2]} and {theirs[2]}")
-        if number:  # the first one warms up imports
-            rows.append([*ours[:2], *theirs[:2]])
-            say(f"round {number}: first cell {ours[0]:.4f} s and {theirs[0]:.3f} s (torch.load), "
-                f"all touched {ours[1]:.3f} s and {theirs[1]:.3f} s")  # fmt: skip
-    return {
-        "first_cell_vs_torch_load": round(median(row[2] / row[0] for row in rows), 1),
-        "all_touched_vs_torch_load": round(median(row[1] / row[3] for row in rows), 3),
-        "first_cell_s": round(median(row[0] for row in rows), 4),
-        "torch_load_first_cell_s": round(median(row[2] for row in rows), 3),
-        "all_touched_s": round(median(row[1] for row in rows), 3),
-        "torch_load_all_touched_s": round(median(row[3] for row in rows), 3),
-        "state_mb": round(saved.stat().st_size / 1e6),
-        "repetitions": repetitions,
-    }
+class RestoreBench:
+    """The tools' folders, and seconds by tool and touch."""
 
+    def __init__(self, folder: Path, content: State, peers: Peers) -> None:
+        self.folder = folder
+        self.state = content
+        self.python = peers.python
+        self.seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.failures = dict(peers.missing)
+        self.ways: dict[str, Callable[[str], float]] = {
+            MINE: self._ours,
+            THEIRS: self._torch_load,
+            "torch.load(mmap=True)": self._torch_load_mapped,
+            "cloudpickle.load": self._cloudpickle_load,
+            "elastic-kernel": self._elastic_kernel,
+            "kishu": self._kishu,
+        }
 
-def _once(program: str, what: Path, folder: Path) -> list[float]:
-    """One process with a cold page cache."""
-    for path in [what] if what.is_file() else what.rglob("*.*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    environment = {**os.environ, "HOME": str(folder), "IPYTHONDIR": str(folder / "ipython")}
-    code = program.format(first=FIRST, touch=TOUCH)
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(what)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    # Saving, once --------------------------------------------------------------------------------------
+
+    def save_all(self) -> None:
+        self._save_ours()
+        self._save_files()
+        for peer, save in {"elastic-kernel": self._save_elastic, "kishu": self._save_kishu}.items():
+            if peer in self.failures:
+                continue
+            try:
+                save()
+            except (CellFailed, KernelDied) as error:
+                self._give_up(peer, error)
+        progress(
+            f"saved {self.state_bytes / 1e6:.0f} MB by {', '.join(w for w in self.ways if w not in self.failures)}"
+        )
+
+    def _save_ours(self) -> None:
+        kernel = Kernel(self.folder / "ours", sys.executable, saving=True).start()
+        try:
+            kernel.run(self.state.setup)
+            kernel.flush()
+            self.state_bytes = kernel.value(self.state.size)
+            kernel.kill()
+        finally:
+            kernel.stop()
+
+    def _save_files(self) -> None:
+        kernel = Kernel(self.folder / "files", self.python).start()
+        try:
+            kernel.run(self.state.setup)
+            kernel.run(state.dump_cell("torch.save(what, file)", self._file("torch")))
+            dump = "import cloudpickle; cloudpickle.dump(what, file, protocol=5)"
+            kernel.run(state.dump_cell(dump, self._file("cloudpickle")))
+        finally:
+            kernel.stop()
+
+    def _save_elastic(self) -> None:
+        kernel = self._elastic_kernel_of()
+        try:
+            kernel.start().run(self.state.setup)
+        finally:
+            kernel.stop(GRACE_SECONDS)
+
+    def _save_kishu(self) -> None:
+        kernel = self._kishu_kernel()
+        try:
+            self._with_kishu(kernel.start())
+            kernel.run(self.state.setup)
+            self._kishu_commit = kernel.value("_kishu._kishu_branch.get_head().commit_id")
+            kernel.kill()
+        finally:
+            kernel.stop()
+
+    # Restoring, every turn -----------------------------------------------------------------------------
+
+    def restore_all(self, *, reverse: bool) -> None:
+        ways = [way for way in self.ways if way not in self.failures]
+        for way in reversed(ways) if reverse else ways:
+            for touch, cell in TOUCHES.items():
+                if way not in (MINE, THEIRS, "torch.load(mmap=True)") and touch == "every byte":
+                    continue
+                try:
+                    self.seconds[way, touch].append(self.ways[way](cell))
+                except (CellFailed, KernelDied) as error:
+                    if way in (MINE, THEIRS):
+                        raise
+                    self._give_up(way, error)
+                    break
+
+    def _give_up(self, peer: str, error: Exception) -> None:
+        self.failures[peer] = str(error)
+        progress(f"{peer} is left out from here: {error}")
+
+    def _ours(self, touch: str) -> float:
+        """From the first cell's request: the restore is a part of it."""
+        return self._first_cell(
+            Kernel(self.folder / "ours", sys.executable, saving=True), "import torch", touch
+        )
+
+    def _torch_load(self, touch: str) -> float:
+        return self._load(f"torch.load({str(self._file('torch'))!r}, weights_only=False)", touch)
+
+    def _torch_load_mapped(self, touch: str) -> float:
+        return self._load(f"torch.load({str(self._file('torch'))!r}, weights_only=False, mmap=True)", touch)
+
+    def _cloudpickle_load(self, touch: str) -> float:
+        return self._load(
+            f"__import__('cloudpickle').load(open({str(self._file('cloudpickle'))!r}, 'rb'))", touch
+        )
+
+    def _load(self, what: str, touch: str) -> float:
+        """The notebook's classes and functions are there already: nobody's library saves those."""
+        kernel = Kernel(self.folder / "files", self.python)
+        return self._first_cell(kernel, state.DEFINITIONS, f"globals().update({what})\n{touch}")
+
+    def _first_cell(self, kernel: Kernel, beforehand: str, cell: str) -> float:
+        kernel.start()
+        try:
+            kernel.run(beforehand, hidden=True)
+            meters.drop_from_cache(kernel.folder)
+            seconds = kernel.run(cell)
+            kernel.kill()
+        finally:
+            kernel.stop()
+        return seconds
+
+    def _elastic_kernel(self, touch: str) -> float:
+        """It restores while it starts: what the start of a plain kernel and torch's import take is not counted."""
+        plain = Kernel(self.folder / "files", self.python)
+        kernel = self._elastic_kernel_of()
+        meters.drop_from_cache(kernel.folder)
+        taken = self._start_and_run(kernel, f"import torch\n{touch}")
+        return taken - self._start_and_run(plain, "import torch")
+
+    def _start_and_run(self, kernel: Kernel, cell: str) -> float:
+        started = time.perf_counter()
+        kernel.start()
+        try:
+            kernel.run(cell)
+            seconds = time.perf_counter() - started
+            kernel.kill()
+        finally:
+            kernel.stop()
+        return seconds
+
+    def _kishu(self, touch: str) -> float:
+        """By hand: attach it, check the last commit out."""
+        kernel = self._kishu_kernel().start()
+        try:
+            kernel.run("import torch", hidden=True)
+            self._with_kishu(kernel)
+            meters.drop_from_cache(kernel.folder)
+            seconds = kernel.run(f"_kishu.checkout({self._kishu_commit!r})", hidden=True)
+            seconds += kernel.run(touch, hidden=True)
+            kernel.kill()
+        finally:
+            kernel.stop()
+        return seconds
+
+    def _with_kishu(self, kernel: Kernel) -> None:
+        kernel.run(f"from kishu.jupyterint import init_kishu; init_kishu({str(kernel.notebook)!r})")
+
+    def _elastic_kernel_of(self) -> Kernel:
+        return Kernel(self.folder / "elastic", self.python, module=ELASTIC)
+
+    def _kishu_kernel(self) -> Kernel:
+        return Kernel(self.folder / "kishu", self.python, ENV_KISHU_TEST_MODE="1")
+
+    def _file(self, name: str) -> Path:
+        return self.folder / "files" / f"state.{name}"
+
+    # Results -------------------------------------------------------------------------------------------
+
+    def result(self, repetitions: int) -> dict[str, object]:
+        first, every = TOUCHES
+        seconds = {way: {touch: middle(self.seconds[way, touch]) for touch in TOUCHES} for way in self.ways}
+        return {
+            "first_cell_vs_torch_load": middle(
+                ratios(self.seconds[THEIRS, first], self.seconds[MINE, first]), 2
+            ),
+            "all_touched_vs_torch_load": middle(
+                ratios(self.seconds[MINE, every], self.seconds[THEIRS, every]), 3
+            ),
+            "repetitions": repetitions,
+            "state_bytes": self.state_bytes,
+            "first_cell_s": {way: found[first] for way, found in seconds.items()},
+            "all_touched_s": {way: found[every] for way, found in seconds.items() if found[every]},
+            "left_out": self.failures,
+        }
+
+    def table(self) -> str:
+        rows = [[way, *(middle(self.seconds[way, touch]) for touch in TOUCHES)] for way in self.ways]
+        return table(["first cell, s", *TOUCHES], rows)
 
 
 if __name__ == "__main__":

@@ -1,273 +1,280 @@
-"""`make bench-snapshot`: what saving costs, beside pickling, torch.save, elastic-kernel, kishu and the disk.
+"""`make bench-snapshot`: what saving after every cell costs, beside the peers, in one run and in turns.
 
-All contenders hold the same kind of state (tensors of 25 MB, a model with Adam, small variables) in kernels
-of their own, and are measured in turns in one run. What every key means is in docs/benchmarks.md.
-REPETITIONS (5) and TENSORS (40) set the length and the size; the state should be 1 GB or more for numbers
-that are quoted.
+Four real kernels with the same state live side by side: ours, one that saves nothing (and in which the
+libraries' ways to save are called as cells), elastic-kernel, kishu. A turn visits all of them, every second
+turn in reverse. REPETITIONS sets the turns (5), STATE_MB the state (1104). What each number means is in
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import mmap
-import os
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-from .kernels import ROOT, Kernel
+from . import meters, state
+from .epochs import epochs_store_vs_ideal
+from .kernel import ELASTIC, CellFailed, Kernel, KernelDied
+from .peers import Peers, ensure_peers
+from .state import State
+from .table import BenchError, middle, positive_setting, progress, ratios, scratch_parent, table
 
-MB = 1_000_000
-STATE = """
-import torch, time, os, pickle, cloudpickle
-torch.manual_seed(0); torch.set_num_threads(1)
-for i in range({tensors}): globals()[f't{{i}}'] = torch.randn(25_000_000 // 4)
-model = torch.nn.Sequential(*[torch.nn.Linear(1024, 1024) for _ in range(8)])
-optimizer = torch.optim.Adam(model.parameters())
-model(torch.randn(4, 1024)).sum().backward(); optimizer.step()
-for i in range(200): globals()[f'v{{i}}'] = i
-def state():
-    return {{k: v for k, v in globals().items() if k in ('model', 'optimizer') or k[:1] in 'tv' and k[1:].isdigit()}}
-"""
-CHANGE_ALL = """
-with torch.no_grad():
-    for i in range({tensors}): globals()[f't{{i}}'].add_(1)
-    for p in model.parameters(): p.add_(1)
-    for s in optimizer.state.values(): s['exp_avg'].add_(1); s['exp_avg_sq'].add_(1)
-"""
-TIMED = """
-import time as _t, os as _o
-_w, _c = _t.perf_counter(), _t.process_time()
-{what}
-_cost = (_t.perf_counter() - _w, _t.process_time() - _c)
-"""
-TORCH_SAVE = """
-with open({path!r}, 'wb') as _f:
-    torch.save(state(), _f); _f.flush(); _o.fsync(_f.fileno())
-"""
-CLOUDPICKLE = """
-with open({path!r}, 'wb') as _f:
-    cloudpickle.dump(state(), _f, protocol=5); _f.flush(); _o.fsync(_f.fileno())
-"""
-IDLE_CELLS = 6
+CHANGES = {"x = 1": state.NOTHING, "one tensor": state.ONE_TENSOR, "everything": state.EVERYTHING}
+TABLE_ROWS, ROW_FLOATS, ROWS_CHANGED = 131072, 1024, 64
+
+Samples = dict[str, list[float]]
+"""One number a turn, by what was measured."""
 
 
 def main() -> int:
-    repetitions = int(os.environ.get("REPETITIONS", "5"))
-    tensors = int(os.environ.get("TENSORS", "40"))
-    # On the checkout's own disk: a temporary folder may be memory.
-    (ROOT / "var").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=ROOT / "var", prefix="bench-") as folder:
-        result = run(Path(folder), repetitions, tensors)
+    try:
+        repetitions = positive_setting("REPETITIONS", 5)
+        megabytes = positive_setting("STATE_MB", state.FULL_MB)
+        with tempfile.TemporaryDirectory(prefix="bench-snapshot-", dir=scratch_parent()) as folder:
+            bench = SnapshotBench(Path(folder), State(megabytes), ensure_peers())
+            try:
+                bench.run(repetitions)
+                result = bench.result(repetitions)
+            finally:
+                bench.stop()
+            result["epochs_store_vs_ideal"], result["epochs_bytes"] = epochs_store_vs_ideal(
+                Path(folder), megabytes / state.FULL_MB
+            )
+    except (BenchError, CellFailed, KernelDied) as error:
+        print(f"bench-snapshot: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    progress(bench.stall_table())
     print(json.dumps(result))
     return 0
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+class SnapshotBench:
+    """The kernels and what was measured of them."""
 
+    def __init__(self, folder: Path, content: State, peers: Peers) -> None:
+        self.folder = folder
+        self.state = content
+        self.samples: Samples = defaultdict(list)
+        self.failures: dict[str, str] = dict(peers.missing)
+        self._table_megabytes = max(1, int(512 * content.megabytes / state.FULL_MB))
+        self.kernels = {
+            "ours": Kernel(folder / "ours", sys.executable, saving=True),
+            "nothing": Kernel(folder / "nothing", peers.python),
+        }
+        if "elastic-kernel" not in peers.missing:
+            self.kernels["elastic-kernel"] = Kernel(folder / "elastic", peers.python, module=ELASTIC)
+        if "kishu" not in peers.missing:
+            self.kernels["kishu"] = Kernel(folder / "kishu", peers.python, ENV_KISHU_TEST_MODE="1")
 
-def run(folder: Path, repetitions: int, tensors: int) -> dict[str, Any]:
-    """All measurements; the last line's object."""
-    state_bytes = tensors * 25 * MB + 3 * 8 * (1024 * 1024 + 1024) * 4 + 8 * (1024 * 1024 + 1024) * 4
-    result: dict[str, Any] = {"repetitions": repetitions, "state_mb": round(state_bytes / MB)}
-    rows: list[dict[str, float]] = []
-    with contextlib.ExitStack() as stack:
-        say(f"state of {state_bytes / MB:.0f} MB in four kernels")
-        kernels: dict[str, Kernel] = {}
-        for kind in ("plain", "ours", "elastic", "kishu"):
+    @property
+    def ours(self) -> Kernel:
+        return self.kernels["ours"]
+
+    @property
+    def nothing(self) -> Kernel:
+        return self.kernels["nothing"]
+
+    def run(self, repetitions: int) -> None:
+        for name in list(self.kernels):
+            self._or_give_up(name, self._prepare)
+        self.state_bytes = self.nothing.value(self.state.size)
+        self._peak()
+        for turn in range(repetitions):
+            names = list(self.kernels) if turn % 2 else list(reversed(self.kernels))
+            for name in names:
+                self._or_give_up(name, self._stalls)
+            self._serializers(reverse=bool(turn % 2))
+            self._idle_cpu()
+            self._durability()
+            self._bytes_of_one_tensor()
+            progress(f"turn {turn + 1} of {repetitions}")
+        for name in [name for name in self.kernels if name not in ("ours", "nothing")]:
+            self.kernels.pop(name).stop()
+        self._scattered_rows(repetitions)
+
+    def stop(self) -> None:
+        for kernel in self.kernels.values():
+            kernel.stop()
+
+    def _or_give_up(self, name: str, step) -> None:
+        """A peer that fails costs its column; what is ours must work."""
+        try:
+            step(name)
+        except (CellFailed, KernelDied) as error:
+            if name in ("ours", "nothing"):
+                raise
+            self.failures[name] = str(error)
+            progress(f"{name} is left out from here: {error}")
+            self.kernels.pop(name).stop()
+
+    def _prepare(self, name: str) -> None:
+        kernel = self.kernels[name].start()
+        if name == "kishu":
+            kernel.run(f"from kishu.jupyterint import init_kishu; init_kishu({str(kernel.notebook)!r})")
+        seconds = kernel.run(self.state.setup)
+        progress(f"{name}: state made in {seconds:.1f} s")
+        if name == "ours":
+            kernel.flush()
+
+    # Steps of a turn -----------------------------------------------------------------------------------
+
+    def _stalls(self, name: str) -> None:
+        """Peers save before they reply, so their stall ends with the reply; ours with the next cell's reply."""
+        kernel = self.kernels[name]
+        for change, cell in CHANGES.items():
+            if name in ("ours", "nothing"):
+                self.samples[f"{name}: {change}, next"].append(kernel.run(cell, state.TRIVIAL))
+            if name == "ours":
+                kernel.flush()
+            else:
+                self.samples[f"{name}: {change}"].append(kernel.run(cell))
+
+    def _serializers(self, *, reverse: bool) -> None:
+        """The libraries' ways, called as a user would at the end of a cell."""
+        path = self.nothing.folder / "saved"
+        ways = {
+            "torch.save": state.dump_cell("torch.save(what, file)", path),
+            "cloudpickle": state.dump_cell(
+                "import cloudpickle; cloudpickle.dump(what, file, protocol=5)", path
+            ),
+            "dill": state.dump_cell("import dill; dill.dump(what, file, protocol=5)", path),
+        }
+        for way, cell in reversed(ways.items()) if reverse else ways.items():
+            if way in self.failures:
+                continue
             try:
-                kernels[kind] = stack.enter_context(Kernel(kind, folder / kind))
-                kernels[kind].cells([STATE.format(tensors=tensors)])
-                kernels[kind].flush()
-            except Exception as error:
-                if kind in ("plain", "ours"):
-                    raise
-                kernels.pop(kind, None)
-                result[f"{kind}_error"] = str(error)[:300]
-                say(f"{kind} fails: {error}")
-        change = CHANGE_ALL.format(tensors=tensors)
-        for number in range(repetitions + 1):
-            row = _round(folder, kernels, change, state_bytes, number)
-            if number:  # the first one warms everybody up
-                rows.append(row)
-                say(f"round {number}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
-        del kernels
-    for key in rows[0]:
-        result[key] = round(median(row[key] for row in rows if key in row), 4)
-    say("one tensor, scattered rows, epochs")
-    result |= _one_tensor_and_memory(folder / "one", tensors, state_bytes)
-    result["scattered_rows_share"] = round(_scattered_rows(folder / "rows"), 4)
-    result["epochs_store_vs_ideal"] = round(_epochs(folder / "epochs"), 4)
-    result["idle_cell_vs_elastic_kernel"] = result.get("idle_cell_vs_elastic_kernel")
-    return result
+                self.samples[way].append(self.nothing.run(cell))
+            except CellFailed as error:
+                self.failures[way] = str(error)
+                progress(f"{way} is left out: {error}")
+            path.unlink(missing_ok=True)
 
-
-def _round(
-    folder: Path, kernels: dict[str, Kernel], change: str, state_bytes: int, number: int
-) -> dict[str, float]:
-    """Everybody once, in turns."""
-    row: dict[str, float] = {}
-    plain, ours = kernels["plain"], kernels["ours"]
-    idle = [f"x = {n + number}" for n in range(IDLE_CELLS)]
-
-    stalls = {}
-    for kind, kernel in kernels.items():
-        replied = kernel.cells(idle)
-        kernel.flush()
-        # From the first reply: what a cell costs the one behind it, whether before or after its reply.
-        stalls[kind] = (replied[-1] - replied[0]) / (IDLE_CELLS - 1)
-    row["idle_stall_s"] = stalls["ours"] - stalls["plain"]
-    for peer in ("elastic", "kishu"):
-        if peer in stalls:
-            row[f"{peer}_idle_stall_s"] = stalls[peer] - stalls["plain"]
-    if "elastic" in stalls:
-        row["idle_cell_vs_elastic_kernel"] = row["idle_stall_s"] / row["elastic_idle_stall_s"]
-
-    # Cells that read a tensor: what `x = 1` costs where nothing can be said about what a cell touched.
-    reading = [f"y = float(t0[{n}])" for n in range(IDLE_CELLS)]
-    replied, without = ours.cells(reading), plain.cells(reading)
-    ours.flush()
-    row["reading_stall_s"] = (replied[-1] - replied[0] - without[-1] + without[0]) / (IDLE_CELLS - 1)
-
-    row["idle_cpu_s"] = _cpu_of_idle_cell(ours) - _cpu_of_idle_cell(plain)
-    plain.cells([TIMED.format(what="_n = len(cloudpickle.dumps(state(), protocol=5)); del _n")])
-    row["pickle_cpu_s"] = plain.value("_cost")[1]
-    row["idle_cell_vs_pickle"] = row["pickle_cpu_s"] / row["idle_cpu_s"]
-
-    saving = {}
-    for name, code in (("torch_save", TORCH_SAVE), ("cloudpickle", CLOUDPICKLE)):
-        path = folder / f"{name}.out"
-        plain.cells([change])
-        plain.cells([TIMED.format(what=code.format(path=str(path)))])
-        saving[name] = plain.value("_cost")[0]
-        path.unlink()
-    row["torch_save_s"] = saving["torch_save"]
-    row["cloudpickle_s"] = saving["cloudpickle"]
-
-    without = plain.cells([change, "y = 1"])[-1]
-    replied = ours.cells([change, "y = 1"])
-    row["changed_stall_s"] = replied[-1] - without
-    row["changed_stall_vs_torch_save"] = row["changed_stall_s"] / row["torch_save_s"]
-    ours.flush()
-    if "kishu" in kernels:
-        kishu_without = plain.cells([change])[-1]
-        row["kishu_changed_stall_s"] = kernels["kishu"].cells([change])[-1] - kishu_without
-
-    size = ours.pack_bytes()
-    replied = ours.cells([change])
-    started = time.perf_counter()
-    while not _is_saved(ours):
-        time.sleep(0.005)
-    row["durable_s"] = time.perf_counter() - started
-    row["raw_write_s"] = _raw_write(folder / "raw.out", ours.pack_bytes() - size)
-    row["durable_vs_raw"] = row["durable_s"] / row["raw_write_s"]
-    return row
-
-
-def _is_saved(kernel: Kernel) -> bool:
-    """By the status file, as the hub asks: no execution in the kernel that is measured."""
-    states = [json.loads(path.read_text())["state"] for path in kernel.folder.rglob("runtime/kernels/*.json")]
-    return states == ["saved"]
-
-
-def _cpu_of_idle_cell(kernel: Kernel) -> float:
-    cpu = "__import__('time').process_time()"
-    before = kernel.value(cpu)
-    kernel.cells(["x = 0"])
-    kernel.flush()
-    return kernel.value(cpu) - before
-
-
-def _memory(pid: int, *, peak: bool = False) -> int:
-    """Resident bytes of the process, or their peak since the last call without ``peak``."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    found = dict(line.split(":", 1) for line in lines)
-    if not peak:
-        Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
-    return int(found["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
-
-
-def _raw_write(path: Path, size: int) -> float:
-    """Seconds to write that many bytes with direct I/O and make them durable: what the disk can do."""
-    block = mmap.mmap(-1, 8 << 20)
-    block[:] = os.urandom(1 << 20) * 8
-    view = memoryview(block)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DIRECT)
-    try:
-        started = time.perf_counter()
-        for offset in range(0, size, len(view)):
-            os.pwrite(descriptor, view[: min(len(view), -(-(size - offset) // 4096) * 4096)], offset)
-        os.fdatasync(descriptor)
-        return time.perf_counter() - started
-    finally:
-        os.close(descriptor)
-        path.unlink()
-
-
-def _one_tensor_and_memory(folder: Path, tensors: int, state_bytes: int) -> dict[str, float]:
-    """Growth of the packs when one tensor of 25 MB changes, by the tensor's size; and the peak of memory
-    while everything is saved: when the kernel is idle after the cell, and when the next cell waits."""
-    result: dict[str, float] = {}
-    with Kernel("ours", folder) as kernel:
-        kernel.cells([STATE.format(tensors=tensors)])
-        kernel.flush()
-        size = kernel.pack_bytes()
-        kernel.cells(["_ = t3.add_(1)"])
-        kernel.flush()
-        result["one_tensor_bytes_vs_changed"] = (kernel.pack_bytes() - size) / (25 * MB)
-        change = CHANGE_ALL.format(tensors=tensors)
-        for key, cells in (
-            ("peak_extra_share", [change]),
-            ("peak_extra_next_cell_waits_share", [change, "y = 1"]),
-        ):
-            before = _memory(kernel.pid)
-            kernel.cells(cells)
-            while not _is_saved(kernel):
-                time.sleep(0.05)
-            result[key] = max(0, _memory(kernel.pid, peak=True) - before) / state_bytes
-        result["arena_limit_mb"] = kernel.value("__import__('respawner').status()['arena_limit_bytes']") / MB
-    return {key: round(value, 4) for key, value in result.items()}
-
-
-def _scattered_rows(folder: Path) -> float:
-    """Growth of the packs when 64 random rows of a table of 512 MB change, by the table's size."""
-    with Kernel("ours", folder) as kernel:
-        kernel.cells(["import torch; torch.manual_seed(0); table = torch.randn(131072, 1024)[:125000]"])
-        kernel.flush()
-        before = kernel.pack_bytes()
-        kernel.cells(["rows = torch.randperm(125000)[:64]; table[rows] += 1"])
-        kernel.flush()
-        return (kernel.pack_bytes() - before) / (512 * MB)
-
-
-def _epochs(folder: Path) -> float:
-    """The store after 100 epochs that train only the head, by full state + 100 heads (with their Adam)."""
-    with Kernel("ours", folder) as kernel:
-        kernel.cells(
-            [
-                """
-import torch; torch.manual_seed(0)
-body = torch.nn.Sequential(*[torch.nn.Linear(1024, 1024) for _ in range(24)]).requires_grad_(False)
-head = torch.nn.Linear(1024, 256)
-optimizer = torch.optim.Adam(head.parameters()); loss = None
-def epoch():
-    global loss
-    optimizer.zero_grad(); loss = head(body(torch.randn(32, 1024))).square().mean(); loss.backward(); optimizer.step()
-    loss = loss.item()
-    optimizer.zero_grad()
-"""
-            ]
+    def _idle_cpu(self) -> None:
+        """CPU seconds of ``x = 1`` with its capture, and of pickling everything, in the same kernel."""
+        self.samples["idle cpu"].append(
+            self._cpu(self.ours, state.NOTHING, flush=True) - self._cpu(self.nothing, state.NOTHING)
         )
-        kernel.cells(["epoch()"] * 100)
-        kernel.flush()
-        head = 3 * (1024 * 256 + 256) * 4
-        full = 24 * (1024 * 1024 + 1024) * 4 + head
-        return kernel.store_bytes() / (full + 100 * head)
+        for pickler in ("cloudpickle", "pickle"):
+            cell = f"import {pickler}; len({pickler}.dumps({state.NAMESPACE}, protocol=5))"
+            self.samples[f"{pickler} cpu"].append(self._cpu(self.ours, cell, hidden=True))
+
+    def _cpu(self, kernel: Kernel, cell: str, *, hidden: bool = False, flush: bool = False) -> float:
+        before = meters.cpu_seconds(kernel.pid)
+        kernel.run(cell, hidden=hidden)
+        if flush:
+            kernel.flush()
+        return meters.cpu_seconds(kernel.pid) - before
+
+    def _durability(self) -> None:
+        """From the reply of a cell that changed everything until the disk has it, beside the raw disk."""
+        self.ours.run(state.EVERYTHING)
+        replied = time.perf_counter()
+        self.ours.flush()
+        self.samples["durable"].append(time.perf_counter() - replied)
+        self.samples["raw write"].append(meters.raw_direct_write_seconds(self.folder, self.state_bytes))
+
+    def _bytes_of_one_tensor(self) -> None:
+        written, packed = self._bytes_of(state.ONE_TENSOR)
+        self.samples["one tensor packed"].append(packed / self.state.tensor_bytes)
+        self.samples["one tensor written"].append(written / self.state.tensor_bytes)
+
+    def _bytes_of(self, cell: str) -> tuple[int, int]:
+        """What a cell's snapshot sends to the disk, and what the packs grow by."""
+        packs = meters.pack_sizes(self.ours.store)
+        before = meters.bytes_written(self.ours.pid)
+        self.ours.run(cell)
+        self.ours.flush()
+        return (
+            meters.bytes_written(self.ours.pid) - before,
+            meters.growth(packs, meters.pack_sizes(self.ours.store)),
+        )
+
+    # Once ----------------------------------------------------------------------------------------------
+
+    def _peak(self) -> None:
+        """The most memory during a cell that changes everything and its capture, beside a kernel without."""
+        peaks = {}
+        for name in ("ours", "nothing"):
+            kernel = self.kernels[name]
+            meters.reset_peak(kernel.pid)
+            kernel.run(state.EVERYTHING, state.TRIVIAL)
+            if name == "ours":
+                kernel.flush()
+            peaks[name] = meters.peak_bytes(kernel.pid)
+        self.peak_extra_bytes = peaks["ours"] - peaks["nothing"]
+
+    def _scattered_rows(self, repetitions: int) -> None:
+        rows = TABLE_ROWS * self._table_megabytes // 512
+        self.ours.run(f"big = torch.randn({rows}, {ROW_FLOATS})")
+        self.ours.flush()
+        for turn in range(repetitions):
+            chosen = (
+                f"torch.randperm({rows}, generator=torch.Generator().manual_seed({turn}))[:{ROWS_CHANGED}]"
+            )
+            _, packed = self._bytes_of(f"big[{chosen}] += 1")
+            self.samples["scattered rows"].append(packed / (rows * ROW_FLOATS * 4))
+
+    # Results -------------------------------------------------------------------------------------------
+
+    def stall(self, name: str, change: str) -> list[float] | None:
+        """Extra seconds over the kernel that saves nothing, turn by turn."""
+        if name in ("torch.save", "cloudpickle", "dill"):
+            return self.samples.get(name)
+        kind = f"{change}, next" if name == "ours" else change
+        taken = self.samples.get(f"{name}: {kind}")
+        if not taken:
+            return None
+        without = self.samples[f"nothing: {kind}"]
+        return [a - b for a, b in zip(taken, without[: len(taken)], strict=True)]
+
+    def result(self, repetitions: int) -> dict[str, object]:
+        got = self.samples
+        idle = middle(got["idle cpu"])
+        picklers = {name: middle(got[f"{name} cpu"]) for name in ("cloudpickle", "pickle")}
+        elastic = self.stall("elastic-kernel", "x = 1")
+        ours_idle = self.stall("ours", "x = 1") or []
+        changed = self.stall("ours", "everything") or []
+        return {
+            "idle_cell_vs_pickle": middle(
+                ratios(
+                    [min(pair) for pair in zip(got["cloudpickle cpu"], got["pickle cpu"], strict=True)],
+                    got["idle cpu"],
+                ),
+                2,
+            ),
+            "idle_cell_vs_elastic_kernel": round(middle(ours_idle) / middle(elastic), 3) if elastic else None,
+            "changed_stall_vs_torch_save": middle(ratios(changed, got["torch.save"])),
+            "durable_vs_raw": middle(ratios(got["durable"], got["raw write"]), 3),
+            "one_tensor_bytes_vs_changed": middle(got["one tensor packed"]),
+            "scattered_rows_share": middle(got["scattered rows"], 5),
+            "peak_extra_share": round(self.peak_extra_bytes / self.state_bytes, 4),
+            "epochs_store_vs_ideal": None,
+            "repetitions": repetitions,
+            "state_bytes": self.state_bytes,
+            "peak_extra_bytes": self.peak_extra_bytes,
+            "idle_cpu_s": idle,
+            "pickle_cpu_s": picklers,
+            "idle_stall_s": middle(ours_idle),
+            "changed_stall_s": middle(changed),
+            "torch_save_s": middle(got["torch.save"]),
+            "durable_s": middle(got["durable"]),
+            "raw_write_s": middle(got["raw write"]),
+            "one_tensor_written_vs_changed": middle(got["one tensor written"]),
+            "left_out": self.failures,
+        }
+
+    def stall_table(self) -> str:
+        names = ["ours", "elastic-kernel", "kishu", "torch.save", "cloudpickle", "dill"]
+        rows = []
+        for name in names:
+            stalls = [self.stall(name, change) for change in CHANGES]
+            rows.append([name, *(middle(stall) if stall else None for stall in stalls)])
+        return table(["stall, s", *CHANGES], rows)
 
 
 if __name__ == "__main__":

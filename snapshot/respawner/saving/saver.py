@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from ..errors import CaptureError, TornError
+from ..errors import BuiltOnDamageError, CaptureError, TornError
 from ..manifest import Manifest, Payload, Stream
 from ..store.writer import PlannedChunk, TimelineWriter
 from .arena import Arena
@@ -143,7 +143,7 @@ class Saver:
         try:
             manifest = self._write(writer, job)
             if self._gate is not None and not self._gate():
-                raise CaptureError("it goes on from a snapshot that turned out to be damaged")
+                raise BuiltOnDamageError("it goes on from a snapshot that turned out to be damaged")
             writer.publish(manifest)
         except BaseException:
             writer.roll_back()
@@ -192,7 +192,8 @@ class Saver:
                 failed += self._queue
                 self._queue.clear()
         for behind in failed[1:]:
-            behind.error = CaptureError(f"the state before it could not be saved: {job.error}")
+            kind = BuiltOnDamageError if isinstance(job.error, BuiltOnDamageError) else CaptureError
+            behind.error = kind(f"the state before it could not be saved: {job.error}")
             behind.error.__cause__ = job.error
         for ended in failed:
             ended.forget(self.arena)
