@@ -56,6 +56,7 @@ class Recorder:
         self._baseline = Baseline()
         self._failing = False
         self._cell_runs = False
+        self._handing_over = False
         self._notices: list[str] = []
         self._capturing = threading.Lock()
         self._books = threading.RLock()
@@ -82,12 +83,13 @@ class Recorder:
 
     def capture_pending(self) -> None:
         """Capture the state at the end of the last cell, if that has not been done."""
-        moment = self.pending
-        if moment is not None:
-            # Pending until the job is the saver's: whoever asks meanwhile must not be told that all is saved.
-            self.guarded(self.capture, moment)
-            self.pending = None
-            self._tell_status()
+        if self.pending is None:
+            return
+        self._handing_over = True  # until the job is the saver's: meanwhile nobody is told that all is saved
+        moment, self.pending = self.pending, None
+        self.guarded(self.capture, moment)
+        self._handing_over = False
+        self._tell_status()
 
     def before_execution(self) -> None:
         """Something is about to run in the namespace: nothing may be read from its memory after this."""
@@ -268,7 +270,8 @@ class Recorder:
             return FAILED
         # The job that tells of its end is still running for the saver, and still in `unfinished`.
         waiting = [job for job in self._saver.unfinished() if job.manifest is None]
-        return DIRTY if self._cell_runs or self.pending is not None or waiting else SAVED
+        unsaved = self._cell_runs or self.pending is not None or self._handing_over or waiting
+        return DIRTY if unsaved else SAVED
 
     def _tell_status(self) -> None:
         if self._status is None or os.getpid() != self._status.pid:
