@@ -20,7 +20,7 @@ from .errors import BuiltOnDamageError, OverBudgetError, RespawnerError, TornErr
 from .interrupts import interrupts_later
 from .manifest import Manifest
 from .processstate import Baseline
-from .runtime import DIRTY, FAILED, SAVED, StatusFile, runtime_folder
+from .runtime import DIRTY, FAILED, SAVED, StatusFile, flush_wanted_since, runtime_folder
 from .saving.job import Job
 from .saving.saver import Saver
 from .store.budget import day_bytes, decide, written_in_a_day
@@ -29,6 +29,7 @@ from .store.writer import TimelineWriter
 
 _LOG = logging.getLogger("respawner")
 _PRUNE_EVERY = 5
+_LOOK_SECONDS = 0.5
 _UNBUDGETED_BYTES = 16 << 20
 """Less is always written: a notebook of small states never comes near the budget."""
 _DISK_ERRORS = {
@@ -58,6 +59,7 @@ class Recorder:
         self.deferral: str | None = None
         """Why the last state has been put off, where the budget of writes is short."""
         self._deferred_since: float | None = None
+        self._flush_wanted = False
         self._saved = saved
         self._baseline = Baseline()
         self._failing = False
@@ -96,7 +98,8 @@ class Recorder:
             return
         self._handing_over = True  # until the job is the saver's: meanwhile nobody is told that all is saved
         moment, self.pending = self.pending, None
-        self.guarded(self._capture_or_defer, moment, force)
+        wanted, self._flush_wanted = self._flush_wanted, False
+        self.guarded(self._capture_or_defer, moment, force or wanted)
         self._handing_over = False
         self._tell_status()
 
@@ -109,10 +112,21 @@ class Recorder:
             self._deferred_since = self._deferred_since or time.monotonic()
             self.deferral = str(deferred)
             self.pending = moment
-            if self.again is not None:
-                timer = threading.Timer(deferred.wait_seconds, self.again)
-                timer.name, timer.daemon = "respawner-later", True
-                timer.start()
+            arguments = (moment, deferred.wait_seconds)
+            threading.Thread(
+                target=self._ask_again, args=arguments, name="respawner-later", daemon=True
+            ).start()
+
+    def _ask_again(self, moment: Moment, seconds: float) -> None:
+        """After that time, or as soon as somebody outside wants everything on the disk."""
+        began = time.time()
+        while self.pending is moment and time.time() < began + seconds:
+            if flush_wanted_since(runtime_folder(), began):
+                self._flush_wanted = True
+                break
+            time.sleep(_LOOK_SECONDS)
+        if self.again is not None and self.pending is moment:
+            self.again()
 
     def before_execution(self) -> None:
         """Something is about to run in the namespace: nothing may be read from its memory after this."""

@@ -113,3 +113,14 @@ def test_states_beyond_the_budget_wait_for_a_flush(open_notebook: Callable[..., 
     notebook.restart_after_kill()
     notebook.run("pass")
     assert notebook.value("(int(a[0]), small)") == "(1, 1)"
+
+
+def test_flush_from_outside_does_not_wait_for_the_budget(open_notebook: Callable[..., Notebook]) -> None:
+    notebook = open_notebook(RESPAWNER_WRITES_PER_DAY="1000MB").start()
+    notebook.run(BIG)
+    notebook.settle()
+    notebook.run("a += 1")
+    assert notebook.settle()["durable"]
+    notebook.restart_after_kill()
+    notebook.run("pass")
+    assert notebook.value("int(a[0])") == "1"
