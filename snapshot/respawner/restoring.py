@@ -127,10 +127,13 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader) -> Loade
     manifest = reader.manifest
     with reader.open(manifest.skeleton) as file:
         unpickler = unpickler_class(file, live_objects(shell, manifest.live))
-        with losses_counted() as losses:
-            prelude = unpickler.load()
-            notes = put_surroundings(prelude)
-            body = unpickler.load()
+        try:
+            with losses_counted() as losses:
+                prelude = unpickler.load()
+                notes = put_surroundings(prelude)
+                body = unpickler.load()
+        finally:
+            unpickler.take_back()
     return Loaded(
         manifest=manifest,
         variables=dict(body["entries"]),

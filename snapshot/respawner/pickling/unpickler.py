@@ -30,9 +30,16 @@ class _Finding:
     ``failures`` are the placeholders to report; ``_unnamed`` those whose variable is not complete yet.
     """
 
-    def _start(self) -> None:
+    def _start(self, live: list[Any]) -> None:
         self.failures: list[Placeholder] = []
         self._unnamed: list[Placeholder] = []
+        self._namespace: dict[str, Any] = live[0]
+        self._lent: list[str] = []
+
+    def take_back(self) -> None:
+        """Take out of the live namespace what was lent to it for code that runs while objects are made."""
+        for name in self._lent:
+            self._namespace.pop(name, None)
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -61,6 +68,9 @@ class _Finding:
             placeholder.__dict__["respawner_path"] = name
         self._unnamed.clear()
         memory.current().variable_is_complete(name)
+        if name not in self._namespace:
+            self._namespace[name] = value
+            self._lent.append(name)
         return name, value
 
 
@@ -86,7 +96,7 @@ class FastUnpickler(_Finding, pickle.Unpickler):
     def __init__(self, file: Any, live: list[Any]) -> None:
         super().__init__(file)
         self.memo = dict(enumerate(live))
-        self._start()
+        self._start(live)
 
 
 _PYTHON: Any = pickle._Unpickler
@@ -100,7 +110,7 @@ class PatientUnpickler(_Finding, _PYTHON):
     def __init__(self, file: Any, live: list[Any]) -> None:
         super().__init__(file)
         self.memo = dict(enumerate(live))
-        self._start()
+        self._start(live)
         self._replaced: list[tuple[Any, Placeholder]] = []
         self._too_slow: set[Any] = set()
 
