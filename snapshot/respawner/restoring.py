@@ -143,5 +143,5 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader) -> Loade
         lost=losses.now + unpickler.failures,
         lost_before=losses.before,
         alive=sorted({path for path, _ in losses.alive}),
-        notes=notes,
+        notes=notes + losses.notes,
     )

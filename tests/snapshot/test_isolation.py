@@ -273,6 +273,25 @@ def test_what_refers_back_to_an_unrestorable_object_holds_its_placeholder(tmp_pa
     assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
 
 
+def test_object_that_hands_attributes_on_comes_back(tmp_path: Path) -> None:
+    """Plain pickle asks the empty object for ``__setstate__`` and gets a KeyError or endless recursion."""
+    before = (
+        "class Proxy:\n"
+        "    def __init__(self, inner): self.inner = inner\n"
+        "    def __getattr__(self, name): return getattr(self.__dict__['inner'], name)\n"
+        "class Recursing:\n"
+        "    def __init__(self, inner): self.inner = inner\n"
+        "    def __getattr__(self, name): return getattr(self.inner, name)\n"
+        "shared = [1, 2]; proxy = Proxy(shared); recursing = Recursing(proxy)"
+    )
+    saved = bare_shell("save", tmp_path, {"before": before})
+    assert saved["lost"] == []
+    check = "assert proxy.inner is shared and recursing.inner is proxy and recursing.count(1) == 1"
+    loaded = bare_shell("load", tmp_path, {"check": check})
+    assert loaded["lost"] == []
+    assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
+
+
 def test_code_that_runs_while_restoring_sees_the_modules_and_functions_of_the_notebook(
     tmp_path: Path,
 ) -> None:

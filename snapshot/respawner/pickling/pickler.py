@@ -24,7 +24,9 @@ from ..readable import readable_size
 from .limits import OVERDONE, Again, TakesTooLong, memory_is_left, object_seconds
 from .lineage import Lineage, weight
 from .notebook_code import reduce_cached_function, reduce_cell, reduce_function
+from .open_files import FILE_TYPES, NotSafeError, reduce_file
 from .placeholder import Placeholder, lost
+from .plain_state import needs_a_setter, with_setter
 from .regions import RegionTable
 from .segments import SegmentFile, Sizes
 from .survivors import SURVIVORS
@@ -122,7 +124,7 @@ class NamespacePickler(cloudpickle.Pickler):
             OVERDONE.remember(obj, reason)
             self._reducers[type(obj)] = self._try_warily
             return self.give_up(obj, reason)
-        return self.give_up(obj, one_line_reason(error))
+        return self.give_up(obj, str(error) if isinstance(error, NotSafeError) else one_line_reason(error))
 
     def give_up(self, obj: Any, reason: str) -> tuple[Any, ...]:
         """Report ``obj`` as lost and reduce it to a placeholder."""
@@ -161,8 +163,10 @@ class NamespacePickler(cloudpickle.Pickler):
 
     def _choose_reducer(self, cls: type) -> Callable[[Any], Any]:
         """Decide once a type, and remember it."""
-        if why_not := reason_against(cls):
-            reducer: Callable[[Any], Any] = lambda obj: self.give_up(obj, why_not)  # noqa: E731
+        if cls in FILE_TYPES:
+            reducer: Callable[[Any], Any] = lambda file: reduce_file(file, self.variable)  # noqa: E731
+        elif why_not := reason_against(cls):
+            reducer = lambda obj: self.give_up(obj, why_not)  # noqa: E731
         elif cls in self._overdone:
             reducer = self._try_warily
         elif issubclass(cls, type):
@@ -171,6 +175,8 @@ class NamespacePickler(cloudpickle.Pickler):
             reducer = reduce_holder
         elif _is_plain(cls, self.dispatch_table):
             reducer = self._try_plain
+        elif needs_a_setter(cls):
+            reducer = lambda obj: with_setter(self._try(obj))  # noqa: E731
         else:
             reducer = self._try
         self._reducers[cls] = reducer
