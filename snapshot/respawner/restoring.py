@@ -133,7 +133,7 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader) -> Loade
                 notes = put_surroundings(prelude)
                 body = unpickler.load()
         finally:
-            unpickler.take_back()
+            unpickler.finish()
     return Loaded(
         manifest=manifest,
         variables=dict(body["entries"]),

@@ -273,6 +273,35 @@ def test_what_refers_back_to_an_unrestorable_object_holds_its_placeholder(tmp_pa
     assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
 
 
+def test_weak_references_lead_to_the_objects_of_the_state(tmp_path: Path) -> None:
+    before = (
+        "import weakref, gc\n"
+        "class Node:\n"
+        "    def __init__(self, parent=None): self.parent = parent and weakref.ref(parent); self.children = []\n"
+        "    def method(self): return self\n"
+        "top = Node(); child = Node(top); top.children.append(child); top.me = weakref.ref(top)\n"
+        "reference = weakref.ref(child); proxy = weakref.proxy(child); method = weakref.WeakMethod(child.method)\n"
+        "values = weakref.WeakValueDictionary(a=top); keys = weakref.WeakKeyDictionary({child: [1]})\n"
+        "members = weakref.WeakSet([top, child]); top.members = members\n"
+        "gone = Node(); dead = weakref.ref(gone); values['gone'] = gone; del gone; gc.collect()\n"
+        "outside = Node(); strangers = {'held': outside}; orphan = weakref.ref(outside)\n"
+        "keep = [outside]; del strangers, outside\n"
+        "from concurrent.futures import Future; Future.held = keep; del keep"
+    )
+    saved = bare_shell("save", tmp_path, {"before": before})
+    assert saved["outcome"]["before"] is None, saved["outcome"]["before"]
+    assert saved["lost"] == []
+    check = (
+        "assert child.parent() is top and top.me() is top and top.children[0] is child\n"
+        "assert reference() is child and method()() is child and proxy.parent is child.parent\n"
+        "assert values['a'] is top and len(values) == 1 and keys[child] == [1]\n"
+        "assert set(members) == {top, child} and top.members is members and dead() is None and orphan() is None"
+    )
+    loaded = bare_shell("load", tmp_path, {"check": check})
+    assert loaded["lost"] == []
+    assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
+
+
 def test_object_that_hands_attributes_on_comes_back(tmp_path: Path) -> None:
     """Plain pickle asks the empty object for ``__setstate__`` and gets a KeyError or endless recursion."""
     before = (

@@ -21,6 +21,7 @@ from typing import Any
 import cloudpickle
 
 from ..readable import readable_size
+from . import weak_references
 from .limits import OVERDONE, Again, TakesTooLong, memory_is_left, object_seconds
 from .lineage import Lineage, weight
 from .notebook_code import reduce_cached_function, reduce_cell, reduce_function
@@ -96,6 +97,7 @@ class NamespacePickler(cloudpickle.Pickler):
             types.FunctionType: self._reduce_any_function,
             types.CellType: reduce_cell,
             functools._lru_cache_wrapper: reduce_cached_function,
+            **weak_references.REDUCERS,
         }
         self._add_library_reducers()
 

@@ -36,10 +36,14 @@ class _Finding:
         self._namespace: dict[str, Any] = live[0]
         self._lent: list[str] = []
 
-    def take_back(self) -> None:
-        """Take out of the live namespace what was lent to it for code that runs while objects are made."""
+    def finish(self) -> None:
+        """Let go of everything: the memo, and what was lent to the namespace for code that runs meanwhile.
+
+        The memo would hold every object until the next garbage collection, because it refers to this one.
+        """
         for name in self._lent:
             self._namespace.pop(name, None)
+        self.memo: Any = {}
 
     def find_class(self, module: str, name: str) -> Any:
         try:
