@@ -321,20 +321,21 @@ class Recorder:
         return status
 
     def _state(self) -> str:
-        if self._failing:
-            return FAILED
+        """An attempt under way counts as dirty, whatever became of the one before."""
         # The job that tells of its end is still running for the saver, and still in `unfinished`.
-        waiting = [job for job in self._saver.unfinished() if job.manifest is None]
-        unsaved = self._cell_runs or self.pending is not None or self._handing_over or waiting
-        return DIRTY if unsaved else SAVED
+        waiting = [job for job in self._saver.unfinished() if job.manifest is None and job.error is None]
+        if self._cell_runs or self.pending is not None or self._handing_over or waiting:
+            return DIRTY
+        return FAILED if self._failing else SAVED
 
     def _tell_status(self) -> None:
         if self._status is None or os.getpid() != self._status.pid:
             return
         with self._books, contextlib.suppress(OSError):
             snapshot = self.last.id if self.last else None
-            state = DIRTY if self._cell_runs else self._state()
-            self._status.write(state, timeline=self.timeline.name, snapshot=snapshot, error=self.error)
+            self._status.write(
+                self._state(), timeline=self.timeline.name, snapshot=snapshot, error=self.error
+            )
 
 
 def explain(error: BaseException) -> str:
