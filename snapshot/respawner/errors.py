@@ -44,3 +44,11 @@ class TornError(CaptureError):
 
 class BuiltOnDamageError(CaptureError):
     """The state goes on from one that turned out to be damaged; it is not published."""
+
+
+class OverBudgetError(CaptureError):
+    """So much should not be written yet; the state is taken again after ``wait_seconds``, or by a flush."""
+
+    def __init__(self, reason: str, wait_seconds: float) -> None:
+        super().__init__(reason)
+        self.wait_seconds = wait_seconds

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from .contract import FLUSH_DURABLE, FLUSH_NOT_DURABLE
-from .runtime import FAILED, SAVED, running_kernels, runtime_folders
+from .runtime import FAILED, SAVED, running_kernels, runtime_folders, want_flush
 
 _POLL_SECONDS = 0.1
 
@@ -23,6 +23,8 @@ def wait_until_durable(folders: Path | list[Path], timeout_seconds: float) -> di
     folders = [folders] if isinstance(folders, Path) else folders
     deadline = time.monotonic() + timeout_seconds
     while True:
+        for folder in folders:
+            want_flush(folder)  # again and again: a state may be put off after we have come
         kernels = [kernel for folder in folders for kernel in running_kernels(folder)]
         states = {kernel["state"] for kernel in kernels}
         durable = states <= {SAVED}

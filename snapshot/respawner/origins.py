@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .pickling.placeholder import Placeholder
-from .pickling.where import paths_to
+from .pickling.where import paths_from
 
 _MOST_SHOWN = 60
 _WITH_CODE = ("time", "timeit", "capture", "prun")
@@ -17,16 +17,10 @@ _WITH_CODE = ("time", "timeit", "capture", "prun")
 
 def tell_origins(lost: list[Placeholder], variables: dict[str, Any], outputs: Any, inputs: list[str]) -> None:
     """Give each placeholder its full path and the cell that assigned its variable, where they are found."""
-    roots = {**variables, "Out": outputs}
-    by_name: dict[str, list[Placeholder]] = {}
-    for placeholder in lost:
-        by_name.setdefault(placeholder.__dict__["respawner_path"], []).append(placeholder)
-    for name, placeholders in by_name.items():
-        for placeholder, path in zip(
-            placeholders, paths_to(placeholders, roots.get(name), name), strict=True
-        ):
-            placeholder.__dict__["respawner_path"] = path
-            placeholder.__dict__["respawner_origin"] = origin_of(path, inputs)
+    targets = [(placeholder, placeholder.__dict__["respawner_path"]) for placeholder in lost]
+    for placeholder, path in zip(lost, paths_from(targets, {**variables, "Out": outputs}), strict=True):
+        placeholder.__dict__["respawner_path"] = path
+        placeholder.__dict__["respawner_origin"] = origin_of(path, inputs)
 
 
 def origin_of(path: str, inputs: list[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import types
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -19,15 +20,17 @@ from .manifest import Skipped
 from .namespace import history_of, user_names
 from .pickling.deep_stack import run_deep
 from .pickling.limits import Again, TakesTooLong
-from .pickling.pickler import Entry, Failure, NamespacePickler
+from .pickling.pickler import Entry, NamespacePickler
 from .pickling.placeholder import Placeholder
 from .pickling.segments import SegmentFile, Sizes
 from .pickling.unpicklable import one_line_reason, type_name
 from .pickling.watch import Abandoned, Watch
-from .pickling.where import paths_to
+from .pickling.where import paths_from
 from .processstate import Baseline, random_state, surroundings
 
 _MOST_PASSES = 50
+_NEEDED_BY_CODE = (types.ModuleType, types.FunctionType, type)
+"""These come first, because a notebook's ``__setstate__`` that runs at a restore may need them."""
 
 
 @dataclass
@@ -43,23 +46,18 @@ class Pickled:
     def skipped(self) -> list[Skipped]:
         """One entry for each lost object, with the way to it from its variable."""
         roots: dict[str, Any] = {item.name: item.value for item in self.entries} | {"Out": self.outputs}
-        found = []
-        for name, failures in self._failures_by_name().items():
-            paths = paths_to([failure.obj for failure in failures], roots.get(name), name)
-            for failure, path in zip(failures, paths, strict=True):
-                found.append(Skipped(path, type_name(type(failure.obj)), failure.reason))
+        failures = self.pickler.failures
+        paths = paths_from([(failure.obj, failure.name) for failure in failures], roots)
+        found = [
+            Skipped(path, type_name(type(failure.obj)), failure.reason)
+            for failure, path in zip(failures, paths, strict=True)
+        ]
         for root in [*roots.values(), *self.outputs.values()]:
-            if isinstance(root, Placeholder):
+            if type(root) is Placeholder:
                 known = root.__dict__
                 lost = Skipped(known["respawner_path"], known["respawner_type"], known["respawner_reason"])
                 found += [] if lost in found else [lost]
         return found
-
-    def _failures_by_name(self) -> dict[str, list[Failure]]:
-        by_name: dict[str, list[Failure]] = {}
-        for failure in self.pickler.failures:
-            by_name.setdefault(failure.name, []).append(failure)
-        return by_name
 
 
 def pickle_namespace(shell: Any, next_count: int, baseline: Baseline, excluded: Collection[str]) -> Pickled:
@@ -70,6 +68,7 @@ def pickle_namespace(shell: Any, next_count: int, baseline: Baseline, excluded: 
     prelude["excluded"] = sorted(excluded)
     history = history_of(shell, next_count)
     entries = [Entry(name, shell.user_ns[name]) for name in user_names(shell, excluded)]
+    entries.sort(key=lambda item: not issubclass(type(item.value), _NEEDED_BY_CODE))
     body = {"entries": entries, "history": Entry("Out", history), "random": random_state()}
     attempt = functools.partial(_attempt, shell, live, Sizes())
     with Watch({NamespacePickler.reducer_override.__code__}):

@@ -16,18 +16,22 @@ from collections.abc import Callable
 from typing import Any
 
 from .capture import Moment, capture
-from .errors import BuiltOnDamageError, RespawnerError, TornError
+from .errors import BuiltOnDamageError, OverBudgetError, RespawnerError, TornError
 from .interrupts import interrupts_later
 from .manifest import Manifest
 from .processstate import Baseline
-from .runtime import DIRTY, FAILED, SAVED, StatusFile, runtime_folder
+from .runtime import DIRTY, FAILED, SAVED, StatusFile, flush_wanted_since, runtime_folder
 from .saving.job import Job
 from .saving.saver import Saver
+from .store.budget import day_bytes, decide, written_in_a_day
 from .store.timeline import Timeline
 from .store.writer import TimelineWriter
 
 _LOG = logging.getLogger("respawner")
 _PRUNE_EVERY = 5
+_LOOK_SECONDS = 0.5
+_UNBUDGETED_BYTES = 16 << 20
+"""Less is always written: a notebook of small states never comes near the budget."""
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -52,6 +56,10 @@ class Recorder:
         """How long the last capture, and the wait before the cell after it, held the kernel up."""
         self.again: Callable[[], object] | None = None
         """Called in the writing thread where the last state must be captured anew."""
+        self.deferral: str | None = None
+        """Why the last state has been put off, where the budget of writes is short."""
+        self._deferred_since: float | None = None
+        self._flush_wanted = False
         self._saved = saved
         self._baseline = Baseline()
         self._failing = False
@@ -81,15 +89,44 @@ class Recorder:
         self.pending = moment
         self._cell_runs = False
 
-    def capture_pending(self) -> None:
-        """Capture the state at the end of the last cell, if that has not been done."""
+    def capture_pending(self, *, force: bool = False) -> None:
+        """Capture the state at the end of the last cell, if that has not been done.
+
+        Without ``force`` it may be put off for the sake of the disk (see `store.budget`).
+        """
         if self.pending is None:
             return
         self._handing_over = True  # until the job is the saver's: meanwhile nobody is told that all is saved
         moment, self.pending = self.pending, None
-        self.guarded(self.capture, moment)
+        wanted, self._flush_wanted = self._flush_wanted, False
+        self.guarded(self._capture_or_defer, moment, force or wanted)
         self._handing_over = False
         self._tell_status()
+
+    def _capture_or_defer(self, moment: Moment, force: bool) -> None:
+        try:
+            self.capture(moment, within_budget=not force)
+            self._deferred_since = None
+        except OverBudgetError as deferred:
+            # The next cell's end or the timer asks again; whoever flushes gets it at once.
+            self._deferred_since = self._deferred_since or time.monotonic()
+            self.deferral = str(deferred)
+            self.pending = moment
+            arguments = (moment, deferred.wait_seconds)
+            threading.Thread(
+                target=self._ask_again, args=arguments, name="respawner-later", daemon=True
+            ).start()
+
+    def _ask_again(self, moment: Moment, seconds: float) -> None:
+        """After that time, or as soon as somebody outside wants everything on the disk."""
+        began = time.time()
+        while self.pending is moment and time.time() < began + seconds:
+            if flush_wanted_since(runtime_folder(), began):
+                self._flush_wanted = True
+                break
+            time.sleep(_LOOK_SECONDS)
+        if self.again is not None and self.pending is moment:
+            self.again()
 
     def before_execution(self) -> None:
         """Something is about to run in the namespace: nothing may be read from its memory after this."""
@@ -100,8 +137,11 @@ class Recorder:
                 self.guarded(self._saver.freeze)
             self.stall_seconds += time.perf_counter() - started
 
-    def capture(self, moment: Moment) -> Job:
-        """Capture now and leave the writing to the saver. Raises what goes wrong with the capture."""
+    def capture(self, moment: Moment, *, within_budget: bool = False) -> Job:
+        """Capture now and leave the writing to the saver. Raises what goes wrong with the capture.
+
+        With ``within_budget`` it raises `OverBudgetError` where so much should not be written yet.
+        """
         if not self._capturing.acquire(blocking=False):
             raise RespawnerError(
                 "a snapshot is being taken at this moment (by another thread, or by what it pickles)"
@@ -111,9 +151,13 @@ class Recorder:
             moment.parent = self.parent
             with interrupts_later():
                 job = capture(self.shell, moment, self._baseline, self.excluded, self._saver.stored())
+                if within_budget:
+                    self._check_budget(job.changed_bytes)
                 self._last_moment = moment
                 self._saver.submit(job)
             self.parent = None
+        except OverBudgetError:
+            raise
         except Exception as error:
             self._note_failure(error)
             raise
@@ -121,6 +165,16 @@ class Recorder:
             self._capturing.release()
             self.stall_seconds = time.perf_counter() - started
         return job
+
+    def _check_budget(self, changed_bytes: int) -> None:
+        if changed_bytes < _UNBUDGETED_BYTES:
+            return
+        age = time.monotonic() - self._deferred_since if self._deferred_since else 0.0
+        written = written_in_a_day(self.timeline.folder.parent.parent)
+        decision = decide(written, age, changed_bytes, day_bytes())
+        if not decision.save:
+            raise OverBudgetError(decision.reason, decision.wait_seconds)
+        self.deferral = None
 
     def save(self, moment: Moment) -> Manifest:
         """Capture, and return when it is durable. Raises what goes wrong with either."""
@@ -137,7 +191,7 @@ class Recorder:
 
     def flush(self, timeout: float | None = None) -> bool:
         """Whether everything up to the last ended cell is durable, waiting for it at most ``timeout`` s."""
-        self.capture_pending()
+        self.capture_pending(force=True)
         return self._saver.wait(timeout) and not self._failing
 
     def distrust(self) -> None:
@@ -175,6 +229,7 @@ class Recorder:
             "arena_bytes": self._saver.arena.size_bytes,
             "arena_limit_bytes": self._saver.arena.limit_bytes,
             "excluded": sorted(self.excluded),
+            "deferred": self.deferral,
             "error": self.error,
         }
 

@@ -139,12 +139,15 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: 
     live = live_objects(shell, manifest.live)
     with memory.in_use(), reader.open(manifest.skeleton, seed_pickle(len(live))) as file:
         unpickler = unpickler_class(file, live)
-        with losses_counted() as losses:
-            prelude = unpickler.load()
-            notes = put_surroundings(prelude)
-            with collecting() as remarks, names_meanwhile(shell.user_ns) as unpickler.names:
-                body = unpickler.load()
-        notes += remarks
+        try:
+            with losses_counted() as losses:
+                prelude = unpickler.load()
+                notes = put_surroundings(prelude)
+                with collecting() as remarks, names_meanwhile(shell.user_ns) as unpickler.names:
+                    body = unpickler.load()
+            notes += remarks
+        finally:
+            unpickler.finish()
     return Loaded(
         manifest=manifest,
         variables=dict(body["entries"]),
@@ -154,6 +157,6 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: 
         lost=losses.now + unpickler.failures,
         lost_before=losses.before,
         alive=sorted({path for path, _ in losses.alive}),
-        notes=notes,
+        notes=notes + losses.notes,
         verification=Verification(reader, memory.mapped),
     )

@@ -6,6 +6,7 @@ not fsynced: it has to outlive nothing but a look from outside.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -90,3 +91,20 @@ def running_kernels(folder: Path) -> list[dict[str, Any]]:
         if alive:
             kernels.append(content)
     return kernels
+
+
+_WANTED = "flush-wanted"
+
+
+def want_flush(folder: Path) -> None:
+    """Tell the kernels of that folder not to put anything off."""
+    with contextlib.suppress(OSError):
+        (folder / _WANTED).touch()
+
+
+def flush_wanted_since(folder: Path, when: float) -> bool:
+    """Whether `want_flush` was called after ``when`` (seconds since 1970)."""
+    try:
+        return (folder / _WANTED).stat().st_mtime >= when
+    except OSError:
+        return False

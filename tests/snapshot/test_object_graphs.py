@@ -77,6 +77,10 @@ def _make(kind: str, parts: list[Any], objects: list[Any]) -> Any:
             return arrays[-1][1::2] if arrays else None
 
 
+# What is tested is the graph; a disk would only make it slow.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
 @settings(
     max_examples=3000 if os.environ.get("RESPAWNER_LONG") else 60,
     deadline=None,
@@ -84,7 +88,7 @@ def _make(kind: str, parts: list[Any], objects: list[Any]) -> Any:
 )
 @given(graph=graphs())
 def test_graph_is_isomorphic_after_a_round_trip(shell: Any, graph: list[Any]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         timeline = Timeline.create(open_store(Path(folder), create=True), "/graph.ipynb")
         shell.user_ns["graph"] = graph
         try:

@@ -97,3 +97,30 @@ def test_status_tells_saved_size_and_stall(notebook: Notebook) -> None:
     assert status["snapshot_bytes"] > ABOUT_384_MB
     assert status["stall_seconds"] > 0
     assert not status["pending"]
+
+
+def test_states_beyond_the_budget_wait_for_a_flush(open_notebook: Callable[..., Notebook]) -> None:
+    notebook = open_notebook(RESPAWNER_WRITES_PER_DAY="1000MB").start()
+    notebook.run("import respawner; " + BIG)  # 384 MB: within the free half
+    assert notebook.value("respawner.flush(60)") == "True"
+    notebook.run("a += 1")
+    notebook.run("small = 1")
+    status = eval(notebook.value("respawner.status()"))
+    assert not status["saved"]
+    assert "GB have been written in 24 hours" in status["deferred"]
+    assert len([m for m in notebook.manifests() if m.kind == "cell"]) == 1
+    assert notebook.value("respawner.flush(60)") == "True"
+    notebook.restart_after_kill()
+    notebook.run("pass")
+    assert notebook.value("(int(a[0]), small)") == "(1, 1)"
+
+
+def test_flush_from_outside_does_not_wait_for_the_budget(open_notebook: Callable[..., Notebook]) -> None:
+    notebook = open_notebook(RESPAWNER_WRITES_PER_DAY="1000MB").start()
+    notebook.run(BIG)
+    notebook.settle()
+    notebook.run("a += 1")
+    assert notebook.settle()["durable"]
+    notebook.restart_after_kill()
+    notebook.run("pass")
+    assert notebook.value("int(a[0])") == "1"

@@ -21,7 +21,8 @@ def _references(objects: list[Any]) -> list[int]:
     return [sys.getrefcount(obj) for obj in objects]
 
 
-_HELD_ONCE = _references(gc.get_referents([object()]))[0]
+_container = [object()]
+_HELD_ONCE = _references(gc.get_referents(_container))[0]
 """What `_references` counts for an object that only one container holds, and that container's listing."""
 
 

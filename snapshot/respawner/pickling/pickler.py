@@ -22,11 +22,12 @@ import cloudpickle
 from cloudpickle.cloudpickle import _should_pickle_by_reference as is_importable
 
 from ..readable import readable_size
-from . import libraries, standard_library
+from . import libraries, standard_library, weak_references
 from .limits import OVERDONE, Again, TakesTooLong, memory_is_left, object_seconds
 from .lineage import Lineage, weight
 from .notebook_classes import reduce_class, reduce_enum_member
 from .notebook_code import CodeReducer, reduce_cell, reduce_function, reduce_made_module
+from .open_files import FILE_TYPES, NotSafeError, reduce_file
 from .placeholder import Placeholder, lost
 from .regions import RegionTable
 from .segments import SegmentFile, Sizes
@@ -108,6 +109,7 @@ class NamespacePickler(cloudpickle.Pickler):
             types.CodeType: CodeReducer(),
             types.ModuleType: self._reduce_module,
             **standard_library.REDUCERS,
+            **weak_references.REDUCERS,
         }
         self._add_library_reducers()
 
@@ -136,7 +138,7 @@ class NamespacePickler(cloudpickle.Pickler):
             OVERDONE.remember(obj, reason)
             self._reducers[type(obj)] = self._try_warily
             return self.give_up(obj, reason)
-        return self.give_up(obj, one_line_reason(error))
+        return self.give_up(obj, str(error) if isinstance(error, NotSafeError) else one_line_reason(error))
 
     def give_up(self, obj: Any, reason: str) -> tuple[Any, ...]:
         """Report ``obj`` as lost and reduce it to a placeholder."""
@@ -196,8 +198,10 @@ class NamespacePickler(cloudpickle.Pickler):
 
     def _choose_reducer(self, cls: type) -> Callable[[Any], Any]:
         """Decide once a type, and remember it."""
-        if why_not := reason_against(cls):
-            reducer: Callable[[Any], Any] = lambda obj: self.give_up(obj, why_not)  # noqa: E731
+        if cls in FILE_TYPES:
+            reducer: Callable[[Any], Any] = lambda file: reduce_file(file, self.variable)  # noqa: E731
+        elif why_not := reason_against(cls):
+            reducer = lambda obj: self.give_up(obj, why_not)  # noqa: E731
         elif cls in self._overdone:
             reducer = self._try_warily
         elif issubclass(cls, type):

@@ -60,6 +60,7 @@ class Losses:
     now: list[Placeholder] = field(default_factory=list)
     before: list[Placeholder] = field(default_factory=list)
     alive: list[tuple[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 _losses: ContextVar[Losses | None] = ContextVar("respawner_losses", default=None)
@@ -74,6 +75,12 @@ def losses_counted() -> Iterator[Losses]:
         yield losses
     finally:
         _losses.reset(token)
+
+
+def losses_note(text: str) -> None:
+    """For the report of the restore that is under way in this thread."""
+    if (losses := _losses.get()) is not None:
+        losses.notes.append(text)
 
 
 # The way back: these names stand in pickles, so they keep their meaning for as long as version 1 is read.

@@ -15,6 +15,7 @@ _REASONS: dict[tuple[str, str], str] = {
     ("multiprocessing.process", "BaseProcess"): "a process cannot be saved",
     ("subprocess", "Popen"): "a process cannot be saved",
     ("concurrent.futures", "Executor"): "its threads or processes cannot be saved",
+    ("weakref", "finalize"): "a finalizer belongs to the process that made it",
     ("asyncio", "Future"): "it belongs to the event loop of the kernel that died",
     ("asyncio", "AbstractEventLoop"): "an event loop cannot be saved",
     ("torch.utils.data.dataloader", "_BaseDataLoaderIter"): "the position of a DataLoader cannot be saved",

@@ -36,6 +36,11 @@ class _Finding:
         self._unnamed: list[Placeholder] = []
         self.names: dict[str, Any] = {}
 
+    def finish(self) -> None:
+        """Let go of the memo: it would hold every object until the next garbage collection, because it
+        refers to this unpickler."""
+        self.memo: Any = {}
+
     def find_class(self, module: str, name: str) -> Any:
         try:
             found = importlib.import_module(module)
