@@ -25,6 +25,8 @@ from .table import progress, scratch_parent, table
 PAGE = ROOT / "docs" / "capabilities.md"
 AT_ONCE = 2
 GRACE_SECONDS = 120
+PATIENCE_SECONDS = 60
+"""For each step of a case. What takes longer counts as not done: every case is small."""
 
 
 class Tool:
@@ -191,7 +193,7 @@ def try_case(tool: Tool, case: Case, folder: Path) -> Outcome:
         _first_life(tool, case, folder)
     except (CellFailed, KernelDied) as error:
         return Outcome(False, f"not saved: {error}")
-    kernel = tool.kernel(folder)
+    kernel = _patient(tool.kernel(folder))
     try:
         kernel.start()
         if not case.by_itself:
@@ -210,7 +212,7 @@ def try_case(tool: Tool, case: Case, folder: Path) -> Outcome:
 
 
 def _first_life(tool: Tool, case: Case, folder: Path) -> None:
-    kernel = tool.kernel(folder).start()
+    kernel = _patient(tool.kernel(folder)).start()
     try:
         tool.attach(kernel)
         *before, last = case.cells
@@ -228,6 +230,11 @@ def _first_life(tool: Tool, case: Case, folder: Path) -> None:
             tool.end(kernel)
     finally:
         kernel.stop()
+
+
+def _patient(kernel: Kernel) -> Kernel:
+    kernel.patience_seconds = PATIENCE_SECONDS
+    return kernel
 
 
 def _in(cell: str, folder: Path) -> str:

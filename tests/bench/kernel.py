@@ -28,7 +28,7 @@ class CellFailed(Exception):
 
 
 class KernelDied(Exception):
-    """The kernel ended, or did not answer within `PATIENCE_SECONDS`."""
+    """The kernel ended, or did not answer within its patience."""
 
 
 class Kernel:
@@ -43,6 +43,7 @@ class Kernel:
         self.folder = folder
         self.store = folder / "store"
         self.notebook = folder / "notebook.ipynb"
+        self.patience_seconds = PATIENCE_SECONDS
         self._make_folder(python, module, saving)
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("RESPAWNER", "JPY_", "OMP_"))},
@@ -87,7 +88,7 @@ class Kernel:
         self._client = self._manager.client()
         self._client.start_channels()
         try:
-            self._client.wait_for_ready(timeout=PATIENCE_SECONDS)
+            self._client.wait_for_ready(timeout=self.patience_seconds)
         except RuntimeError as error:
             raise KernelDied(str(error)) from error
         return self
@@ -136,7 +137,7 @@ class Kernel:
     def run_to_death(self, cell: str) -> None:
         """Send a cell that kills the kernel."""
         self._client.execute(cell)
-        self._manager.provisioner.process.wait(PATIENCE_SECONDS)
+        self._manager.provisioner.process.wait(self.patience_seconds)
         self._forget()
 
     def value(self, expression: str) -> Any:
@@ -153,7 +154,7 @@ class Kernel:
             raise CellFailed("not saved: " + str(self.value("__import__('respawner').status()['error']")))
 
     def _reply_to(self, request: str) -> dict[str, Any]:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + self.patience_seconds
         while time.monotonic() < deadline:
             try:
                 reply = self._client.get_shell_msg(timeout=1)
@@ -163,7 +164,7 @@ class Kernel:
                 continue
             if reply["parent_header"].get("msg_id") == request:
                 return reply["content"]
-        raise KernelDied(f"no answer in {PATIENCE_SECONDS} s")
+        raise KernelDied(f"no answer in {self.patience_seconds} s")
 
 
 def _first_line(cell: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.snapshot.libraries import needs_what_is_lacking, skip_where_lacking
 from tests.snapshot.notebook import Notebook
 
 
@@ -28,3 +29,12 @@ def open_notebook(tmp_path: Path) -> Iterator[Callable[..., Notebook]]:
 def notebook(open_notebook: Callable[..., Notebook]) -> Notebook:
     """One notebook with a running kernel."""
     return open_notebook().start()
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if is_test and needs_what_is_lacking(collection_path) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    skip_where_lacking(items)
