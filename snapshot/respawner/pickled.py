@@ -27,6 +27,7 @@ from .pickling.unpicklable import one_line_reason, type_name
 from .pickling.watch import Abandoned, Watch
 from .pickling.where import paths_from
 from .processstate import Baseline, random_state, surroundings
+from .settings import changed_settings
 
 _MOST_PASSES = 50
 _NEEDED_BY_CODE = (types.ModuleType, types.FunctionType, type)
@@ -69,7 +70,12 @@ def pickle_namespace(shell: Any, next_count: int, baseline: Baseline, excluded: 
     history = history_of(shell, next_count)
     entries = [Entry(name, shell.user_ns[name]) for name in user_names(shell, excluded)]
     entries.sort(key=lambda item: not issubclass(type(item.value), _NEEDED_BY_CODE))
-    body = {"entries": entries, "history": Entry("Out", history), "random": random_state()}
+    body = {
+        "entries": entries,
+        "history": Entry("Out", history),
+        "random": random_state(),
+        "settings": Entry("(settings)", changed_settings(shell, baseline.settings)),
+    }
     attempt = functools.partial(_attempt, shell, live, Sizes())
     with Watch({NamespacePickler.reducer_override.__code__}):
         pieces, pickler = _attempt_all_ways(attempt, prelude, body)

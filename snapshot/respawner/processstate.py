@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .settings import settings_now
+
 _NOT_SAVED = re.compile(
     r"(RESPAWNER_|JPY_|JUPYTER|IPYKERNEL|NVIDIA_|CUDA_|KERNEL_)|(PWD|OLDPWD|_|SHLVL)$"
     r"|.*(SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|(API|ACCESS|AUTH)_?KEY)",
@@ -33,6 +35,13 @@ class Baseline:
 
     path: list[str] = field(default_factory=lambda: list(sys.path))
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    settings: dict[str, dict[str, Any]] = field(default_factory=lambda: settings_now(_shell()))
+
+
+def _shell() -> Any:
+    from IPython import get_ipython
+
+    return get_ipython()
 
 
 def surroundings(baseline: Baseline, inputs: list[str]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from .pickling.remarks import collecting
 from .pickling.unpickler import GUARDED_CALLS, FastUnpickler, PatientUnpickler, seed_pickle
 from .pickling.watch import Watch
 from .processstate import put_random_state, put_surroundings
+from .settings import put_settings
 from .store.reader import SnapshotReader
 from .store.timeline import Damage, Timeline, is_target
 from .verification import Verification
@@ -42,6 +43,7 @@ class Loaded:
     variables: dict[str, Any]
     history: dict[str, Any]
     random: dict[str, Any]
+    settings: dict[str, dict[str, Any]]
     excluded: list[str]
     lost: list[Placeholder]
     """What this restore did not bring back, whether it was lost when it was saved or now."""
@@ -130,6 +132,7 @@ def put(shell: Any, loaded: Loaded, *, replace: bool, with_history: bool) -> lis
     overwritten = put_variables(shell, loaded.variables, replace=replace)
     if with_history:
         put_history(shell, loaded.history)
+    loaded.notes += put_settings(shell, loaded.settings)
     loaded.notes += put_random_state(loaded.random)
     return overwritten
 
@@ -153,6 +156,7 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: 
         variables=dict(body["entries"]),
         history=body["history"][1],
         random=body["random"],
+        settings=body["settings"][1] if "settings" in body else {},
         excluded=prelude["excluded"],
         lost=losses.now + unpickler.failures,
         lost_before=losses.before,
