@@ -77,7 +77,7 @@ def _text(pattern: Any) -> Any:
 
 def _put_warnings(rules: list[Any], removed: list[Any]) -> None:
     """The saved rules come first, then those that libraries have added to this process since."""
-    added = [rule for rule in warnings.filters if (packed := _packed(rule)) not in rules + removed]
+    added = [rule for rule in warnings.filters if _packed(rule) not in rules + removed]
     unpacked = [rule for packed in rules if (rule := _unpacked(packed)) is not None]
     warnings.filters[:] = [*unpacked, *added]  # type: ignore[index]
     with warnings.catch_warnings():
