@@ -11,7 +11,18 @@ def test_snapshots_are_a_table_with_heads(notebook: Notebook) -> None:
     ran = notebook.run("%snapshots")
     head, *rows = ran.text.splitlines()
     [labelled] = [row for row in rows if row.endswith("good")]
-    assert head.split() == "id saved at age after cell state variables size labels".split()
+    assert head.split() == [
+        "id",
+        "saved",
+        "at",
+        "age",
+        "after",
+        "cell",
+        "state",
+        "variables",
+        "size",
+        "labels",
+    ]
     assert labelled.rindex("good") == head.index("labels")
     assert "<th" in ran.html
     assert "&lt;b&gt;" in ran.html
