@@ -1,7 +1,13 @@
-"""Snapshots as plain dicts and as lines, for `respawner.snapshots` and the command line. Standard library only."""
+"""Snapshots as plain dicts, lines and tables, for `respawner.snapshots`, `%snapshots` and the command line.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
+import html
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from .manifest import Manifest
@@ -39,3 +45,75 @@ def one_line(found: Manifest | Damage) -> str:
     return (
         f"{found.id}  {readable_size(found.size_bytes):>9}  {age:>14}  {found.state:<11}  {cell[:60]}{label}"
     )
+
+
+_HEADS = ("id", "saved at", "age", "after cell", "state", "variables", "size", "labels")
+_RIGHT = ("variables", "size")
+_CODE = ("id", "after cell")
+_CELL_SHOWN = 48
+
+
+def table(found: Sequence[Manifest | Damage]) -> dict[str, str]:
+    """All of them with column heads, as what IPython displays: HTML, and aligned text."""
+    if not found:
+        return {"text/plain": "This notebook has no snapshot yet."}
+    rows = [_row(item) for item in found]
+    return {"text/plain": _as_text(rows), "text/html": _as_html(rows)}
+
+
+def _row(found: Manifest | Damage) -> tuple[str, ...]:
+    if isinstance(found, Damage):
+        return (f"number {found.sequence}", "", "", "", f"damaged: {found.reason}", "", "", "")
+    count = found.cell.get("execution_count")
+    cell = f"[{count}] {found.cell.get('first_line', '')}" if count else f"({found.kind})"
+    return (
+        found.id,
+        datetime.fromisoformat(found.created).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        readable_age(age_seconds(found.created)),
+        cell if len(cell) <= _CELL_SHOWN else cell[: _CELL_SHOWN - 1] + "…",
+        found.state,
+        str(len(found.names)),
+        readable_size(found.size_bytes),
+        ", ".join(found.labels),
+    )
+
+
+def _as_text(rows: list[tuple[str, ...]]) -> str:
+    """A damaged snapshot's reason takes what is left of its line, and no column grows for it."""
+    whole = [_HEADS, *(row for row in rows if row[1])]
+    widths = [max(len(row[column]) for row in whole) for column in range(len(_HEADS))]
+    lines = []
+    for row in [_HEADS, *rows]:
+        if not row[1]:
+            lines.append(f"{row[0]:<{widths[0]}}  {row[4]}")
+            continue
+        cells = (
+            f"{text:>{width}}" if head in _RIGHT else f"{text:<{width}}"
+            for head, text, width in zip(_HEADS, row, widths, strict=True)
+        )
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _as_html(rows: list[tuple[str, ...]]) -> str:
+    heads = "".join(_cell("th", head, head) for head in _HEADS)
+    body = []
+    for row in rows:
+        if row[1]:
+            cells = "".join(_cell("td", head, text) for head, text in zip(_HEADS, row, strict=True))
+        else:
+            rest = (
+                f'<td colspan="{len(_HEADS) - 1}" style="text-align:left">&#9888; {html.escape(row[4])}</td>'
+            )
+            cells = _cell("td", "id", row[0]) + rest
+        body.append(f"<tr>{cells}</tr>")
+    # The frontend's own table style has its colours, so the table is right in light and dark.
+    return (
+        f'<table style="font-size:90%"><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    )
+
+
+def _cell(tag: str, head: str, text: str) -> str:
+    align = "right" if head in _RIGHT else "left"
+    shown = f"<code>{html.escape(text)}</code>" if tag == "td" and head in _CODE else html.escape(text)
+    return f'<{tag} style="text-align:{align};white-space:nowrap">{shown}</{tag}>'

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
+from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.display import display
 
 from .engine import Engine
-from .listing import one_line
+from .errors import NoSnapshotError
+from .listing import table
+from .manifest import Manifest
 from .readable import readable_size
 from .reports import show
 from .restart import restart_kernel
@@ -27,9 +32,8 @@ class RespawnerMagics(Magics):
 
     @line_magic
     def snapshots(self, line: str) -> None:
-        """``%snapshots``: list this notebook's snapshots, newest first."""
-        for found in self._engine.timeline.snapshots():
-            print(one_line(found))  # noqa: T201
+        """``%snapshots``: list this notebook's snapshots as a table, newest first."""
+        display(table(list(self._engine.timeline.snapshots())), raw=True)
 
     @line_magic
     def restore(self, line: str) -> None:
@@ -40,7 +44,11 @@ class RespawnerMagics(Magics):
         words = line.split()
         salvage = "--salvage" in words
         wanted = " ".join(word for word in words if word != "--salvage")
-        show(self._engine.restore(wanted or None, salvage=salvage))
+        try:
+            report = self._engine.restore(wanted or None, salvage=salvage)
+        except NoSnapshotError:
+            raise UsageError(self._no_such(wanted)) from None  # IPython shows it as one line; the cell fails
+        show(report)
 
     @line_magic
     def restart_clean(self, line: str) -> None:
@@ -48,3 +56,15 @@ class RespawnerMagics(Magics):
         self._engine.clean_next_start()
         print("Restarting with an empty namespace; the next start says how to bring this state back.")  # noqa: T201
         restart_kernel(self.shell)
+
+    def _no_such(self, wanted: str) -> str:
+        """One line, with what may have been meant."""
+        if not wanted:
+            return "this notebook has no snapshot yet; nothing was changed"
+        whole = [found for found in self._engine.timeline.snapshots() if isinstance(found, Manifest)]
+        labels = dict.fromkeys(label for found in whole for label in found.labels)
+        near = difflib.get_close_matches(wanted, [*labels, *(found.id for found in whole)])
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        return (
+            f"there is no snapshot {wanted!r}; {meant}`%snapshots` lists what there is; nothing was changed"
+        )

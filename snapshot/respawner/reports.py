@@ -9,6 +9,8 @@ from .readable import age_seconds, readable_age, readable_size
 from .restoring import Loaded
 
 _SHOWN = 12
+_OPEN_LINES = 4
+"""Up to so many lines the details need no click."""
 
 
 def restored_report(loaded: Loaded, overwritten: list[str], how: str) -> dict[str, Any]:
@@ -82,16 +84,38 @@ def show(report: dict[str, Any]) -> None:
     from IPython.display import display
 
     first, *rest = lines_of(report)
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in rest)
-    body = f"<b>{html.escape(first)}</b>{f'<ul>{items}</ul>' if items else ''}"
-    style = "border-left:3px solid #4a90a4;padding:2px 10px;font-size:90%"
     display(
-        {
-            "text/plain": "\n".join([first, *(f"  {line}" for line in rest)]),
-            "text/html": f'<div style="{style}">{body}</div>',
-        },
+        {"text/plain": "\n".join([first, *(f"  {line}" for line in rest)]), "text/html": html_of(report)},
         raw=True,
     )
+
+
+def html_of(report: dict[str, Any]) -> str:
+    """One block: what happened, how much is not as it was, and behind that, folded, what and why.
+
+    It has no colours of its own but the bar's, so that it is right in a light and in a dark theme.
+    """
+    first, *rest = lines_of(report)
+    bar = "#c77d0a" if report["skipped"] or report["damaged"] or not report["restored"] else "#4a90a4"
+    block = f"border-left:3px solid {bar};padding:2px 10px;font-size:90%;line-height:1.5"
+    inside = f"<div><b>{html.escape(first)}</b></div>"
+    if rest:
+        items = "".join(f"<li>{html.escape(line)}</li>" for line in rest)
+        listed = f'<ul style="margin:2px 0 2px 20px;padding:0">{items}</ul>'
+        opened = " open" if len(rest) <= _OPEN_LINES else ""
+        summary = f'<summary style="cursor:pointer">{html.escape(_summary(report))}</summary>'
+        inside += f"<details{opened}>{summary}{listed}</details>"
+    return f'<div style="{block}">{inside}</div>'
+
+
+def _summary(report: dict[str, Any]) -> str:
+    lost, notes, damaged = (len(report[key]) for key in ("skipped", "notes", "damaged"))
+    parts = [
+        f"{lost} not restored" if lost else "",
+        _count(damaged, "damaged snapshot") if damaged else "",
+        _count(notes, "note") if notes else "",
+    ]
+    return ", ".join(part for part in parts if part) or "details"
 
 
 def _after(report: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 class Numpy:
     """How arrays are printed, and what floating-point errors do."""
 
-    _PRINTING: ClassVar[dict[str, Any]] = {
+    _PRINTING: ClassVar = {
         "edgeitems": 3,
         "threshold": 1000,
         "floatmode": "maxprec",
@@ -25,7 +25,7 @@ class Numpy:
         "legacy": False,
         "override_repr": None,
     }
-    _ERRORS: ClassVar[dict[str, str]] = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+    _ERRORS: ClassVar = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
     @classmethod
     def changed(cls, shell: Any, before: dict[str, Any]) -> dict[str, Any]:
