@@ -26,7 +26,7 @@ def test_rename_copy_and_delete_are_followed(server: Server) -> None:  # noqa: F
     server.run(kernel, "x = [1]")
     assert wait_until_durable(server.folder / "runtime", PATIENCE_SECONDS)["durable"]
     server.request("PATCH", "contents/a.ipynb", {"path": "b.ipynb"})
-    assert names(server) == ["b.ipynb"]
+    server._wait(lambda: names(server) == ["b.ipynb"], "the timeline follows")
     server.run(kernel, "x.append(2)")
     assert wait_until_durable(server.folder / "runtime", PATIENCE_SECONDS)["durable"]
     server.request("POST", f"kernels/{kernel}/restart")
@@ -34,12 +34,13 @@ def test_rename_copy_and_delete_are_followed(server: Server) -> None:  # noqa: F
     assert wait_until_durable(server.folder / "runtime", PATIENCE_SECONDS)["durable"]
     assert names(server) == ["b.ipynb"]
     copied = server.request("POST", "contents", {"copy_from": "b.ipynb"})["path"]
+    server._wait(lambda: copied in names(server), "the copy has a timeline")
     other = server.open_notebook(copied)
     assert server.run(other, "x.append(3); print(x)").text.endswith("[1, 2, 3]\n")
     server.request("DELETE", f"kernels/{other}")
     server.request("DELETE", f"kernels/{kernel}")
     server.request("DELETE", "contents/b.ipynb")
-    assert names(server) == [copied]
+    server._wait(lambda: names(server) == [copied], "the deleted one is in the trash")
     found = undelete(server.folder / "store", str(server.folder / "work" / "b.ipynb"))
     assert found.target() is not None
     assert names(server) == sorted([copied, "b.ipynb"])
