@@ -19,6 +19,7 @@ from .store.archive import export_timeline, import_timeline
 from .store.compaction import compact
 from .store.layout import default_store, open_store
 from .store.lock import TimelineLock, holder_of
+from .store.moves import move, undelete
 from .store.reader import SnapshotReader
 from .store.retention import KEEP_LATEST, delete_unnamed_packs, packs_bytes, prune
 from .store.timeline import Damage, Timeline
@@ -67,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     imports.set_defaults(run=_import)
     imports.add_argument("file", type=Path)
     imports.add_argument("--name", help="the notebook that it shall belong to (default: as exported)")
+    moves = commands.add_parser("move", help="a notebook or folder was renamed outside Jupyter")
+    moves.set_defaults(run=_move)
+    moves.add_argument("old")
+    moves.add_argument("new")
+    command(_undelete, "undelete", "bring a deleted notebook's timeline back", one_timeline=True)
     return parser
 
 
@@ -157,6 +163,19 @@ def _export(store: Path, options: argparse.Namespace) -> int:
 def _import(store: Path, options: argparse.Namespace) -> int:
     timeline = import_timeline(store, options.file, options.name)
     print(f"{options.file} -> {timeline.name}  ({timeline.slug})")
+    return 0
+
+
+def _move(store: Path, options: argparse.Namespace) -> int:
+    moved = move(store, options.old, options.new)
+    for timeline in moved:
+        print(f"-> {timeline.name}  ({timeline.slug})")
+    return 0 if moved else 1
+
+
+def _undelete(store: Path, options: argparse.Namespace) -> int:
+    timeline = undelete(store, options.timeline)
+    print(f"-> {timeline.name}  ({timeline.slug})")
     return 0
 
 

@@ -42,7 +42,12 @@ def claim_timeline(store: Path, name: str, kernel: str | None) -> Claim:
     slugs = [base, *(f"{base}~{number}" for number in range(2, _MOST_FORKS))]
     existing = {slug: found for slug in slugs if (found := Timeline.find(store, slug))}
     own = [slug for slug, found in existing.items() if kernel is not None and found.kernel == kernel]
-    earlier = _under_an_earlier_name(store, kernel) if base not in existing else None
+    for found in Timeline.all_in(store):
+        if kernel is not None and found.kernel == kernel and name in found.was and not own:
+            # Its notebook was renamed; Jupyter Server restarts kernels with the name they began with.
+            own.append(found.slug)
+            existing[found.slug] = found
+    earlier = _under_an_earlier_name(store, kernel) if base not in existing and not own else None
     for slug in dict.fromkeys([*own, *slugs]):
         timeline = existing.get(slug) or Timeline.create(store, name, slug)
         timeline.latest()  # raises for a newer format
@@ -51,6 +56,7 @@ def claim_timeline(store: Path, name: str, kernel: str | None) -> Claim:
             continue
         with contextlib.suppress(OSError):  # a full disk: the fork is found by its number then
             timeline.belongs_to(kernel)
+            timeline.follow()
         if slug in own or (slug == base and earlier is None):
             return Claim(timeline, lock, timeline)
         if earlier is not None:

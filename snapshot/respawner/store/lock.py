@@ -104,6 +104,15 @@ def renew_lock(path: Path) -> None:
             lock.renew()
 
 
+def move_lock(old: Path, new: Path) -> None:
+    """The locked file's folder was renamed: the lock itself is the open file's, and stays."""
+    for lock in list(_held):
+        if lock.path == old:
+            lock.path = new
+            if lock._owner_file is not None:
+                lock._owner_file = new.with_name(lock._owner_file.name)
+
+
 def _own_name() -> bytes:
     pid = os.getpid()
     return json.dumps({"pid": pid, "host": socket.gethostname(), "start": process_start(pid)}).encode()

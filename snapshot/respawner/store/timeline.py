@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ..errors import DamagedError, NewerFormatError, NoSnapshotError, StoreError
 from ..manifest import Manifest
 from .files import make_folder, remove, write_atomically
 from .layout import check_format, slug_of
+from .lock import move_lock
 
 FORMAT = "respawner-timeline"
 VERSION = 1
@@ -39,7 +41,8 @@ class Timeline:
 
     def __init__(self, folder: Path) -> None:
         """Raises `NewerFormatError` or `StoreError` where the folder is not one we may use."""
-        self.folder = folder
+        self._folder = folder
+        self._held: int | None = None
         self.facts_cache: dict[int, Any] = {}
         """Kept by `store.facts`."""
         self.slug = folder.name
@@ -47,6 +50,25 @@ class Timeline:
         self.name: str = data["name"]
         self.uuid = bytes.fromhex(data["uuid"])
         self.kernel: str | None = data.get("kernel")
+        self.was: list[str] = list(data.get("was", []))
+        """Names that its notebook had before (see `moves`)."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the folder is now: one that is followed may have been renamed by Jupyter Server."""
+        if self._held is not None:
+            with contextlib.suppress(OSError):
+                if not self._folder.exists():
+                    now = Path(os.readlink(f"/proc/self/fd/{self._held}"))  # noqa: PTH115
+                    if now.is_dir() and os.path.samestat(now.stat(), os.fstat(self._held)):
+                        move_lock(self._folder / "lock", now / "lock")
+                        self._folder = now
+        return self._folder
+
+    def follow(self) -> None:
+        """Hold the folder open, so that `folder` finds it after a rename. For the lock's holder."""
+        if self._held is None:
+            self._held = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     @classmethod
     def find(cls, store: Path, slug: str) -> Timeline | None:
@@ -98,7 +120,7 @@ class Timeline:
         """Remember the Jupyter id of the kernel that writes here: it survives restarts of the kernel."""
         if kernel != self.kernel:
             self.kernel = kernel
-            _write_description(self.folder, self.name, self.uuid, kernel)
+            _write_description(self.folder, self.name, self.uuid, kernel, self.was)
 
     def mend_folder(self) -> None:
         """Make whatever is missing of the folder: somebody may have deleted it under a running kernel."""
@@ -234,6 +256,16 @@ def _describe(folder: Path) -> dict[str, Any]:
     return data
 
 
-def _write_description(folder: Path, name: str, uuid: bytes, kernel: str | None) -> None:
-    data = {"format": FORMAT, "version": VERSION, "name": name, "uuid": uuid.hex(), "kernel": kernel}
+def _write_description(
+    folder: Path, name: str, uuid: bytes, kernel: str | None, was: list[str] | None = None
+) -> None:
+    data: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": name,
+        "uuid": uuid.hex(),
+        "kernel": kernel,
+    }
+    if was:
+        data["was"] = was
     write_atomically(folder / "timeline.json", json.dumps(data).encode())

@@ -92,7 +92,9 @@ class TimelineWriter:
         self._places = {key: place for key, place in self._places.items() if place.pack not in short}
         self._committed_pack = max(ends, default=0)
         self._committed_end = ends.get(self._committed_pack, 0)
-        if short or not whole:
+        last = self.timeline.packs / f"{self._committed_pack:08d}.pack"
+        shared = last.exists() and last.stat().st_nlink > 1  # with a copy of the notebook (see `moves`)
+        if short or not whole or shared:
             self._start_new_pack()
 
     def distrust(self) -> None:
