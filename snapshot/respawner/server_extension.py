@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jupyter_server.utils import to_os_path
+from jupyter_server.utils import ApiPath, to_os_path
 from traitlets.utils.importstring import import_item
 
 from .errors import RespawnerError
@@ -36,7 +36,8 @@ def _follower(server: Any) -> Any:
     """Keeps timelines with their notebooks (see `store.moves`)."""
 
     def path_of(path: str) -> str:
-        return to_os_path(path, server.kernel_manager.root_dir)  # as in JPY_SESSION_NAME
+        root: str = server.kernel_manager.root_dir
+        return to_os_path(ApiPath(path), root)  # as in JPY_SESSION_NAME
 
     async def follow(logger: Any, schema_id: str, data: dict[str, Any]) -> None:
         action, store = data["action"], default_store()
