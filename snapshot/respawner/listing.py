@@ -108,9 +108,7 @@ def _as_html(rows: list[tuple[str, ...]]) -> str:
             cells = _cell("td", "id", row[0]) + rest
         body.append(f"<tr>{cells}</tr>")
     # The frontend's own table style has its colours, so the table is right in light and dark.
-    return (
-        f'<table style="font-size:90%"><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    )
+    return f'<table style="font-size:90%;color:inherit"><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table>'
 
 
 def _cell(tag: str, head: str, text: str) -> str:
