@@ -56,14 +56,20 @@ class Timeline:
     @property
     def folder(self) -> Path:
         """Where the folder is now: one that is followed may have been renamed by Jupyter Server."""
-        if self._held is not None:
+        if self._held is not None and not self._is_held(self._folder):
             with contextlib.suppress(OSError):
-                if not self._folder.exists():
-                    now = Path(os.readlink(f"/proc/self/fd/{self._held}"))  # noqa: PTH115
-                    if now.is_dir() and os.path.samestat(now.stat(), os.fstat(self._held)):
-                        move_lock(self._folder / "lock", now / "lock")
-                        self._folder = now
+                now = Path(os.readlink(f"/proc/self/fd/{self._held}"))  # noqa: PTH115
+                if self._is_held(now):
+                    move_lock(self._folder / "lock", now / "lock")
+                    self._folder = now
         return self._folder
+
+    def _is_held(self, folder: Path) -> bool:
+        """Whether it is the very folder that is held: another may have its name by now."""
+        try:
+            return self._held is not None and os.path.samestat(folder.stat(), os.fstat(self._held))
+        except OSError:
+            return False
 
     def follow(self) -> None:
         """Hold the folder open, so that `folder` finds it after a rename. For the lock's holder."""
@@ -127,7 +133,11 @@ class Timeline:
         for part in ("packs", "manifests", "pins"):
             make_folder(self.folder / part)
         if not (self.folder / "timeline.json").exists():
-            _write_description(self.folder, self.name, self.uuid, self.kernel)
+            _write_description(self.folder, self.name, self.uuid, self.kernel, self.was)
+        if self._held is not None and not self._is_held(self._folder):
+            os.close(self._held)
+            self._held = None
+            self.follow()
 
     # Snapshots ----------------------------------------------------------------------------------------
 
