@@ -221,7 +221,7 @@ UNRESTORABLE = {
     "exit_in_rebuild": "def leave(x): raise SystemExit(3)\nclass Q:\n    def __reduce__(self): return leave, (1,)\nbad = Q()",
     "memory_in_rebuild": "def wish(x): return bytearray(10**15)\nclass O:\n    def __reduce__(self): return wish, (1,)\nbad = O()",
     "hash_raises": "class H:\n    def __hash__(self): return 1 // self.n\n    def __eq__(self, other): return self is other\nh = H(); h.n = 1; bad = {h}; h.n = 0; del h",
-    "module_exits": "import sys, types, pathlib\npathlib.Path('exiting_module.py').write_text('raise SystemExit(1)')\nm = types.ModuleType('exiting_module'); exec('class G: pass', m.__dict__); m.G.__module__ = 'exiting_module'\nimport importlib.machinery\nm.__spec__ = importlib.machinery.ModuleSpec('exiting_module', None); sys.modules['exiting_module'] = m\nbad = m.G(); bad.x = 1; del m",
+    "module_exits": "import sys, types, pathlib, tempfile\nfolder = tempfile.mkdtemp(); sys.path.insert(0, folder)\npathlib.Path(folder, 'exiting_module.py').write_text('raise SystemExit(1)')\nm = types.ModuleType('exiting_module'); exec('class G: pass', m.__dict__); m.G.__module__ = 'exiting_module'\nimport importlib.machinery\nm.__spec__ = importlib.machinery.ModuleSpec('exiting_module', None); sys.modules['exiting_module'] = m\nbad = m.G(); bad.x = 1; del m",
     "setstate_raises": "class S:\n    def __getstate__(self): return {'a': 1}\n    def __setstate__(self, state): raise ValueError('broken')\nbad = S()",
     "constructor_raises": "class C:\n    def __new__(cls, *a):\n        if not a: raise ValueError('broken')\n        return super().__new__(cls)\nbad = C(1)",
     "rebuild_raises": "def rebuild(x): raise ValueError('broken')\nclass B:\n    def __reduce__(self): return rebuild, (1,)\nbad = B()",
