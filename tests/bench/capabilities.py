@@ -128,6 +128,8 @@ class Kishu(Tool):
     def save(self, kernel: Kernel) -> None:
         """It has committed by itself; the commit is noted, as its user would look it up in its panel."""
         commit = kernel.value("_kishu._kishu_branch.get_head().commit_id")
+        if commit is None:
+            raise CellFailed("kishu made no commit")
         (kernel.folder / "commit").write_text(commit)
 
     def come_back(self, kernel: Kernel) -> None:
@@ -176,13 +178,16 @@ def try_all(tools: list[Tool], cases: list[Case], folder: Path) -> dict[tuple[st
     def run(number: int, case: Case, tool: Tool) -> None:
         place = folder / f"{number}-{tool.name}"
         place.mkdir()
-        outcomes[tool.name, case.name] = outcome = try_case(tool, case, place)
+        outcome = try_case(tool, case, place)
+        outcome = Outcome(outcome.holds, outcome.why.replace(str(place), "…"))
+        outcomes[tool.name, case.name] = outcome
         progress(f"{'✓' if outcome.holds else '✗'} {tool.name}: {case.name}  {outcome.why}")
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         waiting = [pool.submit(run, n, case, tool) for n, case in enumerate(cases) for tool in tools]
-        for one in waiting:
-            one.result()
+        broken = [error for one in waiting if (error := one.exception())]
+    if broken:  # ours to mend, and no tool's failure; told only now, for the others took half an hour
+        raise broken[0]
     return outcomes
 
 

@@ -59,7 +59,10 @@ class Python:
             return list(arguments)
         inside = self.system
         # Mounts live and die with the command's own mount namespace.
-        script = f'mount --bind {ROOT} {inside}{ROOT} && mount -t proc proc {inside}/proc && mount --rbind /dev {inside}/dev && exec chroot {inside} "$@"'
+        script = (
+            f"mount --bind {ROOT} {inside}{ROOT} && mount -t proc proc {inside}/proc && mount --rbind /dev {inside}/dev"
+            f' && exec chroot {inside} sh -c \'cd {ROOT} && exec "$@"\' sh "$@"'
+        )
         return ["unshare", "--mount", "sh", "-ec", script, "sh", *arguments]
 
 
