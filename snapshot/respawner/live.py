@@ -16,6 +16,16 @@ _MODULE_ATTRIBUTES = (
     "random:_inst",  # `from random import random` is a method of it
     "numpy.random:mtrand._rand",  # `from numpy.random import rand` likewise
     "torch:default_generator",
+    # A second name for the environment must not take its secrets to the disk.
+    "os:environ",
+    "os:environb",
+    "sys:path",
+    "sys:modules",
+    "sys:argv",
+    "sys:stdin",
+    "sys:__stdin__",
+    "sys:__stdout__",
+    "sys:__stderr__",
 )
 
 
@@ -23,11 +33,19 @@ class Missing:
     """Stands for a live object that this process does not have."""
 
 
-def live_names() -> list[str]:
-    """Names of the live objects of this process. Imports nothing."""
-    names = ["user_ns", "user_module", "shell", "In", "In_raw", "Out", "dirs", "builtins", "stdout", "stderr"]
+def live_names(shell: Any) -> list[str]:
+    """Names of the live objects of this process. Imports nothing.
+
+    One name an object (the notebook may have set ``sys.stderr = sys.stdout``): the pickler counts on from
+    the number of different objects.
+    """
+    names = list(_of_shell(shell))
     names += [name for name in _MODULE_ATTRIBUTES if name.partition(":")[0] in sys.modules]
-    return names
+    first_names: dict[int, str] = {}
+    for name, obj in zip(names, live_objects(shell, names), strict=True):
+        if obj is not None:
+            first_names.setdefault(id(obj), name)
+    return list(first_names.values())
 
 
 def live_objects(shell: Any, names: list[str]) -> list[Any]:
@@ -50,6 +68,7 @@ def _live_object(shell: Any, name: str) -> Any:
 
 def _of_shell(shell: Any) -> dict[str, Any]:
     history = shell.history_manager
+    loop = getattr(getattr(getattr(shell, "kernel", None), "io_loop", None), "asyncio_loop", None)
     return {
         "user_ns": shell.user_ns,
         "user_module": shell.user_module,
@@ -61,4 +80,5 @@ def _of_shell(shell: Any) -> dict[str, Any]:
         "builtins": builtins.__dict__,
         "stdout": sys.stdout,
         "stderr": sys.stderr,
+        **({} if loop is None else {"event_loop": loop}),
     }

@@ -63,7 +63,7 @@ class Pickled:
 
 def pickle_namespace(shell: Any, next_count: int, baseline: Baseline, excluded: Collection[str]) -> Pickled:
     """Pickle the user's variables, the history and the process's state. Raises `CaptureError`."""
-    names = live_names()
+    names = live_names(shell)
     live = live_objects(shell, names)
     prelude = surroundings(baseline, shell.history_manager.input_hist_parsed)
     prelude["excluded"] = sorted(excluded)

@@ -302,6 +302,28 @@ def test_weak_references_lead_to_the_objects_of_the_state(tmp_path: Path) -> Non
     assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
 
 
+def test_second_names_of_the_process_are_the_new_processes_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment holds secrets: another name for it must not take them to the disk."""
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "a-secret-of-the-hub")
+    before = (
+        "import os, sys\nenvironment = os.environ; path = sys.path; modules = sys.modules\n"
+        "box = [environment, {'deep': (path,)}, os.environb, sys.stdin, sys.argv]; sys.stderr = sys.stdout"
+    )
+    saved = bare_shell("save", tmp_path, {"before": before})
+    assert saved["lost"] == []
+    packs = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"a-secret-of-the-hub" not in packs
+    check = (
+        "assert environment is os.environ and path is sys.path and modules is sys.modules\n"
+        "assert box[0] is os.environ and box[1]['deep'][0] is sys.path and box[2] is os.environb\n"
+        "assert box[3] is sys.stdin and box[4] is sys.argv"
+    )
+    loaded = bare_shell("load", tmp_path, {"check": check})
+    assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
+
+
 def test_object_that_hands_attributes_on_comes_back(tmp_path: Path) -> None:
     """Plain pickle asks the empty object for ``__setstate__`` and gets a KeyError or endless recursion."""
     before = (
