@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from .activity import notes_of_activity
 from .errors import CaptureError
 from .live import live_names, live_objects
 from .manifest import Skipped
@@ -27,6 +28,7 @@ from .pickling.unpicklable import one_line_reason, type_name
 from .pickling.watch import Abandoned, Watch
 from .pickling.where import paths_from
 from .processstate import Baseline, random_state, surroundings
+from .quiet import warnings_are_no_errors
 from .settings import changed_settings
 
 _MOST_PASSES = 50
@@ -69,16 +71,17 @@ def pickle_namespace(shell: Any, next_count: int, baseline: Baseline, excluded: 
     prelude["excluded"] = sorted(excluded)
     history = history_of(shell, next_count)
     entries = [Entry(name, shell.user_ns[name]) for name in user_names(shell, excluded)]
-    entries.sort(key=lambda item: not issubclass(type(item.value), _NEEDED_BY_CODE))
+    ordered = sorted(entries, key=lambda item: not issubclass(type(item.value), _NEEDED_BY_CODE))
     body = {
-        "entries": entries,
+        "entries": ordered,
         "history": Entry("Out", history),
         "random": random_state(),
         "settings": Entry("(settings)", changed_settings(shell, baseline.settings)),
     }
     attempt = functools.partial(_attempt, shell, live, Sizes())
-    with Watch({NamespacePickler.reducer_override.__code__}):
+    with warnings_are_no_errors(), Watch({NamespacePickler.reducer_override.__code__}):
         pieces, pickler = _attempt_all_ways(attempt, prelude, body)
+    pickler.notes.update(dict.fromkeys(notes_of_activity(shell)))
     return Pickled(pieces, pickler, names, entries, history["Out"])
 
 

@@ -26,6 +26,7 @@ from .pickling.remarks import collecting
 from .pickling.unpickler import GUARDED_CALLS, FastUnpickler, PatientUnpickler, seed_pickle
 from .pickling.watch import Watch
 from .processstate import put_random_state, put_surroundings
+from .quiet import warnings_are_no_errors
 from .settings import put_settings
 from .store.reader import SnapshotReader
 from .store.timeline import Damage, Timeline, is_target
@@ -100,7 +101,7 @@ def load(
     reader = SnapshotReader(timeline, manifest)
     watch = Watch(GUARDED_CALLS, around=_unpickle.__code__, restoring=True)
     try:
-        with interrupts_later(), watch:
+        with interrupts_later(), warnings_are_no_errors(), watch:
             loaded = _make_objects(shell, reader, eager, salvage)
     except BaseException:
         reader.close()
@@ -151,9 +152,10 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: 
             notes += remarks
         finally:
             unpickler.finish()
+    variables = dict(body["entries"])
     return Loaded(
         manifest=manifest,
-        variables=dict(body["entries"]),
+        variables={name.name: variables[name.name] for name in manifest.names},  # as they were first assigned
         history=body["history"][1],
         random=body["random"],
         settings=body["settings"][1] if "settings" in body else {},

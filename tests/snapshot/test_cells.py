@@ -133,7 +133,7 @@ def test_report_comes_with_the_first_cell_only(notebook: Notebook) -> None:
     report = notebook.run(
         "r = respawner.report(); r['names'], [s['path'] for s in r['skipped']], r['restored']"
     )
-    assert report.text == "(['threading', 'x', 'lock'], ['lock'], True)\n"
+    assert report.text == "(['x', 'threading', 'lock'], ['lock'], True)\n"
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:

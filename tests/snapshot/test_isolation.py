@@ -26,6 +26,9 @@ UNPICKLABLE = {
     "process": "import subprocess\nbad = subprocess.Popen(['true']); bad.wait()",
     "database": "import sqlite3\nbad = sqlite3.connect(':memory:')",
     "loader_iterator": "import torch\nbad = iter(torch.utils.data.DataLoader([1, 2, 3]))",
+    "condition": "import threading\nbad = threading.Condition()",
+    "semaphore": "import threading\nbad = threading.BoundedSemaphore(2)",
+    "barrier": "import threading\nbad = threading.Barrier(2)",
     "rlock": "import threading\nbad = threading.RLock()",
     "coroutine": "async def work(): pass\nbad = work()",
     "async_generator": "async def items(): yield 1\nbad = items()",
@@ -296,6 +299,31 @@ def test_weak_references_lead_to_the_objects_of_the_state(tmp_path: Path) -> Non
         "assert reference() is child and method()() is child and proxy.parent is child.parent\n"
         "assert values['a'] is top and len(values) == 1 and keys[child] == [1]\n"
         "assert set(members) == {top, child} and top.members is members and dead() is None and orphan() is None"
+    )
+    loaded = bare_shell("load", tmp_path, {"check": check})
+    assert loaded["lost"] == []
+    assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
+
+
+def test_queues_events_and_log_handlers_come_back_with_locks_of_their_own(tmp_path: Path) -> None:
+    before = (
+        "import logging, queue, sys, threading\n"
+        "shared = [1]; jobs = queue.Queue(5); jobs.put(shared); jobs.put(2)\n"
+        "first = queue.PriorityQueue(); first.put(3); first.put(1); stop = threading.Event(); stop.set()\n"
+        "class Counting(logging.Handler):\n"
+        "    count = 0\n"
+        "    def emit(self, record): self.count += 1\n"
+        "handler = Counting(); log = logging.getLogger('mine'); log.addHandler(handler); log.error('one')\n"
+        "plain = logging.StreamHandler(); box = {'handler': handler}"
+    )
+    saved = bare_shell("save", tmp_path, {"before": before})
+    assert saved["outcome"]["before"] is None, saved["outcome"]["before"]
+    assert saved["lost"] == []
+    check = (
+        "assert jobs.maxsize == 5 and jobs.get() is shared and jobs.get_nowait() == 2 and first.get() == 1\n"
+        "jobs.task_done(); jobs.task_done(); jobs.join(); assert stop.is_set() and stop.wait(0)\n"
+        "log.addHandler(handler); log.error('two'); assert handler.count == 2 and box['handler'] is handler\n"
+        "plain.handle(logging.makeLogRecord({'msg': 'shown'})); assert plain.stream is sys.stderr"
     )
     loaded = bare_shell("load", tmp_path, {"check": check})
     assert loaded["lost"] == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 from itertools import islice
+from operator import length_hint
 from typing import Any
 
 _MOST_GENERATIONS = 1000
@@ -50,9 +51,11 @@ def _made_just_now(reduced: tuple[Any, ...]) -> list[Any]:
         parts = gc.get_referents(queue.pop())
         for part, count in zip(parts, _references(parts), strict=True):
             if count <= _HELD_ONCE and gc.is_tracked(part):
-                queue.append(part)
                 if type(part) not in _CONTAINERS:
                     found.append(part)
+                elif length_hint(part) > _MOST_LOOKED_AT:
+                    continue
+                queue.append(part)
     return found
 
 

@@ -22,7 +22,7 @@ import cloudpickle
 from cloudpickle.cloudpickle import _should_pickle_by_reference as is_importable
 
 from ..readable import readable_size
-from . import libraries, standard_library, weak_references
+from . import libraries, standard_library, synchronization, weak_references
 from .limits import OVERDONE, Again, TakesTooLong, memory_is_left, object_seconds
 from .lineage import Lineage, weight
 from .notebook_classes import reduce_class, reduce_enum_member
@@ -210,6 +210,8 @@ class NamespacePickler(cloudpickle.Pickler):
             reducer = reduce_enum_member
         elif reduce_ours := standard_library.reducer_for(cls):
             reducer = reduce_ours
+        elif reduce_contents := synchronization.reducer_for(cls):
+            reducer = reduce_contents
         elif reduce_by_torch := self._torch_reducer(cls):
             reducer = reduce_by_torch
         elif of_library := libraries.reducer_for(cls, self.regions, self.note):

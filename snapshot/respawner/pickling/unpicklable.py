@@ -12,6 +12,9 @@ from typing import Any
 
 _REASONS: dict[tuple[str, str], str] = {
     ("threading", "Thread"): "a running thread cannot be saved",
+    ("threading", "Condition"): "a lock belongs to the process that made it",
+    ("threading", "Semaphore"): "a lock belongs to the process that made it",
+    ("threading", "Barrier"): "a lock belongs to the process that made it",
     ("multiprocessing.process", "BaseProcess"): "a process cannot be saved",
     ("subprocess", "Popen"): "a process cannot be saved",
     ("concurrent.futures", "Executor"): "its threads or processes cannot be saved",

@@ -159,7 +159,7 @@ class PatientUnpickler(_Finding, _PYTHON):
         self.append(self._make(functools.partial(cls.__new__, cls, **keywords), arguments))
 
     def _make(self, function: Any, arguments: tuple[Any, ...]) -> Any:
-        cls = next((part for part in arguments[:1] if isinstance(part, type)), None)
+        cls = next((part for part in arguments[:1] if issubclass(type(part), type)), None)
         what = type_name(cls) if cls else getattr(function, "__qualname__", repr(function))
         if what in self._too_slow:
             return self.lose(what, _LIKE_ANOTHER)

@@ -22,10 +22,12 @@ import time
 from types import CodeType, FrameType
 from typing import Any
 
+from . import lineage
 from .limits import OVERDONE, Again, TakesTooLong, object_seconds
 
 _TICKS = 5
 _MOST_FRAMES = 10_000
+_NOT_COUNTED = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", lineage.__file__)
 _OWN = __name__.partition(".")[0] + "."
 
 
@@ -96,7 +98,7 @@ class Watch:
         """The call of an object's code that a stack is in, None where the engine itself is at work."""
         above: FrameType | None = None
         for _ in range(_MOST_FRAMES):
-            if frame is None or frame.f_code.co_filename.startswith("<frozen importlib"):
+            if frame is None or frame.f_code.co_filename in _NOT_COUNTED:
                 return None
             if frame.f_code in self._calls or frame.f_code is self._around:
                 break
