@@ -7,19 +7,19 @@ the turns (5), STATE_MB the state (1104). What each number means is in docs/benc
 
 from __future__ import annotations
 
-import json
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from . import meters, state
+from .command import run_as_command
 from .kernel import ELASTIC, CellFailed, Kernel, KernelDied
 from .peers import Peers, ensure_peers
 from .state import State
-from .table import BenchError, middle, positive_setting, progress, ratios, scratch_parent, table
+from .table import middle, progress, ratios, table
 
 TOUCHES = {"a few elements of each tensor": state.TOUCH_EACH, "every byte": state.TOUCH_ALL}
 MINE = "ours"
@@ -29,23 +29,16 @@ GRACE_SECONDS = 600
 
 
 def main() -> int:
-    try:
-        repetitions = positive_setting("REPETITIONS", 5)
-        megabytes = positive_setting("STATE_MB", state.FULL_MB)
-        with tempfile.TemporaryDirectory(prefix="bench-restore-", dir=scratch_parent()) as folder:
-            bench = RestoreBench(Path(folder), State(megabytes), ensure_peers())
-            bench.save_all()
-            for turn in range(repetitions):
-                bench.restore_all(reverse=bool(turn % 2))
-                progress(f"turn {turn + 1} of {repetitions}")
-    except (BenchError, CellFailed, KernelDied) as error:
-        print(f"bench-restore: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    progress(bench.table())
-    print(json.dumps(bench.result(repetitions)))
-    return 0
+    return run_as_command("bench-restore", measure)
+
+
+def measure(folder: Path, repetitions: int, megabytes: int) -> tuple[str, dict[str, Any]]:
+    bench = RestoreBench(folder, State(megabytes), ensure_peers())
+    bench.save_all()
+    for turn in range(repetitions):
+        bench.restore_all(reverse=bool(turn % 2))
+        progress(f"turn {turn + 1} of {repetitions}")
+    return bench.table(), bench.result(repetitions)
 
 
 class RestoreBench:

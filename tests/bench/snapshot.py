@@ -8,19 +8,19 @@ docs/benchmarks.md.
 
 from __future__ import annotations
 
-import json
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from . import meters, state
+from .command import run_as_command
 from .epochs import epochs_store_vs_ideal
 from .kernel import ELASTIC, CellFailed, Kernel, KernelDied
 from .peers import Peers, ensure_peers
 from .state import State
-from .table import BenchError, middle, positive_setting, progress, ratios, scratch_parent, table
+from .table import middle, progress, ratios, table
 
 CHANGES = {"x = 1": state.NOTHING, "one tensor": state.ONE_TENSOR, "everything": state.EVERYTHING}
 TABLE_ROWS, ROW_FLOATS, ROWS_CHANGED = 131072, 1024, 64
@@ -30,27 +30,19 @@ Samples = dict[str, list[float]]
 
 
 def main() -> int:
+    return run_as_command("bench-snapshot", measure)
+
+
+def measure(folder: Path, repetitions: int, megabytes: int) -> tuple[str, dict[str, Any]]:
+    bench = SnapshotBench(folder, State(megabytes), ensure_peers())
     try:
-        repetitions = positive_setting("REPETITIONS", 5)
-        megabytes = positive_setting("STATE_MB", state.FULL_MB)
-        with tempfile.TemporaryDirectory(prefix="bench-snapshot-", dir=scratch_parent()) as folder:
-            bench = SnapshotBench(Path(folder), State(megabytes), ensure_peers())
-            try:
-                bench.run(repetitions)
-                result = bench.result(repetitions)
-            finally:
-                bench.stop()
-            result["epochs_store_vs_ideal"], result["epochs_bytes"] = epochs_store_vs_ideal(
-                Path(folder), megabytes / state.FULL_MB
-            )
-    except (BenchError, CellFailed, KernelDied) as error:
-        print(f"bench-snapshot: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    progress(bench.stall_table())
-    print(json.dumps(result))
-    return 0
+        bench.run(repetitions)
+        result = bench.result(repetitions)
+    finally:
+        bench.stop()
+    share = megabytes / state.FULL_MB
+    result["epochs_store_vs_ideal"], result["epochs_bytes"] = epochs_store_vs_ideal(folder, share)
+    return bench.stall_table(), result
 
 
 class SnapshotBench:

@@ -48,6 +48,12 @@ class RoundTrip:
         assert self.outcome[case.name] is None, self.outcome[case.name]
         assert not case.note or any(case.note in note for note in self.notes), self.notes
 
+    def check_that_all_is_well(self, cases: list[Case]) -> None:
+        """Assert that nothing was lost, and that no note was made that no case expects."""
+        expected = [case.note for case in cases if case.note]
+        assert self.lost == []
+        assert [note for note in self.notes if not any(part in note for part in expected)] == []
+
 
 def bare_shell(action: str, store: Path, cells: dict[str, str]) -> dict[str, Any]:
     """Run cells in a process of their own, and capture after or restore before them."""

@@ -166,9 +166,22 @@ class Notebook:
         assert all(isinstance(item, Manifest) for item in found), found
         return found  # type: ignore[return-value]
 
+    def last_undo(self) -> str:
+        """Id of the state before the last ``%restore``."""
+        return next(manifest.id for manifest in self.manifests() if manifest.kind == "undo")
+
     def cells(self) -> list[str]:
         """First lines of the cells that have a snapshot, oldest first."""
         return [m.cell["first_line"] for m in reversed(self.manifests()) if m.kind == "cell"]
+
+
+def flip_a_byte(path: Path, offset: int) -> None:
+    """In place: a kernel may have the file mapped."""
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 0x40]))
 
 
 PYTHON = sys.executable

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.snapshot.notebook import PYTHON, Notebook
-from tests.snapshot.test_store import flip_a_byte
+from tests.snapshot.notebook import PYTHON, Notebook, flip_a_byte
 
 
 def cli(store: Path, *arguments: str, ok: bool = True) -> str:

@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from tests.snapshot.notebook import PYTHON
-
-BARE_SHELL = Path(__file__).with_name("bare_shell.py")
-
-
-@dataclass
-class Case:
-    name: str
-    before: str
-    after: str
-
+from tests.snapshot.fidelity import Case, RoundTrip
 
 CASES = [
     Case("alias", "al_a = [1]; al_b = al_a; al_c = {'x': al_a}", "assert al_a is al_b is al_c['x']"),
@@ -333,35 +316,18 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def after(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Run all cases through one snapshot; what each check raised in the fresh process, by case."""
-    store = tmp_path_factory.mktemp("fidelity") / "store"
-    saved = bare_shell("save", store, {case.name: case.before for case in CASES})
-    failed = {name: error for name, error in saved["outcome"].items() if error}
-    assert not failed, failed
-    assert saved["lost"] == []
-    loaded = bare_shell("load", store, {case.name: case.after for case in CASES})
-    assert loaded["lost"] == []
-    return {**loaded, "notes_saved": saved["notes"]}
-
-
-def bare_shell(action: str, store: Path, cells: dict[str, str]) -> dict[str, Any]:
-    """Run cells in a process of their own, and capture after or restore before them."""
-    done = subprocess.run(
-        [PYTHON, str(BARE_SHELL), action, str(store)],
-        input=json.dumps(cells),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+def trip(tmp_path_factory: pytest.TempPathFactory) -> RoundTrip:
+    return RoundTrip(tmp_path_factory.mktemp("fidelity") / "store", CASES)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_comes_back_as_it_was(after: dict[str, Any], case: Case) -> None:
-    assert after["outcome"][case.name] is None, after["outcome"][case.name]
+def test_comes_back_as_it_was(trip: RoundTrip, case: Case) -> None:
+    trip.check(case)
 
 
-def test_lost_autograd_graph_is_reported(after: dict[str, Any]) -> None:
-    assert any(note.startswith("nl: its autograd graph") for note in after["notes_saved"])
+def test_nothing_is_lost(trip: RoundTrip) -> None:
+    assert trip.lost == []
+
+
+def test_lost_autograd_graph_is_reported(trip: RoundTrip) -> None:
+    assert any(note.startswith("nl: its autograd graph") for note in trip.notes)

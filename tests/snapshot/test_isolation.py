@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from respawner.pickling.unpicklable import one_line_reason
 
-from tests.snapshot.test_fidelity import bare_shell
+from tests.snapshot.fidelity import bare_shell
 
 UNPICKLABLE = {
     "lock": "import threading\nbad = threading.Lock()",
@@ -207,6 +207,16 @@ def test_reasons_are_in_words_for_people(reason: str, maker: str) -> None:
     assert one_line_reason(raised.value) == reason
 
 
+def assert_survives(store: Path, before: str, check: str) -> None:
+    """What the cell ``before`` makes is saved and restored without a loss, and then passes ``check``."""
+    saved = bare_shell("save", store, {"before": before})
+    assert saved["outcome"]["before"] is None, saved["outcome"]["before"]
+    assert saved["lost"] == []
+    loaded = bare_shell("load", store, {"check": check})
+    assert loaded["lost"] == []
+    assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
+
+
 def test_placeholder_is_saved_again_as_it_is(tmp_path: Path) -> None:
     bare_shell("save", tmp_path, {"before": "import threading\nlock = threading.Lock()"})
     loaded = bare_shell(
@@ -291,18 +301,13 @@ def test_weak_references_lead_to_the_objects_of_the_state(tmp_path: Path) -> Non
         "keep = [outside]; del strangers, outside\n"
         "from concurrent.futures import Future; Future.held = keep; del keep"
     )
-    saved = bare_shell("save", tmp_path, {"before": before})
-    assert saved["outcome"]["before"] is None, saved["outcome"]["before"]
-    assert saved["lost"] == []
     check = (
         "assert child.parent() is top and top.me() is top and top.children[0] is child\n"
         "assert reference() is child and method()() is child and proxy.parent is child.parent\n"
         "assert values['a'] is top and len(values) == 1 and keys[child] == [1]\n"
         "assert set(members) == {top, child} and top.members is members and dead() is None and orphan() is None"
     )
-    loaded = bare_shell("load", tmp_path, {"check": check})
-    assert loaded["lost"] == []
-    assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
+    assert_survives(tmp_path, before, check)
 
 
 def test_queues_events_and_log_handlers_come_back_with_locks_of_their_own(tmp_path: Path) -> None:
@@ -316,18 +321,13 @@ def test_queues_events_and_log_handlers_come_back_with_locks_of_their_own(tmp_pa
         "handler = Counting(); log = logging.getLogger('mine'); log.addHandler(handler); log.error('one')\n"
         "plain = logging.StreamHandler(); box = {'handler': handler}"
     )
-    saved = bare_shell("save", tmp_path, {"before": before})
-    assert saved["outcome"]["before"] is None, saved["outcome"]["before"]
-    assert saved["lost"] == []
     check = (
         "assert jobs.maxsize == 5 and jobs.get() is shared and jobs.get_nowait() == 2 and first.get() == 1\n"
         "jobs.task_done(); jobs.task_done(); jobs.join(); assert stop.is_set() and stop.wait(0)\n"
         "log.addHandler(handler); log.error('two'); assert handler.count == 2 and box['handler'] is handler\n"
         "plain.handle(logging.makeLogRecord({'msg': 'shown'})); assert plain.stream is sys.stderr"
     )
-    loaded = bare_shell("load", tmp_path, {"check": check})
-    assert loaded["lost"] == []
-    assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
+    assert_survives(tmp_path, before, check)
 
 
 def test_second_names_of_the_process_are_the_new_processes_own(
@@ -363,12 +363,8 @@ def test_object_that_hands_attributes_on_comes_back(tmp_path: Path) -> None:
         "    def __getattr__(self, name): return getattr(self.inner, name)\n"
         "shared = [1, 2]; proxy = Proxy(shared); recursing = Recursing(proxy)"
     )
-    saved = bare_shell("save", tmp_path, {"before": before})
-    assert saved["lost"] == []
     check = "assert proxy.inner is shared and recursing.inner is proxy and recursing.count(1) == 1"
-    loaded = bare_shell("load", tmp_path, {"check": check})
-    assert loaded["lost"] == []
-    assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
+    assert_survives(tmp_path, before, check)
 
 
 def test_code_that_runs_while_restoring_sees_the_modules_and_functions_of_the_notebook(
@@ -382,11 +378,7 @@ def test_code_that_runs_while_restoring_sees_the_modules_and_functions_of_the_no
         "def measure(rows): return math.floor(len(rows) + offset)\n"
         "offset = 0.5; import math; from collections import deque; table = Table([1, 2])\n"
     )
-    saved = bare_shell("save", tmp_path, {"before": before})
-    assert saved["lost"] == []
-    loaded = bare_shell("load", tmp_path, {"check": "assert table.size == 2 and table.rows == deque([1, 2])"})
-    assert loaded["lost"] == []
-    assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
+    assert_survives(tmp_path, before, "assert table.size == 2 and table.rows == deque([1, 2])")
 
 
 def test_class_that_lost_an_attribute_costs_only_what_needs_it(tmp_path: Path) -> None:

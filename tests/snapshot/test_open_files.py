@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.snapshot.test_fidelity import bare_shell
+from tests.snapshot.fidelity import bare_shell
 
 LINES = "".join(f"line {number}\n" for number in range(3000))
 CASES = {

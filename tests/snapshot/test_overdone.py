@@ -12,8 +12,8 @@ import pytest
 from respawner.pickling.limits import OVERDONE, TakesTooLong
 from respawner.pickling.watch import Watch
 
+from tests.snapshot.fidelity import bare_shell
 from tests.snapshot.notebook import Notebook
-from tests.snapshot.test_fidelity import bare_shell
 from tests.snapshot.test_isolation import KEPT, SURROUNDINGS, cells
 
 HANGING = {

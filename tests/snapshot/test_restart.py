@@ -107,10 +107,7 @@ def test_restore_in_place_replaces_the_namespace_and_can_be_undone(notebook: Not
     notebook.run("model.append(2); extra = 'new'")
     assert "restored" in notebook.run("%restore before").text
     assert notebook.run("print(model, alias is model, 'extra' in globals())").text == "[1] True False\n"
-    undo = notebook.run(
-        "import respawner; print(next(s['id'] for s in respawner.snapshots() if s['kind'] == 'undo'))"
-    )
-    notebook.run(f"%restore {undo.text.strip()}")
+    notebook.run(f"%restore {notebook.last_undo()}")
     assert notebook.run("print(model, alias is model, extra)").text == "[1, 2] True new\n"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.snapshot.notebook import Notebook
+from tests.snapshot.notebook import Notebook, flip_a_byte
 
 BIG = """
 import numpy as np, torch
@@ -25,14 +25,6 @@ def packs(notebook: Notebook) -> list[Path]:
 
 def is_mapped(notebook: Notebook) -> bool:
     return ".pack" in Path(f"/proc/{notebook.pid}/maps").read_text()
-
-
-def flip(path: Path, offset: int) -> None:
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)
-        file.seek(offset)
-        file.write(bytes([byte[0] ^ 0xFF]))
 
 
 def test_mapped_state_is_whole_shared_and_private(notebook: Notebook) -> None:
@@ -87,7 +79,7 @@ def test_damage_found_behind_the_restore_falls_back_and_names_the_variable(noteb
     newest = notebook.manifests()[0]
     stream = max((payload.stream for payload in newest.payloads), key=lambda s: s.length)
     extent = stream.extents[-1]
-    flip(notebook.timeline.packs / f"{extent.pack:08d}.pack", extent.offset + extent.length // 2)
+    flip_a_byte(notebook.timeline.packs / f"{extent.pack:08d}.pack", extent.offset + extent.length // 2)
     notebook.start()
     notebook.run("built_on_damage = 1")
     notebook.value("__import__('respawner').startup.active_engine()._verification.is_good()")

@@ -26,7 +26,7 @@ from respawner.store.retention import prune
 from respawner.store.timeline import Damage, Timeline
 from respawner.store.writer import TimelineWriter
 
-from tests.snapshot.notebook import Notebook
+from tests.snapshot.notebook import Notebook, flip_a_byte
 
 EMPTY = Stream(0, b"", ())
 
@@ -151,12 +151,6 @@ def test_left_overs_of_a_crash_are_cut_off(timeline: Timeline) -> None:
 
 
 # Damage ---------------------------------------------------------------------------------------------------
-
-
-def flip_a_byte(path: Path, offset: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 0x40
-    path.write_bytes(content)
 
 
 MANIFEST_DAMAGE: dict[str, Callable[[Path], object]] = {

@@ -44,19 +44,14 @@ def test_undo_brings_back_what_only_the_replaced_state_held(notebook: Notebook) 
     notebook.run(MAKE)
     for _ in range(2):
         notebook.run("import respawner, gc; respawner.restore('empty'); gc.collect()")
-        undo = notebook.run(
-            "import respawner; print(next(s['id'] for s in respawner.snapshots() if s['kind'] == 'undo'))"
-        ).text.strip()
+        undo = notebook.last_undo()
         assert notebook.run("print('lock' in globals())").text == "False\n"
         notebook.run("y = 1")
         ran = notebook.run(f"%restore {undo}")
         assert "not restored" not in ran.text
         same = notebook.run(SAME)
         assert same.text == "True True\n", same.error
-    redo = notebook.run(
-        "import respawner; print(next(s['id'] for s in respawner.snapshots() if s['kind'] == 'undo'))"
-    ).text.strip()
-    notebook.run(f"%restore {redo}")
+    notebook.run(f"%restore {notebook.last_undo()}")
     assert notebook.run("print('lock' in globals(), x)").text == "False 1\n"
 
 
