@@ -42,12 +42,13 @@ def claim_timeline(store: Path, name: str, kernel: str | None) -> Claim:
     slugs = [base, *(f"{base}~{number}" for number in range(2, _MOST_FORKS))]
     existing = {slug: found for slug in slugs if (found := Timeline.find(store, slug))}
     own = [slug for slug, found in existing.items() if kernel is not None and found.kernel == kernel]
-    for found in Timeline.all_in(store):
-        if kernel is not None and found.kernel == kernel and name in found.was and not own:
+    elsewhere = [] if kernel is None or own else _written_by(store, kernel)
+    for found in elsewhere:
+        if name in found.was and not own:
             # Its notebook was renamed; Jupyter Server restarts kernels with the name they began with.
             own.append(found.slug)
             existing[found.slug] = found
-    earlier = _under_an_earlier_name(store, kernel) if base not in existing and not own else None
+    earlier = elsewhere[0] if elsewhere and base not in existing and not own else None
     for slug in dict.fromkeys([*own, *slugs]):
         timeline = existing.get(slug) or Timeline.create(store, name, slug)
         timeline.latest()  # raises for a newer format
@@ -65,16 +66,9 @@ def claim_timeline(store: Path, name: str, kernel: str | None) -> Claim:
     raise StoreError(f"{_MOST_FORKS} kernels write to timelines of {name} already")
 
 
-def _under_an_earlier_name(store: Path, kernel: str | None) -> Timeline | None:
-    """The timeline that this kernel wrote before its notebook was renamed."""
-    if kernel is None:
-        return None
-    for folder in sorted((store / "timelines").iterdir()):
-        with contextlib.suppress(StoreError):
-            found = Timeline.find(store, folder.name)
-            if found is not None and found.kernel == kernel:
-                return found
-    return None
+def _written_by(store: Path, kernel: str) -> list[Timeline]:
+    """The timelines that this kernel wrote, under whatever name; by folder name."""
+    return [found for found in Timeline.all_in(store) if found.kernel == kernel]
 
 
 def _why_forked(base: Timeline | None) -> str:

@@ -122,6 +122,7 @@ class Engine:
         if self._claim.note:
             self.report["notes"].insert(0, self._claim.note)
         self.report["notes"] += note_of_unsaved(source, head)
+        self.recorder.prepare()
         if head is not None or self.report["damaged"] or self.report["notes"]:
             reports.show(self.report)
 

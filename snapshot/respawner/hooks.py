@@ -9,6 +9,8 @@ pending before it runs (`pre_execute` is triggered for every execution, silent o
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -58,8 +60,15 @@ class Hooks:
         except RuntimeError:
             self._engine.capture_pending()
         else:
-            loop.call_soon(self._engine.capture_when_quiet, loop.call_soon_threadsafe)
-            self._engine.recorder.again = partial(loop.call_soon_threadsafe, self._engine.capture_pending)
+            later = partial(_call_later, loop)
+            loop.call_soon(self._engine.capture_when_quiet, later)
+            self._engine.recorder.again = partial(later, self._engine.capture_pending)
+
+
+def _call_later(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """Put a call on the kernel's loop from another thread; a loop that has ended needs none."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)
 
 
 def _is_a_cell(info: Any) -> bool:

@@ -70,8 +70,7 @@ class Recorder:
         self._books = threading.RLock()
         self._published = 0
         self._last_moment: Moment | None = None
-        self._writer: TimelineWriter | None = None
-        self._saver = Saver(self._open_writer, self._job_ended)
+        self._saver = Saver(lambda: TimelineWriter(timeline), self._job_ended)
         self._status = self._open_status()
 
     # Steps of a cell -----------------------------------------------------------------------------------
@@ -194,6 +193,10 @@ class Recorder:
         self.capture_pending(force=True)
         return self._saver.wait(timeout) and not self._failing
 
+    def prepare(self) -> None:
+        """Get ready to save, in the writing thread: it may have to read many manifests."""
+        self._saver.prepare()
+
     def distrust(self) -> None:
         self._saver.distrust()
 
@@ -256,7 +259,7 @@ class Recorder:
             prune_now = self._published % _PRUNE_EVERY == 0
         self.guarded(self._saved)
         if prune_now:
-            self.guarded(self._prune)
+            self.guarded(self._saver.tidy)
         self._tell_status()
 
     def _capture_anew(self) -> None:
@@ -269,14 +272,6 @@ class Recorder:
             self.pending = moment
         if self.again is not None:
             self.again()
-
-    def _prune(self) -> None:
-        if self._writer is not None and self._writer.prune():
-            self._writer.drop_unnamed_packs()
-
-    def _open_writer(self) -> TimelineWriter:
-        self._writer = TimelineWriter(self.timeline)
-        return self._writer
 
     # Books ---------------------------------------------------------------------------------------------
 

@@ -65,15 +65,19 @@ class StatusFile:
         self.pid = os.getpid()
         self._started = process_start(self.pid)
         self._path = folder / "kernels" / f"{self.pid}.json"
+        self._written: dict[str, Any] | None = None
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._path.parent.stat().st_uid != os.getuid():
             raise PermissionError(f"{self._path.parent} belongs to somebody else")
 
     def write(self, state: str, **about: Any) -> None:
         content = {"format": 1, "pid": self.pid, "start": self._started, "state": state, **about}
+        if content == self._written:
+            return
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content))
         temporary.replace(self._path)
+        self._written = content
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -1,4 +1,6 @@
-"""Jupyter Server extension: gives kernels more than five seconds to end.
+"""Jupyter Server extension: timelines follow their notebooks, and kernels get more than five seconds to end.
+
+What Jupyter renames, copies or deletes is told by its contents events; `store.moves` does the work.
 
 Stopping a kernel, jupyter_client interrupts it, asks it to shut down and kills it after
 ``KernelManager.shutdown_wait_time``. An interrupted cell's state is captured at that moment, and gigabytes
@@ -7,6 +9,7 @@ take longer than the default allows. A value that the user or the image has conf
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from jupyter_server.utils import ApiPath, to_os_path
@@ -17,14 +20,13 @@ from .store import moves
 from .store.layout import default_store
 
 WAIT_SECONDS = 60.0
+_SCHEMA = "https://events.jupyter.org/jupyter_server/contents_service/v1"
+_CHANGES: dict[str, Any] = {"rename": moves.move, "copy": moves.copy, "delete": moves.delete}
 _TRAIT = "shutdown_wait_time"
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
     return [{"module": "respawner.server_extension"}]
-
-
-_SCHEMA = "https://events.jupyter.org/jupyter_server/contents_service/v1"
 
 
 def _load_jupyter_server_extension(server: Any) -> None:
@@ -33,7 +35,8 @@ def _load_jupyter_server_extension(server: Any) -> None:
 
 
 def _follower(server: Any) -> Any:
-    """Keeps timelines with their notebooks (see `store.moves`)."""
+    """A listener that does what `store.moves` says, in a thread (the disk may be slow) and in order."""
+    one_by_one = asyncio.Lock()
 
     def path_of(path: str) -> str:
         root: str = server.kernel_manager.root_dir
@@ -41,14 +44,12 @@ def _follower(server: Any) -> Any:
 
     async def follow(logger: Any, schema_id: str, data: dict[str, Any]) -> None:
         action, store = data["action"], default_store()
-        if action not in ("rename", "copy", "delete") or not (store / "format.json").exists():
+        if action not in _CHANGES or not (store / "format.json").exists():
             return
+        paths = [path_of(data[key]) for key in ("source_path", "path") if data.get(key)]
         try:
-            if action == "delete":
-                moves.delete(store, path_of(data["path"]))
-            else:
-                change = moves.move if action == "rename" else moves.copy
-                change(store, path_of(data["source_path"]), path_of(data["path"]))
+            async with one_by_one:
+                await asyncio.to_thread(_CHANGES[action], store, *paths)
         except (RespawnerError, OSError) as error:
             server.log.warning("respawner: %s of %s was not followed: %s", action, data["path"], error)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import __future__
 
 import ast
+import functools
 import gc
 import importlib.util
 import linecache
@@ -136,6 +137,11 @@ def _annotations(function: types.FunctionType) -> dict[str, Any]:
 
 def _function(code: types.CodeType, namespace: dict[str, Any], name: str, closure: Any) -> types.FunctionType:
     return types.FunctionType(code, namespace, name, None, closure)
+
+
+def _cached_function(function: Any, parameters: dict[str, Any]) -> Any:
+    """As version 0.1.0 wrote them first: without what is in the cache."""
+    return functools.lru_cache(**parameters)(function)
 
 
 def _function_of_module(code: types.CodeType, module: str, name: str, closure: Any) -> types.FunctionType:

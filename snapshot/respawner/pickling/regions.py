@@ -36,6 +36,12 @@ class Region:
     about: str
 
 
+def view_at(address: int, length: int) -> memoryview:
+    """That memory, not a copy. Nothing keeps it alive."""
+    pointer: Any = (ctypes.c_char * length).from_address(address)
+    return memoryview(pointer).cast("B")
+
+
 @dataclass
 class Union:
     """Memory without gaps that one or more regions lie in."""
@@ -50,7 +56,7 @@ class Union:
 
     def memory(self) -> memoryview:
         """The bytes themselves, not a copy. Valid while the region table keeps its owners."""
-        return memoryview((ctypes.c_char * self.length).from_address(self.start)).cast("B")
+        return view_at(self.start, self.length)
 
 
 class RegionTable:

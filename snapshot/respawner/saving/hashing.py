@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..manifest import CHUNK_BYTES
+from ..pickling.regions import view_at
 from ..store.digest import Digest
 
 THREAD_PREFIX = "respawner"
@@ -60,9 +60,3 @@ def digests_at(address: int, length: int, digest: Digest) -> bytes:
     """Digests of the chunks of one piece of memory."""
     view = view_at(address, length)
     return b"".join([digest(view[start : start + CHUNK_BYTES]) for start in range(0, length, CHUNK_BYTES)])
-
-
-def view_at(address: int, length: int) -> memoryview:
-    """That memory, not a copy. Nothing keeps it alive."""
-    pointer: Any = (ctypes.c_char * length).from_address(address)
-    return memoryview(pointer).cast("B")

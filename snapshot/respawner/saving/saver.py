@@ -7,6 +7,7 @@ kernel; whoever calls `wait` may be interrupted, the writing goes on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -51,6 +52,7 @@ class Saver:
         self.arena = Arena()
         self._open_writer = open_writer
         self._ended = ended
+        self._opening = threading.Lock()
         self._writer: TimelineWriter | None = None
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -71,13 +73,28 @@ class Saver:
         with self._changed:
             return [*([self._running] if self._running else []), *self._queue]
 
+    def prepare(self) -> None:
+        """Open the writer in its own thread, so that the first capture need not wait for it."""
+        with self._changed:
+            self._ensure_thread()
+
     def submit(self, job: Job) -> None:
         with self._changed:
             self._queue.append(job)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"{THREAD_PREFIX}-saver", daemon=True)
-                self._thread.start()
+            self._ensure_thread()
             self._changed.notify_all()
+
+    def _ensure_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=f"{THREAD_PREFIX}-saver", daemon=True)
+            self._thread.start()
+
+    def _open(self) -> TimelineWriter:
+        """The writer; whoever comes first opens it."""
+        with self._opening:
+            if self._writer is None:
+                self._writer = self._open_writer()
+            return self._writer
 
     def freeze(self) -> None:
         """Return when nothing that is still to be written lies in memory that a cell may change."""
@@ -100,10 +117,9 @@ class Saver:
 
     def stored(self) -> Stored:
         """For planning a job: what is on disk or on its way there."""
-        if self._writer is None:
-            self._writer = self._open_writer()
+        writer = self._open()
         coming = set().union(*(job.keys() for job in self.unfinished()))
-        return Stored(None if self._distrusted else self._writer, coming)
+        return Stored(None if self._distrusted else writer, coming)
 
     def close(self) -> None:
         """Write what is queued and close the files."""
@@ -114,7 +130,15 @@ class Saver:
 
     # The writing thread -------------------------------------------------------------------------------
 
+    def tidy(self) -> None:
+        """Between two jobs: delete what retention does not keep."""
+        writer = self._open()
+        if writer.prune():
+            writer.drop_unnamed_packs()
+
     def _run(self) -> None:
+        with contextlib.suppress(Exception):  # the first capture meets the same, and tells it
+            self._open()
         while True:
             if not self._queue:
                 self.arena.warm(self._frozen_bytes)
@@ -132,9 +156,7 @@ class Saver:
             self._end(job)
 
     def _save(self, job: Job) -> Manifest:
-        if self._writer is None:
-            self._writer = self._open_writer()
-        writer = self._writer
+        writer = self._open()
         if self._distrusted:
             self._distrusted = False
             writer.distrust()
