@@ -16,14 +16,15 @@ from collections.abc import Callable
 from typing import Any
 
 from .capture import Moment, capture
-from .errors import BuiltOnDamageError, OverBudgetError, RespawnerError, TornError
+from .errors import BuiltOnDamageError, OverBudgetError, RespawnerError, StoreError, TornError
 from .interrupts import interrupts_later
 from .manifest import Manifest
 from .processstate import Baseline
+from .readable import readable_size
 from .runtime import DIRTY, FAILED, SAVED, StatusFile, flush_wanted_since, runtime_folder
 from .saving.job import Job
 from .saving.saver import Saver
-from .store.budget import day_bytes, decide, written_in_a_day
+from .store.budget import DAY_BYTES, day_bytes, decide, written_in_a_day
 from .store.timeline import Timeline
 from .store.writer import TimelineWriter
 
@@ -72,6 +73,7 @@ class Recorder:
         self._last_moment: Moment | None = None
         self._saver = Saver(lambda: TimelineWriter(timeline), self._job_ended)
         self._status = self._open_status()
+        self._day_bytes = self._read_budget()
 
     # Steps of a cell -----------------------------------------------------------------------------------
 
@@ -170,7 +172,7 @@ class Recorder:
             return
         age = time.monotonic() - self._deferred_since if self._deferred_since else 0.0
         written = written_in_a_day(self.timeline.folder.parent.parent)
-        decision = decide(written, age, changed_bytes, day_bytes())
+        decision = decide(written, age, changed_bytes, self._day_bytes)
         if not decision.save:
             raise OverBudgetError(decision.reason, decision.wait_seconds)
         self.deferral = None
@@ -305,6 +307,14 @@ class Recorder:
                     f"the state could not be saved ({self.error}); {last}. Trying again after every cell."
                 )
         self._tell_status()
+
+    def _read_budget(self) -> int:
+        """A wrong setting is told; it must not keep anything from being saved."""
+        try:
+            return day_bytes()
+        except StoreError as error:
+            self.notice(f"{error}. Until then it counts as {readable_size(DAY_BYTES)}.")
+            return DAY_BYTES
 
     def _open_status(self) -> StatusFile | None:
         try:

@@ -124,3 +124,16 @@ def test_flush_from_outside_does_not_wait_for_the_budget(open_notebook: Callable
     notebook.restart_after_kill()
     notebook.run("pass")
     assert notebook.value("int(a[0])") == "1"
+
+
+def test_wrong_budget_is_told_and_keeps_nothing_from_being_saved(
+    open_notebook: Callable[..., Notebook],
+) -> None:
+    notebook = open_notebook(RESPAWNER_WRITES_PER_DAY="lots").start()
+    told = notebook.run("import numpy as np; a = np.random.default_rng(0).random(4_000_000)").text
+    assert "RESPAWNER_WRITES_PER_DAY is 'lots': it must be a number, or a size such as 50GB" in told
+    assert notebook.settle()["durable"]
+    assert notebook.run("x = 1").text == ""
+    notebook.restart_after_kill()
+    notebook.run("pass")
+    assert notebook.value("len(a)") == "4000000"
