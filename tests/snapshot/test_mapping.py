@@ -31,7 +31,8 @@ from respawner.store.unwritten import is_truthful, known_digests
 from respawner.store.writer import TimelineWriter
 from respawner.verification import Mapped, Verification
 
-from tests.snapshot.notebook import PYTHON, Notebook, flip_a_byte, manifest_of
+from tests.snapshot.notebook import PYTHON, Notebook, flip_a_byte
+from tests.snapshot.test_store import manifest_of
 
 CHUNKS = 9
 BYTES = (CHUNKS - 1) * CHUNK_BYTES + 12_345

@@ -23,7 +23,8 @@ from respawner.store.retention import Rules, packs_bytes, prune, to_keep
 from respawner.store.timeline import Timeline
 from respawner.store.writer import TimelineWriter
 
-from tests.snapshot.notebook import Notebook, flip_a_byte, manifest_of, planned, publish, read, timeline  # noqa: F401
+from tests.snapshot.notebook import Notebook, flip_a_byte
+from tests.snapshot.test_store import manifest_of, planned, publish, read, timeline  # noqa: F401
 
 NOW = datetime(2026, 3, 4, 12, 30, tzinfo=timezone.utc).timestamp()
 HOUR, DAY = 3600.0, 86400.0
