@@ -9,20 +9,20 @@ import json
 import pytest
 import requests
 
-from tests.standins import build_fake_nvml
+from tests.standins import build_fake_nvml, nvml_environment
+from tests.standins.nvml_state import Gpu, State
 
 from .deployment import PASSWORD, Deployment, SpawnFailed
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
-TWO_GPUS = "GPU-aaaa 85899345920 0 STAND-IN A100\nGPU-bbbb 25769803776 0 STAND-IN L4\n"
+TWO_GPUS = State([Gpu("GPU-aaaa"), Gpu("GPU-bbbb", "STAND-IN L4", memory_total=24 << 30)])
 
 
 @pytest.fixture(scope="module")
 def gpu_deployment(tmp_path_factory):
     folder = build_fake_nvml(tmp_path_factory.mktemp("nvml"))
-    (folder / "state").write_text(TWO_GPUS)
-    environment = {"LD_LIBRARY_PATH": str(folder), "FAKE_NVML_STATE": str(folder / "state")}
+    environment = nvml_environment(folder, TWO_GPUS.write(folder / "state"))
     deployment = Deployment(environment=environment, session={"max_gpus": 2}, image={"torch": "cpu"})
     try:
         deployment.up()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.standins import build_fake_nvml
+from tests.standins import build_fake_nvml, nvml_environment
+from tests.standins.nvml_state import GIB, Gpu, State
 
 ASK = """
 import dataclasses, json
@@ -26,10 +27,8 @@ def library(tmp_path_factory):
 def ask(library: Path | None, state: Path | None) -> dict:
     """The inventory as a fresh process sees it: NVML is loaded once a process."""
     environment = {key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"}
-    if library:
-        environment["LD_LIBRARY_PATH"] = str(library)
-    if state:
-        environment["FAKE_NVML_STATE"] = str(state)
+    if library and state:
+        environment |= nvml_environment(library, state)
     result = subprocess.run(
         [sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, check=True
     )
@@ -37,8 +36,8 @@ def ask(library: Path | None, state: Path | None) -> dict:
 
 
 def test_gpus_are_found_by_uuid_with_name_and_memory(library, tmp_path):
-    state = tmp_path / "state"
-    state.write_text("GPU-aaaa 85899345920 0 NVIDIA A100-SXM4-80GB\nGPU-bbbb 25769803776 0 NVIDIA L4\n")
+    gpus = [Gpu("GPU-aaaa", "NVIDIA A100-SXM4-80GB"), Gpu("GPU-bbbb", "NVIDIA L4", memory_total=24 * GIB)]
+    state = State(gpus).write(tmp_path / "state")
     assert ask(library, state) == {
         "gpus": [
             {"uuid": "GPU-aaaa", "name": "NVIDIA A100-SXM4-80GB", "memory_bytes": 85899345920},
@@ -49,8 +48,7 @@ def test_gpus_are_found_by_uuid_with_name_and_memory(library, tmp_path):
 
 
 def test_a_lost_gpu_is_left_out_and_named(library, tmp_path):
-    state = tmp_path / "state"
-    state.write_text("GPU-aaaa 85899345920 1 NVIDIA A100\nGPU-bbbb 25769803776 0 NVIDIA L4\n")
+    state = State([Gpu("GPU-aaaa", lost=True), Gpu("GPU-bbbb")]).write(tmp_path / "state")
     found = ask(library, state)
     assert [gpu["uuid"] for gpu in found["gpus"]] == ["GPU-bbbb"]
     assert found["cause"] == "GPU at index 0: the GPU fell off the bus: reboot the machine"
@@ -60,8 +58,7 @@ def test_a_lost_gpu_is_left_out_and_named(library, tmp_path):
     ("code", "words"), [(9, "not loaded"), (18, "different versions"), (4, "no permission"), (999, "NVML")]
 )
 def test_a_broken_driver_is_an_empty_inventory_with_its_cause(library, tmp_path, code, words):
-    state = tmp_path / "state"
-    state.write_text(f"init_error {code}\nGPU-aaaa 1024 0 NVIDIA L4\n")
+    state = State([Gpu("GPU-aaaa")], init_error=code).write(tmp_path / "state")
     found = ask(library, state)
     assert found["gpus"] == []
     assert words in found["cause"]
