@@ -6,7 +6,7 @@ from typing import Any
 
 import docker
 from respawner_spawner.container_spec import DEPLOYMENT_LABEL, SERVER_LABEL, USER_LABEL
-from respawner_spawner.gpus import inventory
+from respawner_spawner.devices import inventory
 from respawner_spawner.ledger import Ledger
 
 from .settings import Settings

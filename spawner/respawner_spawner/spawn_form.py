@@ -6,7 +6,7 @@ import html
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from .gpus import Gpu
+from .devices import Gpu
 
 
 def image_form(images: Sequence[str], preset: str) -> str:

@@ -25,7 +25,8 @@ from sqlalchemy.exc import IntegrityError
 from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 from traitlets import Bool, Integer, List, Unicode, default
 
-from . import container_spec, gpus
+from . import container_spec
+from .devices import inventory
 from .engine import UNREACHABLE, Engine, engine_at
 from .failure import LOG_LINES, Ending, SessionStartError, next_step
 from .image_facts import ImageFacts, image_facts
@@ -40,7 +41,7 @@ _images_with_kernels: set[str] = set()
 
 async def _spawn_form(spawner: GPUDockerSpawner) -> str:
     """The spawn page's form: images where an admin allows several, and GPUs with what is free now."""
-    found = await asyncio.to_thread(gpus.inventory)
+    found = await asyncio.to_thread(inventory)
     leases = await asyncio.to_thread(spawner.ledger.leases)
     taken = {lease.uuid for lease in leases if lease.holder != spawner.holder}
     allowed = spawner._get_allowed_images()
@@ -227,7 +228,7 @@ class GPUDockerSpawner(DockerSpawner):
             await asyncio.to_thread(self.ledger.release, self.holder)
             return []
         self._say(20, f"Waiting for {count} GPU(s)")
-        found = await asyncio.to_thread(gpus.inventory)
+        found = await asyncio.to_thread(inventory)
         labelled = await self._labelled_gpus()
         devices = [gpu.uuid for gpu in found.gpus]
         try:

@@ -6,17 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from tests.standins import build_fake_nvml, nvml_environment
+from tests.standins import nvml_environment
 from tests.standins.nvml_state import GIB, Gpu, Mig, Process, State
 
 BIN = Path(sys.executable).parent
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return build_fake_nvml(tmp_path_factory.mktemp("nvml"))
 
 
 def run(library: Path, state: Path, *command: str) -> str:

@@ -1,4 +1,4 @@
-from respawner_spawner.gpus import Gpu
+from respawner_spawner.devices import Gpu
 from respawner_spawner.spawn_form import gpu_form, image_form, options_from_form
 
 A100 = Gpu("GPU-a", "NVIDIA A100 <80GB>", 80 << 30)
