@@ -17,6 +17,11 @@ def proxy_token(state_dir: Path) -> str:
     return _ensure(state_dir / "secrets" / "proxy-token").read_text().strip()
 
 
+def agent_token_file(state_dir: Path) -> Path:
+    """The token with which the hub and Prometheus speak to this machine's agent."""
+    return _ensure(state_dir / "secrets" / "agent-token")
+
+
 def _ensure(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:

@@ -10,7 +10,7 @@ from respawner_spawner.devices import inventory
 from respawner_spawner.ledger import Ledger
 
 from .settings import Settings
-from .supervision import Supervisor
+from .supervision import PROGRAMS, Supervisor
 
 
 def collect(settings: Settings, supervisor: Supervisor) -> dict[str, Any]:
@@ -42,7 +42,8 @@ def collect(settings: Settings, supervisor: Supervisor) -> dict[str, Any]:
 
 def describe(found: dict[str, Any]) -> str:
     """The same for people."""
-    lines = [f"{found['url']}: proxy {found['proxy'].lower()}, hub {found['hub'].lower()}"]
+    programs = ", ".join(f"{name} {found[name].lower()}" for name in PROGRAMS)
+    lines = [f"{found['url']}: {programs}"]
     lines += [
         f"  session {s['user']}{'/' + s['server'] if s['server'] else ''}: {s['state']} ({s['container']})"
         for s in found["sessions"]

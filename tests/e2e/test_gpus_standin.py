@@ -5,10 +5,16 @@ That a container really gets its device needs a GPU (docs/unverified.md).
 """
 
 import json
+import os
+import signal
 
 import pytest
 import requests
+from respawner_hub import agent
+from respawner_hub.settings import load
+from respawner_hub.supervision import Supervisor
 
+from tests.spawner.running_agent import until
 from tests.standins import build_fake_nvml, nvml_environment
 from tests.standins.nvml_state import Gpu, State
 
@@ -47,6 +53,18 @@ def test_the_spawn_page_says_what_is_free(gpu_deployment, ada):
     assert "GPUs (2 of 2 free now)" in page
     assert "STAND-IN A100, 80 GiB: free" in page
     assert "2 GPUs</option>" in page
+
+
+async def test_the_agent_tells_of_the_gpus_and_is_started_again(gpu_deployment):
+    ask = agent.client(load(gpu_deployment.settings_file))
+    seen = await until(ask, lambda seen: seen.devices(0))
+    assert [device.uuid for device in seen.devices(0)] == ["GPU-aaaa", "GPU-bbbb"]
+    assert "agent running" in gpu_deployment.run("status").stdout
+    supervisor = Supervisor(gpu_deployment.folder / "state", gpu_deployment.folder, None)
+    hub, first = supervisor.pids()["hub"], seen.answer.started_at
+    os.kill(supervisor.pids()["agent"], signal.SIGKILL)
+    await until(ask, lambda seen: not seen.cause and seen.answer.started_at > first)
+    assert supervisor.pids()["hub"] == hub
 
 
 def test_a_gpu_that_the_engine_refuses_leaves_no_lease_and_no_container(gpu_deployment, ada):

@@ -2,7 +2,7 @@
 
 import pytest
 from respawner_spawner.devices.health import THERMAL_SECONDS, HealthBook
-from respawner_spawner.devices.values import Gpu, Reading
+from respawner_spawner.devices.values import Access, Gpu, Reading
 
 GPU = Gpu("GPU-a", "NVIDIA A100", 80 << 30)
 OTHER = Gpu("GPU-b", "NVIDIA A100", 80 << 30)
@@ -90,6 +90,24 @@ def test_a_gpu_that_comes_back_from_the_dead_takes_its_xid_with_it(book):
     assert words(book) != ""  # listed, but nobody has read it yet
     book.read(Reading("GPU-a", 4, ecc_uncorrected=0), 4)
     assert words(book) == ""
+
+
+def test_a_session_that_lost_its_gpu_counts_until_it_is_known_to_have_it_again(book):
+    def access(verdict):
+        return Access("c0ffee", "team/ada/", ("GPU-a",), verdict, "may not open /dev/nvidia0", 0)
+
+    book.access([access("usable")], 1)
+    assert words(book) == ""
+    book.access([access("blocked")], 2)
+    assert words(book) == "team/ada/: may not open /dev/nvidia0"
+    assert words(book, "GPU-b") == ""
+    book.access([access("unknown")], 3)
+    assert words(book) != ""
+    book.access([access("usable")], 4)
+    assert words(book) == ""
+    book.access([access("blocked")], 5)
+    book.access([], 6)  # the session is gone
+    assert [event.kind for event in book.events] == ["blocked", "recovered"] * 2
 
 
 def test_the_book_of_events_does_not_grow_for_ever(book):

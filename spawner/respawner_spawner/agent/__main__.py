@@ -117,7 +117,7 @@ def _watchers(arguments: argparse.Namespace) -> tuple[Monitor, Sessions]:
         arguments.engine,
         interval_seconds=arguments.processes,
         canary_seconds=arguments.canary,
-        tell_blocked=monitor.set_blocked,
+        tell=monitor.set_access,
     )
     return monitor, sessions
 

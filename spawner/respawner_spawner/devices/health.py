@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .words import APPLICATION_XIDS, explain_xid
 
 if TYPE_CHECKING:
-    from .values import Gpu, Reading
+    from .values import Access, Gpu, Reading
 
 EVENTS_KEPT = 200
 THERMAL_SECONDS = 60
@@ -113,6 +113,19 @@ class HealthBook:
             self.events.append(HealthEvent(now, each, "xid", words, code, cordons))
             if cordons:
                 self._wrong.setdefault(each, {})["xid"] = (words, now)
+
+    def access(self, seen: Iterable[Access], now: float) -> None:
+        """The canary looked at all running sessions. One that it could not judge leaves everything as it was."""
+        verdicts: dict[str, dict[str, str]] = {}
+        for access in seen:
+            for uuid in access.uuids:
+                verdicts.setdefault(uuid, {})[access.verdict] = f"{access.holder}: {access.words}"
+        for uuid in self.known:
+            said = verdicts.get(uuid, {})
+            if "blocked" in said:
+                self.wrong(uuid, "blocked", said["blocked"], now)
+            elif "unknown" not in said:
+                self.right(uuid, ["blocked"], now)
 
     def wrong(self, uuid: str, kind: str, words: str, now: float) -> None:
         """Something is wrong; an event when it was not before."""

@@ -20,7 +20,7 @@ import pynvml
 from .containers import containers_of
 from .health import HealthBook
 from .nvml import Nvml
-from .values import Gpu, GpuProcess, Inventory, Reading, Report
+from .values import Access, Gpu, GpuProcess, Inventory, Reading, Report
 from .words import explain
 from .xids import XidWatcher
 
@@ -108,15 +108,10 @@ class Monitor:
         with self._book_lock:
             return self._book.clear(uuid, self._clock())
 
-    def set_blocked(self, blocked: dict[str, str]) -> None:
-        """UUID → why a running session cannot use it any more (`canary`); all others are not blocked."""
-        now = self._clock()
+    def set_access(self, access: Sequence[Access]) -> None:
+        """What the canary saw of all running sessions."""
         with self._book_lock:
-            for uuid in self._book.known:
-                if uuid in blocked:
-                    self._book.wrong(uuid, "blocked", blocked[uuid], now)
-                else:
-                    self._book.right(uuid, ["blocked"], now)
+            self._book.access(access, self._clock())
 
     # The thread that asks NVML ------------------------------------------------------------------------
 

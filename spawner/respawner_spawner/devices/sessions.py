@@ -32,7 +32,7 @@ class Sessions:
     """A thread that asks the engine; everything else answers from memory.
 
     :param host: the engine's address, "" for none.
-    :param tell_blocked: called after every look with UUID → why its session cannot use it.
+    :param tell: called after every look of the canary, in this thread.
     """
 
     def __init__(
@@ -41,14 +41,10 @@ class Sessions:
         *,
         interval_seconds: float = 10,
         canary_seconds: float = 60,
-        tell_blocked: Callable[[dict[str, str]], None] = lambda blocked: None,
+        tell: Callable[[Sequence[Access]], None] = lambda access: None,
     ) -> None:
         self.host = host
-        self._interval, self._canary_seconds, self._tell_blocked = (
-            interval_seconds,
-            canary_seconds,
-            tell_blocked,
-        )
+        self._interval, self._canary_seconds, self._tell = interval_seconds, canary_seconds, tell
         self._client: Any = None
         self._sessions: dict[str, _Session] = {}
         self._looked_at = 0.0
@@ -90,14 +86,7 @@ class Sessions:
         if time.monotonic() - self._looked_at >= self._canary_seconds or not self._looked_at:
             self._looked_at = time.monotonic()
             self.access = tuple(self._look())
-            self._tell_blocked(
-                {
-                    uuid: f"{access.holder}: {access.words}"
-                    for access in self.access
-                    if access.verdict == "blocked"
-                    for uuid in access.uuids
-                }
-            )
+            self._tell(self.access)
 
     def _ask(self) -> dict[str, _Session]:
         if self._client is None:
