@@ -1,5 +1,6 @@
 """A real agent process, asked over HTTP. Its NVML is the stand-in, the engine of the marked tests is real."""
 
+import asyncio
 import dataclasses
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 from respawner_spawner import __version__, container_spec
+from respawner_spawner.agent.__main__ import AGAIN, _until
 from respawner_spawner.leases.model import Device, Kind
 
 from tests.standins.nvml_state import GIB, Gpu, Mig, Process, State
@@ -150,6 +152,21 @@ async def test_without_a_driver_the_agent_says_so(library, tmp_path):
 async def test_an_agent_stops_when_it_is_told_to(agent):
     agent.send(signal.SIGTERM)
     assert agent.process.wait(30) == 0
+
+
+async def test_an_agent_that_only_a_new_process_can_replace_asks_to_be_started_again():
+    class Upgraded:
+        needs_new_process = False
+
+    monitor, stopped = Upgraded(), asyncio.Event()
+    waiting = asyncio.create_task(_until(stopped, monitor))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    monitor.needs_new_process = True
+    assert await asyncio.wait_for(waiting, 10) == AGAIN
+    stopped.set()
+    monitor.needs_new_process = False
+    assert await _until(stopped, monitor) == 0
 
 
 # Whose a process is ---------------------------------------------------------------------------------------

@@ -171,6 +171,21 @@ def test_a_restart_of_the_driver_is_survived_without_an_alarm(watched, state, tm
     watched.until(lambda r: "xid" in kinds(r, "GPU-a"))
 
 
+def test_a_driver_upgraded_under_the_process_wants_a_new_one(watched, state, tmp_path):
+    """The old library stays loaded, and no call of it would ever answer again."""
+    state.driver_restarts, state.init_error, state.driver_version = 1, 18, "575.51.02"
+    state.write(tmp_path / "state")
+    kernel(tmp_path, state)
+    assert watched.gave_up()
+
+
+def test_a_library_that_never_fitted_is_a_cause_and_no_reason_to_start_again(library, tmp_path):
+    state = State([Gpu("GPU-a")], init_error=18)
+    with Watched(library, state.write(tmp_path / "state"), kernel(tmp_path, state)) as watched:
+        assert not watched.gave_up(seconds=2)
+        assert "different versions: reboot" in watched.report().causes[0]
+
+
 def test_a_driver_that_is_gone_is_told_and_found_again(watched, state, tmp_path):
     state.driver_restarts, state.init_error = 1, 9
     state.write(tmp_path / "state")

@@ -29,6 +29,8 @@ for line in sys.stdin:
     word, _, uuid = line.strip().partition(" ")
     if word == "clear":
         monitor.clear(uuid)
+    if monitor.needs_new_process:
+        break
     print(wire.encode(wire.Answer("h", "boot", 0, monitor.report())).decode(), flush=True)
 monitor.stop()
 print("stopped", flush=True)
@@ -73,6 +75,17 @@ class Watched:
             assert time.monotonic() < deadline, report
             time.sleep(0.05)
         return report
+
+    def gave_up(self, seconds: float = 30) -> bool:
+        """Whether it says within the time that only a new process can go on."""
+        deadline = time.monotonic() + seconds
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                self.report()
+            except (wire.NotAnAgent, BrokenPipeError):
+                return True
+            time.sleep(0.05)
+        return False
 
     def end(self) -> int:
         """Let it stop by itself; its exit code."""

@@ -20,6 +20,8 @@ from ..devices.sessions import Sessions
 from .server import Agent, application
 
 MIN_TOKEN_LENGTH = 16
+AGAIN = 75
+"""Exit code (EX_TEMPFAIL) with which the agent asks to be started again."""
 
 
 class AgentError(Exception):
@@ -27,16 +29,15 @@ class AgentError(Exception):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0 when it was told to stop, 1 when it cannot start, 2 for wrong usage."""
+    """Exit code 0 when it was told to stop, 1 when it cannot start, 2 for wrong usage, 75 to be started again."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("tornado.access").setLevel(logging.ERROR)  # the hub asks every few seconds
     try:
-        asyncio.run(_serve(arguments))
+        return asyncio.run(_serve(arguments))
     except AgentError as error:
         print(f"respawner agent: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _serve(arguments: argparse.Namespace) -> None:
-    """Until SIGTERM or SIGINT."""
+async def _serve(arguments: argparse.Namespace) -> int:
+    """Until SIGTERM or SIGINT, or until only a new process can go on. Returns the exit code."""
     monitor, sessions = _watchers(arguments)
     agent = Agent(arguments.host_name, _token(arguments.token_file), monitor, sessions)
     server = HTTPServer(application(agent), ssl_options=_tls(arguments))
@@ -100,10 +101,22 @@ async def _serve(arguments: argparse.Namespace) -> None:
     sessions.start()
     scheme = "https" if arguments.certificate else "http"
     logging.info("agent of %s at %s://%s:%d", arguments.host_name, scheme, arguments.listen, arguments.port)
-    await stopped.wait()
+    code = await _until(stopped, monitor)
     server.stop()
     sessions.stop()
     monitor.stop()
+    return code
+
+
+async def _until(stopped: asyncio.Event, monitor: Monitor) -> int:
+    while not monitor.needs_new_process:
+        try:
+            await asyncio.wait_for(stopped.wait(), timeout=1)
+        except TimeoutError:
+            continue
+        return 0
+    logging.warning("the driver was upgraded: starting again with its new library")
+    return AGAIN
 
 
 def _watchers(arguments: argparse.Namespace) -> tuple[Monitor, Sessions]:

@@ -70,6 +70,9 @@ class Monitor:
         self._opened_at = self._listed_at = self._next_try = 0.0
         self._failed = ""
         """Why NVML is not open."""
+        self._first_version = ""
+        self.needs_new_process = False
+        """The driver was upgraded under this process, which has its old library loaded and cannot load another."""
         self._failures: list[str] = []
         """What NVML could not list."""
         self._started_at, self._doing = 0.0, "starting"
@@ -116,6 +119,7 @@ class Monitor:
     # The thread that asks NVML ------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._first_version = self._version()
         while not self._stopping.is_set():
             started = time.monotonic()
             try:
@@ -157,12 +161,16 @@ class Monitor:
 
     def _what_the_kernel_sees(self) -> object:
         """Version and PCI addresses of the driver's GPUs, None where it does not say."""
-        folder = self._proc / "driver" / "nvidia"
         try:
-            version = (folder / "version").read_text()
-            return version, sorted(gpu.name for gpu in (folder / "gpus").iterdir())
+            return self._version(), sorted(gpu.name for gpu in (self._proc / "driver/nvidia/gpus").iterdir())
         except OSError:
             return None
+
+    def _version(self) -> str:
+        try:
+            return (self._proc / "driver/nvidia/version").read_text()
+        except OSError:
+            return ""
 
     def _open(self, now: float) -> None:
         self._doing = "opening NVML"
@@ -176,6 +184,8 @@ class Monitor:
             nvml.open()
         except pynvml.NVMLError as error:
             self._failed = explain(error)
+            other = self._version() != self._first_version
+            self.needs_new_process = other and error.value == pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
             self._lose_everything(now)
             return
         self._nvml, self._failed = nvml, ""
