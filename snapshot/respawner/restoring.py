@@ -19,6 +19,7 @@ from .manifest import Manifest
 from .namespace import put_history, put_variables
 from .origins import tell_origins
 from .pickling.early_names import names_meanwhile
+from .pickling.late_hashes import hashes_wait
 from .pickling.limits import memory_is_left
 from .pickling.memory import Memory
 from .pickling.placeholder import Placeholder, losses_counted
@@ -147,7 +148,11 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: 
             with losses_counted() as losses:
                 prelude = unpickler.load()
                 notes = put_surroundings(prelude)
-                with collecting() as remarks, names_meanwhile(shell.user_ns) as unpickler.names:
+                with (
+                    collecting() as remarks,
+                    names_meanwhile(shell.user_ns) as unpickler.names,
+                    hashes_wait(),
+                ):
                     body = unpickler.load()
             notes += remarks
         finally:

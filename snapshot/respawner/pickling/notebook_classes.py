@@ -14,6 +14,8 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from . import late_hashes
+
 _HOOKS = ("__init_subclass__", "__pydantic_init_subclass__")
 _MADE_BY_TYPE = ("__dict__", "__weakref__", "__annotate_func__", "__annotations_cache__", "_abc_impl")
 _OF_ENUM = ("_member_map_", "_value2member_map_", "_unhashable_values_", "_inverted_")
@@ -128,10 +130,16 @@ def _class(
 
     with _silenced(quiet):
         try:
-            return make()
+            return _made(make())
         except TypeError:  # a library's hook or metaclass wants what only the class statement had
             with _silenced(tuple(base for one in bases for base in one.__mro__)):
-                return type.__new__(meta, name, bases, dict(names)) if maker is meta else make()
+                return _made(type.__new__(meta, name, bases, dict(names)) if maker is meta else make())
+
+
+def _made(cls: Any) -> Any:
+    if (late := late_hashes.current()) is not None:
+        late.class_is_made(cls)
+    return cls
 
 
 @contextlib.contextmanager
@@ -165,7 +173,7 @@ def _enum_class(
         if member == first
     }
     type.__setattr__(cls, "_member_map_", {member: made[first] for member, first, _ in members})
-    return cls
+    return _made(cls)
 
 
 def _enum_member(cls: Any, name: str) -> Any:
@@ -177,6 +185,9 @@ def _parametrized(origin: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def _set_class_state(cls: Any, state: dict[str, Any]) -> None:
+    late = late_hashes.current()
+    if late is not None:
+        late.class_is_about_to_be_filled(cls)
     if "members" in state:
         _fill_members(cls, state)
     for name, value in state["dict"].items():
@@ -185,6 +196,8 @@ def _set_class_state(cls: Any, state: dict[str, Any]) -> None:
         type.__setattr__(cls, "__firstlineno__", state["dict"]["__firstlineno__"])
     for other in state.get("registered", ()):
         abc.ABCMeta.register(cls, other)
+    if late is not None:
+        late.class_is_there(cls)
 
 
 def _fill_members(cls: Any, state: dict[str, Any]) -> None:

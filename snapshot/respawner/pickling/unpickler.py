@@ -16,7 +16,7 @@ from types import CodeType
 from typing import Any, ClassVar
 
 from ..errors import StoreError
-from . import memory
+from . import late_hashes, memory
 from .limits import TakesTooLong, memory_is_left, object_seconds
 from .pickler import entry
 from .placeholder import Placeholder, lost, lost_class
@@ -54,6 +54,8 @@ class _Finding:
             return self._complete
         if found is Placeholder:  # as lost objects were written by the first versions
             return lost
+        if (late := late_hashes.current()) is not None:
+            late.class_is_there(found)
         return _fresh_class(found) if name in _CLASS_MAKERS and "cloudpickle" in module else found
 
     def lose(self, what: str, reason: str) -> Placeholder:
@@ -236,8 +238,9 @@ GUARDED_CALLS: set[CodeType] = {
     PatientUnpickler._make.__code__,
     PatientUnpickler._guarded_build.__code__,
     PatientUnpickler._guarded_items.__code__,
+    *late_hashes.GUARDED_HASHES,
 }
-"""Of the patient unpickler: those that call an object's own code."""
+"""Those that call an object's own code."""
 
 
 def _guard_opcodes() -> None:
