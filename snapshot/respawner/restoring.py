@@ -26,6 +26,7 @@ from .pickling.placeholder import Placeholder, losses_counted
 from .pickling.remarks import collecting
 from .pickling.unpickler import GUARDED_CALLS, FastUnpickler, PatientUnpickler, seed_pickle
 from .pickling.watch import Watch
+from .portability import notes_on_versions
 from .processstate import put_random_state, put_surroundings
 from .quiet import warnings_are_no_errors
 from .settings import put_settings
@@ -109,6 +110,7 @@ def load(
         raise
     if not reader.verified:
         loaded.notes.append(f"not verified: its hash {manifest.hash} is not installed here")
+    loaded.notes += notes_on_versions(manifest.versions)
     tell_origins(loaded.lost, loaded.variables, loaded.history["Out"], loaded.history["In"])
     loaded.seconds = time.perf_counter() - started
     loaded.verification.start()
