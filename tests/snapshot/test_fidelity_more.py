@@ -55,7 +55,7 @@ LANGUAGE = [
         @ld.register(collections.abc.Sequence)
         def _(x): return 'seq', ld_k
         @ld.register
-        def _(x: numbers.Number | None): return 'num'
+        def _(x: numbers.Number): return 'num'
         @ld.register(LDI)
         def _(x): return 'duck'
         ld_k = 1; ld([]); ld(3)
@@ -67,7 +67,7 @@ LANGUAGE = [
             @classmethod
             def _(cls, x): return cls
         """,
-        "ld_k = 4; assert ld([1]) == ('seq', 4) and ld(3.5) == 'num' == ld(None) and ld(LDO()) == 'duck' and ld({}) == 'any' and LDM.f(1) is LDM and LDM.f('') == 'any' and isinstance(LDO(), LDI)",
+        "ld_k = 4; assert ld([1]) == ('seq', 4) and ld(3.5) == 'num' and ld(LDO()) == 'duck' and ld({}) == 'any' and LDM.f(1) is LDM and LDM.f('') == 'any' and isinstance(LDO(), LDI)",
     ),
     Case(
         "method_descriptors_of_every_kind",
@@ -168,6 +168,26 @@ LANGUAGE = [
         class LGD(typing.TypedDict, total=False): a: int
         """,
         "import typing\nassert lg.__orig_class__ == LGB[str] and typing.get_args(lg_a[1])[1] is LGB and typing.get_args(lg_a[2])[0] is LGB and lg_a[4].__metadata__[0] is lg and LGB.__parameters__ == (T1_,) and LGP.__parameters__ == (T2_,) and T2_.__constraints__ == (int, str) and typing.get_args(LGA)[0] == LGB[int] and LGD.__total__ is False and LGP[int] and typing.get_type_hints(LGB.f)['return'] is LGB",
+    ),
+    Case(
+        "instances_that_share_or_are_their_dict",
+        """
+        class SDB:
+            shared = {}
+            def __init__(self): self.__dict__ = self.shared
+        sdb_a, sdb_b = SDB(), SDB(); sdb_a.x = [1]; sdb_d = SDB.shared
+        class SDA(dict):
+            def __init__(self, *a, **k): super().__init__(*a, **k); self.__dict__ = self
+        sda = SDA(a=1, b=SDA(c=[2])); sda_b = sda.b
+        class SDL(dict):
+            def __init__(self, **k): super().__init__(**k); object.__setattr__(self, '_order', list(k))
+            def __getattr__(self, name):
+                try: return self[name]
+                except KeyError: raise AttributeError(name) from None
+            def __setattr__(self, name, value): self[name] = value
+        sdl = SDL(p=1); sdl.q = sdl
+        """,
+        "sdb_a.y = 2; assert sdb_b.y == 2 and sdb_b.x is sdb_a.x and vars(sdb_a) is SDB.shared is sdb_d and SDB().y == 2; sda.new = 5; assert sda['new'] == 5 and sda.b is sda_b is sda['b'] and sda_b.c == [2] and vars(sda) is sda; sda['z'] = 1; assert sda.z == 1; sdl.r = 3; assert sdl.q is sdl and sdl['r'] == 3 and sdl._order == ['p']",
     ),
     Case(
         "operators_and_abstract_containers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import types
 from typing import Any
 
 _slot_names: Any = copyreg._slotnames  # type: ignore[attr-defined]
@@ -23,6 +24,22 @@ def attributes_of(obj: Any) -> Any:
     return (attributes, slots) if slots else attributes
 
 
+def may_share_its_dict(cls: type) -> bool:
+    """Whether a method gives instances another ``__dict__``: one that they share, or a dict's instances themselves."""
+    functions = [
+        value
+        for base in cls.__mro__
+        if base.__flags__ & _HEAP_TYPE
+        for value in vars(base).values()
+        if isinstance(value, types.FunctionType | staticmethod)
+    ]
+    codes = [getattr(function, "__code__", None) or function.__func__.__code__ for function in functions]
+    return any("__dict__" in (*code.co_names, *code.co_consts) for code in codes)
+
+
+_HEAP_TYPE = 1 << 9
+
+
 # The way back: these names stand in pickles, so they keep their meaning for as long as version 1 is read.
 
 
@@ -33,6 +50,14 @@ def set_attributes(obj: Any, state: Any) -> None:
         object.__getattribute__(obj, "__dict__").update(attributes)
     for name, value in (slots or {}).items():
         object.__setattr__(obj, name, value)
+
+
+def set_whole_dict(obj: Any, state: Any) -> None:
+    """The state's dictionary itself becomes the object's, not a copy: others may hold it."""
+    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+    if attributes is not None:
+        object.__setattr__(obj, "__dict__", attributes)
+    set_attributes(obj, (None, slots))
 
 
 def made_by(base: Any, cls: Any, *arguments: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import types
 from typing import Any
 
-from .attributes import attributes_of, set_attributes
+from .attributes import attributes_of, may_share_its_dict, set_attributes, set_whole_dict
 
 _ASKED: dict[type, tuple[str, ...]] = {
     list: ("__iter__", "append", "extend", "__new__"),
@@ -30,7 +30,8 @@ def has_code_of_its_own(cls: type) -> bool:
     base = next((base for base in _ASKED if issubclass(cls, base)), None)
     if base is None or any(_is_python(cls, name) for name in _OF_PICKLING):
         return False
-    return cls.__reduce__ is object.__reduce__ and any(_is_python(cls, name) for name in _ASKED[base])
+    special = any(_is_python(cls, name) for name in _ASKED[base]) or may_share_its_dict(cls)
+    return cls.__reduce__ is object.__reduce__ and special
 
 
 def _is_python(cls: type, name: str) -> bool:
@@ -55,5 +56,7 @@ def _fill_container(obj: Any, state: tuple[Any, list[Any]]) -> None:
         dict.update(obj, items)
     else:
         list.extend(obj, items)
-    if attributes:
+    if attributes is obj:  # each key is an attribute too
+        set_whole_dict(obj, obj)
+    elif attributes:
         set_attributes(obj, attributes)

@@ -23,7 +23,7 @@ from cloudpickle.cloudpickle import _should_pickle_by_reference as is_importable
 
 from ..readable import readable_size
 from . import containers, libraries, standard_library, synchronization, weak_references
-from .attributes import made_by, set_attributes
+from .attributes import attributes_of, made_by, may_share_its_dict, set_attributes, set_whole_dict
 from .built_in_types import reduce_built_in
 from .limits import OVERDONE, Again, TakesTooLong, memory_is_left, object_seconds
 from .lineage import Lineage, weight
@@ -215,6 +215,8 @@ class NamespacePickler(cloudpickle.Pickler):
             reducer = self._try_without_constructor
         elif _needs_setter(cls):
             reducer = self._try_with_setter
+        elif _is_plain(cls, self.dispatch_table) and not is_importable(cls) and may_share_its_dict(cls):
+            reducer = self._try_with_whole_dict
         elif _is_plain(cls, self.dispatch_table):
             reducer = self._try_plain
         else:
@@ -250,10 +252,18 @@ class NamespacePickler(cloudpickle.Pickler):
         return reduced
 
     def _try_with_setter(self, obj: Any) -> Any:
+        if sys.version_info < (3, 11) and _is_plain(type(obj), self.dispatch_table, asks=False):
+            # There `object` has no __getstate__, and a __getattr__ of the user's may make one up.
+            return copyreg.__newobj__, (type(obj),), attributes_of(obj), None, None, set_attributes  # type: ignore[attr-defined]
         reduced = self._try(obj)
         if isinstance(reduced, str) or reduced[2] is None or reduced[5] is not None:
             return reduced
         return (*reduced[:5], set_attributes)
+
+    def _try_with_whole_dict(self, obj: Any) -> Any:
+        function, arguments, state, *rest = self._try(obj)
+        setter = set_whole_dict if state is not None and not hasattr(obj, "__setstate__") else rest[2]
+        return function, arguments, state, *rest[:2], setter
 
     def _try_container(self, obj: Any) -> Any:
         return _checked(obj, containers.reduce_container(obj))
@@ -323,17 +333,24 @@ def _has_constructor(cls: Any, dispatch_table: Any) -> bool:
     )
 
 
-def _is_plain(cls: type, dispatch_table: Any) -> bool:
-    """Whether instances are reduced by `object` alone: if one of them works, all do."""
+def _is_plain(cls: type, dispatch_table: Any, asks: bool = True) -> bool:
+    """Whether instances are reduced by `object` alone: if one of them works, all do.
+
+    ``asks``: whether a ``__getattr__`` of the class counts, since it may answer for what the class lacks.
+    """
     return (
         cls not in dispatch_table
         and cls.__reduce_ex__ is object.__reduce_ex__
         and cls.__reduce__ is object.__reduce__
         and getattr(cls, "__getstate__", None) is getattr(object, "__getstate__", None)
-        and not any(hasattr(cls, name) for name in ("__getnewargs__", "__getnewargs_ex__", "__getattr__"))
-        and cls.__getattribute__ is object.__getattribute__
+        and not any(hasattr(cls, name) for name in ("__getnewargs__", "__getnewargs_ex__"))
+        and (not asks or _asks_nothing(cls))
         and not issubclass(cls, list | dict)  # a subclass may iterate in its own way
     )
+
+
+def _asks_nothing(cls: type) -> bool:
+    return not hasattr(cls, "__getattr__") and cls.__getattribute__ is object.__getattribute__
 
 
 def _needs_setter(cls: Any) -> bool:
