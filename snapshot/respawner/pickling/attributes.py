@@ -27,13 +27,12 @@ def attributes_of(obj: Any) -> Any:
 def may_share_its_dict(cls: type) -> bool:
     """Whether a method gives instances another ``__dict__``: one that they share, or a dict's instances themselves."""
     functions = [
-        value
+        getattr(value, "__func__", value)
         for base in cls.__mro__
         if base.__flags__ & _HEAP_TYPE
         for value in vars(base).values()
-        if isinstance(value, types.FunctionType | staticmethod)
     ]
-    codes = [getattr(function, "__code__", None) or function.__func__.__code__ for function in functions]
+    codes = [function.__code__ for function in functions if isinstance(function, types.FunctionType)]
     return any("__dict__" in (*code.co_names, *code.co_consts) for code in codes)
 
 
