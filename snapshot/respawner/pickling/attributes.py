@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import dis
 import types
 from typing import Any
 
@@ -33,7 +34,15 @@ def may_share_its_dict(cls: type) -> bool:
         for value in vars(base).values()
     ]
     codes = [function.__code__ for function in functions if isinstance(function, types.FunctionType)]
-    return any("__dict__" in (*code.co_names, *code.co_consts) for code in codes)
+    return any(_stores_dict(code) for code in codes)
+
+
+def _stores_dict(code: types.CodeType) -> bool:
+    if "__dict__" in code.co_consts:  # setattr(self, "__dict__", …)
+        return "setattr" in code.co_names or "__setattr__" in code.co_names
+    return "__dict__" in code.co_names and any(
+        step.opname == "STORE_ATTR" and step.argval == "__dict__" for step in dis.get_instructions(code)
+    )
 
 
 _HEAP_TYPE = 1 << 9

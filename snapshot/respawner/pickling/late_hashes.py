@@ -81,6 +81,8 @@ class LateHashes:
             type.__setattr__(cls, name, wrapped(function))
 
     def put_back(self) -> None:
+        for cls in list(self._unfinished):
+            self.class_is_about_to_be_filled(cls)
         for cls, name, function in self._replaced:
             type.__setattr__(cls, name, function)
         self._replaced.clear()
