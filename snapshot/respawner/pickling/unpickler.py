@@ -43,9 +43,7 @@ class _Finding:
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            found = importlib.import_module(module)
-            for part in name.split("."):
-                found = getattr(found, part)
+            found = _imported(module, name)
         except BaseException as error:  # importing runs the module's own code, which may even say sys.exit()
             reason = f"{module}.{name} cannot be imported: {one_line_reason(error)}"
             self.lose(f"{module}.{name}", reason)
@@ -73,6 +71,23 @@ class _Finding:
         if name != "Out":  # the history, which is no variable
             self.names[name] = value
         return name, value
+
+
+def _imported(module: str, name: str) -> Any:
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError:
+        package, _, private = module.rpartition(".")
+        if not private.startswith("_") or not package:
+            raise
+        found = importlib.import_module(package)  # another version keeps it elsewhere, under the public name
+    for part in _RENAMED.get((module, name), name).split("."):
+        found = getattr(found, part)
+    return found
+
+
+_RENAMED = {("enum", "EnumType"): "EnumMeta"}
+"""The name of Python 3.11 is an alias there, and unknown before."""
 
 
 def _fresh_class(make_class: Any) -> Any:
