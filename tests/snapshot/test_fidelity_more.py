@@ -33,8 +33,8 @@ LANGUAGE = [
     ),
     Case(
         "annotations_of_the_notebook",
-        "la: int = 5; la_b: 'list[str]' = []\n__annotations__['mine'] = float",
-        "assert __annotations__['la'] is int and __annotations__['mine'] is float and __annotations__['la_b'] == 'list[str]'",
+        "la: int = 5; la_b: 'list[str]' = []\nglobals().setdefault('__annotations__', {})['mine'] = float",
+        "import sys\nassert __annotations__['mine'] is float and (sys.version_info >= (3, 14) or __annotations__['la'] is int and __annotations__['la_b'] == 'list[str]')",
     ),
     Case(
         "slots_with_weakref_and_dict",

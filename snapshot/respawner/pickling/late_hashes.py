@@ -83,7 +83,7 @@ class LateHashes:
     def put_back(self) -> None:
         for cls in list(self._unfinished):
             self.class_is_about_to_be_filled(cls)
-        for cls, name, function in self._replaced:
+        for cls, name, function in reversed(self._replaced):
             type.__setattr__(cls, name, function)
         self._replaced.clear()
 
@@ -308,13 +308,14 @@ def _forget_hash(obj: tuple[Any, ...]) -> None:
         ctypes.c_ssize_t.from_address(id(obj) + _OF_OBJECT + 8).value = -1
 
 
-def _code_of(method: Any) -> types.CodeType:
-    return next(c for c in method.__code__.co_consts if isinstance(c, types.CodeType))
+def _code_of(method: Any, inner: str) -> types.CodeType:
+    codes = (part for part in method.__code__.co_consts if isinstance(part, types.CodeType))
+    return next(code for code in codes if code.co_name == inner)
 
 
 GUARDED_HASHES: set[types.CodeType] = {
-    _code_of(LateHashes._patient_hash),
-    _code_of(LateHashes._patient_comparison),
+    _code_of(LateHashes._patient_hash, "hash_of"),
+    _code_of(LateHashes._patient_comparison, "is_equal"),
     _hash_all.__code__,
 }
 """Functions that call the user's: see `watch`."""

@@ -91,6 +91,10 @@ def _reduce_cached_property(cached: Any) -> Any:
     return type(cached), (cached.func,), state
 
 
+def _reduce_partial_method(partial: Any) -> Any:
+    return _partial_method, (partial.func, partial.args, partial.keywords)
+
+
 def _reduce_sort_key(key: Any) -> Any:
     """What ``functools.cmp_to_key`` returns, or one of the keys that this makes of an item."""
     compare, *item = (part for part in gc.get_referents(key) if part is not type(key))
@@ -176,6 +180,7 @@ _MAPPINGS: tuple[Any, ...] = ({}, collections.OrderedDict())
 REDUCERS: dict[type, Reducer] = {
     functools._lru_cache_wrapper: _reduce_cached_function,
     functools.cached_property: _reduce_cached_property,
+    functools.partialmethod: _reduce_partial_method,
     type(functools.cmp_to_key(lambda one, other: 0)): _reduce_sort_key,
     types.MappingProxyType: _reduce_mapping_proxy,
     ctypes.CDLL: reduce_library,
@@ -233,6 +238,10 @@ def _fill_cache_now(cached: Any, function: Any, attributes: dict[str, Any], cont
 
 def _returning(result: Any) -> Callable[..., Any]:
     return lambda *arguments, **keywords: result
+
+
+def _partial_method(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    return functools.partialmethod(function, *arguments, **keywords)
 
 
 def _sort_key(compare: Any, *item: Any) -> Any:
