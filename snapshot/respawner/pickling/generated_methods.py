@@ -21,6 +21,12 @@ def reduce_parameters(parameters: Any) -> tuple[Any, ...]:
     return _parameters, ({name: getattr(parameters, name) for name in names if name != "self"},)
 
 
+def reduce_field(field: Any) -> tuple[Any, ...]:
+    """Its slots, of which later versions have more."""
+    slots = {name: getattr(field, name) for name in dataclasses.Field.__slots__ if hasattr(field, name)}
+    return dataclasses.Field.__new__, (dataclasses.Field,), slots, None, None, _set_field
+
+
 def take_unmade(state: dict[str, Any]) -> dict[str, Unmade]:
     """Remove from what a class's dictionary will be the methods that could not be made."""
     parts = {name: getattr(value, "__func__", value) for name, value in state.items()}
@@ -48,7 +54,7 @@ def make_again(cls: Any, unmade: dict[str, Unmade]) -> None:
 def _generate(cls: Any) -> None:
     """Let `dataclasses` add what is not there; defaults and slots are put back as they were."""
     fields, parameters = cls.__dataclass_fields__, cls.__dataclass_params__
-    own = [name for name in vars(cls).get("__annotations__", {}) if name in fields]
+    own = [name for name in cls.__annotations__ if name in fields]
     before = {name: vars(cls)[name] for name in own if name in vars(cls)}
     for name in own:
         type.__setattr__(cls, name, fields[name])
@@ -70,3 +76,8 @@ def _parameters(given: dict[str, Any]) -> Any:
     missing = {"match_args": True, "kw_only": False, "slots": False, "weakref_slot": False}
     names = [name for name in inspect.signature(Parameters.__init__).parameters if name != "self"]
     return Parameters(**{name: {**missing, **given}[name] for name in names})
+
+
+def _set_field(field: Any, slots: dict[str, Any]) -> None:
+    for name in dataclasses.Field.__slots__:
+        setattr(field, name, slots.get(name))

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .ctypes_arrays import reduce_library
-from .generated_methods import Parameters, reduce_parameters
+from .generated_methods import Parameters, reduce_field, reduce_parameters
 from .late_hashes import when_hashable
 from .memory_views import reduce_memory_view
 
@@ -187,6 +187,7 @@ REDUCERS: dict[type, Reducer] = {
     ctypes.PyDLL: reduce_library,
     memoryview: reduce_memory_view,
     Parameters: reduce_parameters,
+    dataclasses.Field: reduce_field,
     random.SystemRandom: _reduce_system_random,
     re.Match: _reduce_match,
     struct.Struct: _reduce_struct,
