@@ -44,6 +44,7 @@ class RespawnerHub(JupyterHub):
         self.template_vars["gpu_pages"] = True
         self.tornado_settings.update(
             deployment=self.deployment,
+            gpu_readings=dict,
             gpu_desk=Desk(
                 Ledger(self.ledger_url),
                 policy_of(self.gpus),

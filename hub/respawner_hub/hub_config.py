@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from . import gateway, secrets
 from .auth import external
 from .auth.local import LocalAccountsAuthenticator
+from .gpus.scopes import CLI_SCOPES, CLI_SERVICE, SCHEDULER_SCOPES, SCHEDULER_SERVICE, SCOPES
 from .images import ensure_bundle
-from .settings import Settings
+from .settings import SETTINGS_ENV, Settings
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -21,6 +23,7 @@ def configure(c: Any, settings: Settings) -> None:
     _proxy(c, settings)
     _authentication(c, settings)
     _spawner(c, settings)
+    _gpus(c, settings)
 
 
 def _hub(c: Any, settings: Settings) -> None:
@@ -82,6 +85,37 @@ def _spawner(c: Any, settings: Settings) -> None:
     spawner.stop_grace_seconds = session.stop_grace_seconds
     spawner.poll_interval = 10
     spawner.default_url = "/lab"
+
+
+def _gpus(c: Any, settings: Settings) -> None:
+    c.RespawnerHub.deployment = settings.hub.name
+    c.RespawnerHub.ledger_url = settings.own_database_url
+    c.RespawnerHub.gpus = settings.gpus
+    c.RespawnerHub.max_gpus = settings.session.max_gpus
+    c.RespawnerHub.default_gpus = settings.session.gpus
+
+
+def add_services(c: Any, settings: Settings, settings_file: Path | None) -> None:
+    """The scheduler, and the command line's access. After the escape hatch, which often sets the same lists anew."""
+    c.JupyterHub.custom_scopes.update(SCOPES)
+    for name, granted in ((SCHEDULER_SERVICE, SCHEDULER_SCOPES), (CLI_SERVICE, CLI_SCOPES)):
+        c.JupyterHub.load_roles.append({"name": name, "scopes": granted, "services": [name]})
+    environment = {SETTINGS_ENV: str(settings_file)} if settings_file else {}
+    scheduler = {
+        "name": SCHEDULER_SERVICE,
+        "command": [sys.executable, "-m", "respawner_hub.gpus.service"],
+        "environment": {**environment, **_kept_environment()},
+        "cwd": str(settings.folder.absolute()),
+        "display": False,
+    }
+    cli = {"name": CLI_SERVICE, "api_token": secrets.gpu_token(settings.state_dir), "display": False}
+    c.JupyterHub.services.extend([scheduler, cli])
+
+
+def _kept_environment() -> dict[str, str]:
+    """JupyterHub starts services with hardly any environment; NVML and proxies are found by it."""
+    kept = ("LD_LIBRARY_PATH", "DOCKER_HOST", "no_proxy", "NO_PROXY")
+    return {name: os.environ[name] for name in kept if name in os.environ}
 
 
 def _machine_bytes() -> int:

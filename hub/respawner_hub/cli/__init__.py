@@ -104,7 +104,7 @@ def _execute(program: str, settings: Settings, file: Path | None) -> None:
     config = Path(__file__).parents[1] / "jupyterhub_config.py"
     if file:
         os.environ[SETTINGS_ENV] = str(file)
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterhub", "-f", str(config)])
+    os.execv(sys.executable, [sys.executable, "-m", "respawner_hub.app", "-f", str(config)])
 
 
 def _status(settings: Settings, file: Path | None, *, as_json: bool) -> int:

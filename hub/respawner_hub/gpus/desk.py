@@ -155,7 +155,9 @@ class Desk:
                 return f"{action.target} takes no new leases."
             case actions.Uncordon():
                 gone = self.ledger.uncordon(self._target(action.target), by)
-                return f"{action.target} takes leases again." if gone else f"{action.target} was not cordoned."
+                return (
+                    f"{action.target} takes leases again." if gone else f"{action.target} was not cordoned."
+                )
             case actions.Share():
                 self._device(action.device)
                 self.ledger.share(action.device, size_bytes(action.memory), by)
@@ -185,7 +187,9 @@ class Desk:
         """Sessions that are there are suspended by the scheduler, and queue again for what they had."""
         target = self._target(action.target)
         self.ledger.cordon(target, action.reason, by)
-        on_target = {d.uuid for d in self.ledger.devices() if target in (d.uuid, d.parent, host_target(d.host))}
+        on_target = {
+            d.uuid for d in self.ledger.devices() if target in (d.uuid, d.parent, host_target(d.host))
+        }
         moved = [lease for lease in self.ledger.leases() if on_target & set(lease.uuids)]
         for lease in moved:
             elsewhere = dataclasses.replace(lease.ask, uuids=(), host="")

@@ -22,6 +22,7 @@ from respawner_spawner.leases.records import Standing
 from tornado import web
 
 from .desk import Desk, Session
+from .scopes import ADMIN_SCOPES
 from .views import Readings, request_json
 
 T = TypeVar("T")
@@ -46,6 +47,20 @@ class GpuHandler(BaseHandler):
         """Run what waits for a database, without holding up the hub."""
         return await asyncio.to_thread(function, *args, **kwargs)
 
+    @property
+    def is_admin(self) -> bool:
+        """Whether the caller decides about GPUs."""
+        return any(self.has_scope(scope) for scope in ADMIN_SCOPES)
+
+    def require_admin(self) -> None:
+        """
+        :raises web.HTTPError:
+        """
+        if not self.current_user:
+            raise web.HTTPError(403, "Missing or invalid credentials.")
+        if not self.is_admin:
+            raise web.HTTPError(403, f"This needs one of the scopes {', '.join(ADMIN_SCOPES)}.")
+
     async def readings(self) -> Readings:
         """What the agents measured last."""
         return await self.in_thread(self.settings["gpu_readings"])
@@ -55,9 +70,7 @@ class GpuHandler(BaseHandler):
 
     def queue_url(self, user: User, server_name: str) -> str:
         """The page of a session that waits; it keeps `next`, where the user wanted to go."""
-        url = url_path_join(
-            self.hub.base_url, "gpus/queue", user.escaped_name, url_escape_path(server_name)
-        )
+        url = url_path_join(self.hub.base_url, "gpus/queue", user.escaped_name, url_escape_path(server_name))
         return self.append_query_parameters(url, exclude=["_xsrf", "display_name"])
 
     def request_url(self, user_name: str, server_name: str) -> str:
@@ -118,9 +131,7 @@ class SpawnPage(GpuHandler, SpawnHandler):
         if spawner.active:  # somebody else, or the scheduler, started it while we asked
             self.redirect(pending_url)
             return
-        await super()._wrap_spawn_single_user(
-            user, server_name, display_name, spawner, pending_url, options
-        )
+        await super()._wrap_spawn_single_user(user, server_name, display_name, spawner, pending_url, options)
 
 
 class ServerApi(GpuHandler, UserServerAPIHandler):

@@ -6,7 +6,7 @@ where nobody can tell whether a cell runs it counts as running.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 
@@ -50,6 +50,10 @@ class Verdict(Enum):
     """It works again: the warning is taken back."""
     WARN = "warn"
     SUSPEND = "suspend"
+
+
+def with_cell(session: Session, running: bool | None) -> Session:
+    return replace(session, cell_running=running)
 
 
 def is_due(session: Session, rules: Rules, now: float) -> bool:

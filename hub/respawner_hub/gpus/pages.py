@@ -20,7 +20,6 @@ from . import actions, views, words
 from .actions import BadAction
 from .admin import AdminActions
 from .handlers import GpuHandler
-from .scopes import ADMIN_SCOPE
 
 
 class GpuPage(GpuHandler):
@@ -146,10 +145,6 @@ class AdminPage(GpuPage):
             await self._show(error=str(error))
         else:
             await self._show(notice=notice)
-
-    def require_admin(self) -> None:
-        if not self.has_scope(ADMIN_SCOPE):
-            raise web.HTTPError(403, f"This page needs the scope {ADMIN_SCOPE}, which admins have.")
 
     async def _show(self, **namespace: Any) -> None:
         board = await self.in_thread(views.board, self.desk.ledger, await self.readings())

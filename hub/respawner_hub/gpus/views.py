@@ -77,7 +77,11 @@ def wait_words(standing: Standing, now: float) -> dict[str, str]:
 
 
 def device_json(
-    device: Device, holders: Iterable[Standing], *, viewer: str | None, reading: Mapping[str, Any] | None = None
+    device: Device,
+    holders: Iterable[Standing],
+    *,
+    viewer: str | None,
+    reading: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A device and who has it.
 
