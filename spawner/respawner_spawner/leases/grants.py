@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import Row, and_, insert, or_, select, update
+from sqlalchemy import Row, and_, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from . import schema
@@ -38,9 +39,10 @@ class Leases(Requests, Admin):
                 select(schema.requests).where(OPEN).order_by(schema.requests.c.id)
             ).all()
             held = devices_of(connection, [row.id for row in rows])
+            leases = tuple(lease_of_row(row, held[row.id], now) for row in rows if row.fence is not None)
             return Cluster(
-                devices=tuple(self._with_admins_marks(connection, devices)),
-                leases=tuple(lease_of_row(row, held[row.id], now) for row in rows if row.fence is not None),
+                devices=tuple(_shared_later(self._with_admins_marks(connection, devices), leases)),
+                leases=leases,
                 queue=tuple(request_of_row(row) for row in rows if row.fence is None),
                 limits=tuple(self._limits(connection)),
                 reservations=tuple(self._reservations(connection, now)),
@@ -124,6 +126,20 @@ class Leases(Requests, Admin):
                     row, EndReason.EXPIRED, "scheduler", f"its server did not start within {held_seconds:g} s"
                 )
             return ended
+
+    def revoke(self, holder: str, fence: int, reason: str, by: str) -> bool:
+        """Take back a grant whose server has not begun to start; the request waits again, at its old place.
+
+        False if the session has not exactly this grant.
+        """
+        with self._change() as change:
+            row = change.open_request(holder)
+            if row is None or row.state != State.GRANTED or row.fence != fence:
+                return False
+            change.connection.execute(delete(schema.holdings).where(schema.holdings.c.request_id == row.id))
+            change.set(row.id, state=State.QUEUED, fence=None, granted_at=None, share_bytes=0)
+            change.note("revoked", holder, by, reason, request=row.id, fence=fence)
+            return True
 
     def leases(self) -> list[Lease]:
         """All leases that hold a device now, the oldest first."""
@@ -293,6 +309,13 @@ class Leases(Requests, Admin):
             )
             change.note("suspend aborted", holder, by, reason, request=row.id, fence=row.fence)
             return True
+
+
+def _shared_later(devices: Iterable[Device], leases: Iterable[Lease]) -> Iterator[Device]:
+    """A device that was marked as shared while somebody has it as a whole is shared when that lease ends."""
+    whole = {uuid for lease in leases if not lease.share_bytes for uuid in lease.uuids}
+    for device in devices:
+        yield dataclasses.replace(device, shareable_bytes=0) if device.uuid in whole else device
 
 
 def _grant(change: Change, grant: Grant) -> Lease:
