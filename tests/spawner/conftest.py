@@ -1,0 +1,32 @@
+import pytest
+from respawner_spawner.leases.ledger import Ledger
+
+from tests.spawner.ledgers import Clock, database_on, postgresql
+
+
+@pytest.fixture(scope="session")
+def postgresql_server():
+    with postgresql() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request, tmp_path):
+    """An empty database, of both kinds in turn."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    else:
+        with database_on(request.getfixturevalue("postgresql_server")) as url:
+            yield url
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def ledger(database_url, clock):
+    ledger = Ledger(database_url, clock)
+    yield ledger
+    ledger.close()
