@@ -6,7 +6,7 @@ import html
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from .gpus import Gpu
+from .leases.model import Device
 
 
 def image_form(images: Sequence[str], preset: str) -> str:
@@ -22,7 +22,7 @@ def image_form(images: Sequence[str], preset: str) -> str:
     )
 
 
-def gpu_form(gpus: Sequence[Gpu], taken: Collection[str], maximum: int, preset: int) -> str:
+def gpu_form(gpus: Sequence[Device], taken: Collection[str], maximum: int, preset: int) -> str:
     """HTML of the form's fields, empty when there is nothing to choose.
 
     :param taken: UUIDs that others hold.
@@ -35,7 +35,7 @@ def gpu_form(gpus: Sequence[Gpu], taken: Collection[str], maximum: int, preset: 
         for count in range(min(maximum, len(gpus)) + 1)
     )
     rows = "".join(
-        f"<li>{html.escape(gpu.name)}, {gpu.memory_bytes / (1 << 30):.0f} GiB: "
+        f"<li>{html.escape(gpu.model)}, {gpu.memory_bytes / (1 << 30):.0f} GiB: "
         f"{'in use' if gpu.uuid in taken else 'free'}</li>"
         for gpu in gpus
     )

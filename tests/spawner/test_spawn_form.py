@@ -1,8 +1,8 @@
-from respawner_spawner.gpus import Gpu
+from respawner_spawner.leases.model import Device
 from respawner_spawner.spawn_form import gpu_form, image_form, options_from_form
 
-A100 = Gpu("GPU-a", "NVIDIA A100 <80GB>", 80 << 30)
-L4 = Gpu("GPU-b", "NVIDIA L4", 24 << 30)
+A100 = Device("GPU-a", "here", "NVIDIA A100 <80GB>", 80 << 30)
+L4 = Device("GPU-b", "here", "NVIDIA L4", 24 << 30)
 
 
 def test_a_machine_without_gpus_asks_nothing():

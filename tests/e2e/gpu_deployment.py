@@ -1,0 +1,131 @@
+"""A deployment on a private engine whose GPUs are stand-ins, and what plays the parts around the spawner.
+
+Real: dockerd with its `DeviceRequests`, the hub, the ledger and the policy. Stand-ins: the NVIDIA hook, the session
+(unless the real image is asked for), and the agent, of which only the heartbeat is needed here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import docker
+from respawner_hub.settings import load
+from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.model import Device, Lease
+from respawner_spawner.leases.records import Standing
+
+from tests.standins import gpu_engine, stub_session
+
+from .deployment import ARTIFACTS, Deployment
+
+HOST = "stand-in"
+MEMORY_BYTES = 80 << 30
+HEARTBEAT_SECONDS = 5
+
+
+class GpuDeployment(Deployment):
+    """A `Deployment` that knows what its engine's GPUs are given to."""
+
+    def __init__(self, engine: gpu_engine.GpuEngine, **settings: Any) -> None:
+        super().__init__(engine=engine.socket, **settings)
+        self.gpu_engine = engine
+        self.uuids: Sequence[str] | None = None
+        self._end = threading.Event()
+        self._agent: threading.Thread | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        if "_ledger" not in self.__dict__:
+            self._ledger = Ledger(load(self.settings_file).own_database_url)
+        return self._ledger
+
+    def holder(self, user: str) -> str:
+        return f"{self.name}/{user}/"
+
+    def standing(self, user: str) -> Standing | None:
+        """The user's open request."""
+        return self.ledger.request_of(self.holder(user))
+
+    def lease(self, user: str) -> Lease:
+        standing = self.standing(user)
+        assert standing, f"{user} has no lease"
+        assert standing.lease, standing
+        return standing.lease
+
+    # The agent's part -------------------------------------------------------------------------------------
+
+    def beat(self, uuids: Sequence[str]) -> None:
+        """Tell the ledger of these devices, now and every few seconds until `close`."""
+        self.uuids = uuids
+        self.heartbeat()
+        if self._agent is None:
+            self._agent = threading.Thread(target=self._keep_beating, daemon=True)
+            self._agent.start()
+
+    def heartbeat(self) -> None:
+        if self.uuids is None:  # the agent is dead
+            return
+        devices = [Device(uuid, HOST, "STAND-IN A100", MEMORY_BYTES) for uuid in self.uuids]
+        self.ledger.heartbeat(HOST, devices)
+
+    def _keep_beating(self) -> None:
+        while not self._end.wait(HEARTBEAT_SECONDS):
+            self.heartbeat()
+
+    # Which devices a session really has ---------------------------------------------------------------------
+
+    def requested(self, user: str) -> list[str]:
+        """What the engine was asked for."""
+        inspection = self.engine.inspect_container(self.container(user))
+        requests = inspection["HostConfig"]["DeviceRequests"] or []
+        return [uuid for request in requests for uuid in request["DeviceIDs"]]
+
+    def given(self, user: str) -> list[str]:
+        """What the hook gave, as it wrote it down."""
+        container = self.engine.inspect_container(self.container(user))["Id"]
+        found = [grant["granted"] for grant in self.gpu_engine.grants() if grant["container"] == container]
+        return found[-1] if found else []
+
+    def seen(self, user: str) -> list[str]:
+        """What a program in the container sees."""
+        output = self.exec(user, "sh", "-c", "nvidia-smi -L 2>/dev/null || true")
+        return re.findall(r"UUID: ([^)]+)", output)
+
+    def close(self) -> None:
+        self._end.set()
+        if self._agent:
+            self._agent.join()
+        super().close()
+
+
+@contextlib.contextmanager
+def deployment_with_gpus(
+    uuids: Sequence[str], image: str = stub_session.IMAGE, **settings: dict[str, object]
+) -> Iterator[GpuDeployment]:
+    """A running deployment with these stand-in GPUs on an engine of its own; sessions are stand-ins by default."""
+    with gpu_engine.running(uuids, log_to=ARTIFACTS / "logs") as engine:
+        if image == stub_session.IMAGE:
+            stub_session.build(engine.client)
+        else:
+            copy_image(image, engine)
+        session = {"max_gpus": 2, "stop_grace_seconds": 20, "mem_limit": "", **settings.pop("session", {})}
+        deployment = GpuDeployment(engine, image={"name": image, "build": False}, session=session, **settings)
+        deployment.sections["engine"]["start"] = False
+        deployment.write_settings()
+        try:
+            deployment.up()
+            deployment.beat(uuids)
+            yield deployment
+        finally:
+            deployment.close()
+
+
+def copy_image(image: str, to: gpu_engine.GpuEngine) -> None:
+    """From the engine of all tests."""
+    source = docker.APIClient(base_url=os.environ["DOCKER_HOST"], version="auto", timeout=600)
+    to.client.load_image(source.get_image(image))

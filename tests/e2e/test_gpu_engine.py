@@ -1,0 +1,210 @@
+"""GPUs through a real engine: what the ledger grants is what containers get, and nothing is ever held twice."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import requests
+from respawner_spawner.engine import Engine
+from respawner_spawner.leases.model import Ask, Kind, State
+from respawner_spawner.leases.records import EndReason
+from respawner_spawner.suspend import A_CELL_HAS_BEGUN, Outcome, suspend
+
+from .deployment import Deployment, SpawnFailed, wait_until
+from .gpu_deployment import GpuDeployment, deployment_with_gpus
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+UUIDS = [f"GPU-{letter * 8}" for letter in "abc"]
+
+
+@pytest.fixture(scope="module")
+def deployment():
+    with deployment_with_gpus(UUIDS) as deployment:
+        yield deployment
+
+
+@pytest.fixture
+def ada(deployment):
+    with deployment.new_user("ada") as name:
+        yield name
+
+
+@pytest.fixture
+def bob(deployment):
+    with deployment.new_user("bob") as name:
+        yield name
+
+
+@pytest.fixture
+def eve(deployment):
+    with deployment.new_user("eve") as name:
+        yield name
+
+
+def test_each_session_gets_its_own_gpus_and_no_others(deployment, ada, bob, eve):
+    deployment.start_server(ada, {"gpus": 2})
+    deployment.start_server(bob, {"gpus": 1})
+    deployment.start_server(eve, {"gpus": 0})
+    for user in (ada, bob):
+        leased = list(deployment.lease(user).uuids)
+        assert deployment.requested(user) == leased
+        assert deployment.given(user) == leased
+        assert deployment.seen(user) == leased
+    assert sorted([*deployment.seen(ada), *deployment.seen(bob)]) == UUIDS
+    assert deployment.seen(eve) == []
+    assert "NVIDIA_VISIBLE_DEVICES=void" in deployment.exec(eve, "env")
+    assert deployment.standing(eve) is None
+
+
+def test_a_gpu_that_the_engine_does_not_know_is_refused_and_the_lease_ends(deployment, ada):
+    deployment.gpu_engine.set_gpus([])
+    try:
+        with pytest.raises(SpawnFailed, match=r"engine refused the GPU.*unknown device"):
+            deployment.start_server(ada, {"gpus": 1})
+    finally:
+        deployment.gpu_engine.set_gpus(UUIDS)
+    assert deployment.gpu_engine.grants()[-1]["refused"]
+    wait_until(lambda: deployment.standing(ada) is None, 30, "the lease to end")
+    ended = deployment.ledger.ended(deployment.holder(ada))[0]
+    assert ended.end_reason is EndReason.FAILED
+    assert "unknown device" in ended.end_detail
+    assert deployment.engine.containers(all=True, filters={"name": deployment.container(ada)}) == []
+
+
+def test_a_start_past_the_queue_says_that_it_waits_and_gets_its_turn(deployment, ada, bob):
+    deployment.start_server(ada, {"gpus": 2})
+    with pytest.raises(SpawnFailed, match="number 1 in the queue"):
+        deployment.start_server(bob, {"gpus": 2})
+    assert deployment.standing(bob).state is State.QUEUED
+    deployment.stop_server(ada)
+    deployment.start_server(bob)
+    assert len(deployment.seen(bob)) == 2
+
+
+def test_every_start_has_a_greater_fence_in_label_environment_and_volume(deployment, ada):
+    fences = []
+    for options in ({"gpus": 1}, {"gpus": 0}, {"gpus": 1}):
+        deployment.start_server(ada, options)
+        labels = deployment.engine.inspect_container(deployment.container(ada))["Config"]["Labels"]
+        fences.append(int(labels["org.respawner.fence"]))
+        assert f"RESPAWNER_FENCE={fences[-1]}\n" in deployment.exec(ada, "env")
+        assert deployment.exec(ada, "sh", "-c", "cat $RESPAWNER_FENCE_FILE") == str(fences[-1])
+        deployment.stop_server(ada)
+    assert fences == sorted(set(fences))
+
+
+def test_a_container_that_the_ledger_does_not_know_keeps_its_gpu(deployment, ada):
+    """As after a lost database: the label says who has it, and that is looked at before a device is handed out."""
+    host = deployment.engine.create_host_config(init=True)
+    labels = {"org.respawner.holder": "other/eve/", "org.respawner.gpus": ",".join(UUIDS)}
+    stray = deployment.engine.create_container(
+        deployment.image, ["sleep", "1000"], labels=labels, host_config=host
+    )
+    deployment.engine.start(stray)
+    try:
+        with pytest.raises(SpawnFailed, match="the container of other/eve/ still uses it"):
+            deployment.start_server(ada, {"gpus": 1})
+    finally:
+        deployment.engine.remove_container(stray, force=True)
+    wait_until(lambda: deployment.standing(ada) is None, 30, "the lease to end")
+
+
+def test_a_container_that_is_killed_frees_its_gpus(deployment, ada):
+    deployment.start_server(ada, {"gpus": 1})
+    deployment.engine.kill(deployment.container(ada))
+    wait_until(lambda: deployment.standing(ada) is None, 60, "the lease to end")
+    ended = deployment.ledger.ended(deployment.holder(ada))[0]
+    assert ended.end_reason is EndReason.FAILED
+    assert "killed" in ended.end_detail
+
+
+# Suspend ------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """A user's server as the hub's API knows it; `on_stop` is what happens in the moment before the stop."""
+
+    def __init__(self, deployment: Deployment, user: str, on_stop=lambda: None) -> None:
+        self.deployment, self.user, self.on_stop = deployment, user, on_stop
+
+    async def active(self) -> bool:
+        return bool(self.deployment.api("GET", f"users/{self.user}").json()["servers"])
+
+    async def stop(self) -> None:
+        self.on_stop()
+        assert self.deployment.api("DELETE", f"users/{self.user}/server").status_code in (202, 204)
+
+    async def start(self) -> None:
+        assert self.deployment.api("POST", f"users/{self.user}/server").status_code in (201, 202)
+
+
+def suspended(deployment: GpuDeployment, user: str, server: Server | None = None, **options) -> Outcome:
+    engine = Engine(deployment.gpu_engine.url)
+    return asyncio.run(
+        suspend(
+            deployment.ledger,
+            engine,
+            server or Server(deployment, user),
+            deployment.holder(user),
+            reason="idle for an hour",
+            flush_seconds=2,
+            **options,
+        )
+    )
+
+
+def set_state(deployment: Deployment, user: str, state: str) -> None:
+    """How far the stand-in session says that it is saved."""
+    headers = {"Authorization": f"token {deployment.api_token}"}
+    url = f"{deployment.url}user/{user}/stub/state"
+    requests.put(url, data=state, headers=headers, timeout=30).raise_for_status()
+
+
+def test_a_session_is_suspended_when_it_is_durable_and_its_gpu_goes_to_the_next(deployment, ada, bob):
+    deployment.start_server(ada, {"gpus": 2})
+    outcome = suspended(deployment, ada, comes_back=Ask(Kind.GPU, count=2))
+    assert outcome.done, outcome
+    ended = deployment.ledger.ended(deployment.holder(ada))[0]
+    assert (ended.end_reason, ended.end_detail) == (EndReason.SUSPENDED, "idle for an hour")
+    assert deployment.standing(ada).request.resumes
+    deployment.ledger.cancel(deployment.holder(ada))
+    deployment.start_server(bob, {"gpus": 2})
+
+
+@pytest.mark.parametrize(("state", "why"), [("dirty", "running cell"), ("failed", "could not be saved")])
+def test_a_session_that_is_not_durable_is_not_suspended_and_the_admin_sees_why(deployment, ada, state, why):
+    deployment.start_server(ada, {"gpus": 1})
+    container = deployment.engine.inspect_container(deployment.container(ada))["Id"]
+    set_state(deployment, ada, state)
+    outcome = suspended(deployment, ada)
+    assert not outcome.done
+    assert "stub.ipynb" in outcome.reason
+    assert why in outcome.reason
+    standing = deployment.standing(ada)
+    assert (standing.suspending_since, standing.suspend_failure) == (None, outcome.reason)
+    assert deployment.engine.inspect_container(container)["State"]["Running"]
+    set_state(deployment, ada, "saved")
+
+
+def test_a_cell_that_begins_in_the_last_moment_keeps_the_session(deployment, ada):
+    """Durable when it is asked, not any more when it is to be stopped: it is left alone and the hub has it back."""
+    deployment.start_server(ada, {"gpus": 1})
+    container = deployment.engine.inspect_container(deployment.container(ada))["Id"]
+    server = Server(deployment, ada, on_stop=lambda: set_state(deployment, ada, "dirty"))
+    outcome = suspended(deployment, ada, server)
+    assert outcome == Outcome(False, A_CELL_HAS_BEGUN)
+    wait_until(lambda: deployment.api("GET", f"users/{ada}").json()["server"], 60, "the hub to adopt it")
+    assert deployment.engine.inspect_container(deployment.container(ada))["Id"] == container
+    assert deployment.lease(ada).state is State.RUNNING
+    set_state(deployment, ada, "saved")
+
+
+def test_a_session_hops_to_another_gpu(deployment, ada):
+    deployment.start_server(ada, {"gpus": 1})
+    (before,) = deployment.seen(ada)
+    other = next(uuid for uuid in UUIDS if uuid != before)
+    assert suspended(deployment, ada, comes_back=Ask(Kind.GPU, uuids=(other,))).done
+    deployment.start_server(ada)
+    assert deployment.seen(ada) == [other]
