@@ -10,6 +10,7 @@ from respawner_spawner.leases.ledger import Ledger
 from traitlets import Instance, Integer, Unicode
 
 from .gpus import api, handlers, pages
+from .gpus.agents import Agents
 from .gpus.desk import Desk
 from .gpus.rounds import idle_rules_of, policy_of
 from .settings import GpuSettings
@@ -39,12 +40,18 @@ class RespawnerHub(JupyterHub):
         help="GPUs of a session whose user chooses nothing. Example: ``c.RespawnerHub.default_gpus = 1``",
     ).tag(config=True)
 
+    agents = Instance(
+        Agents,
+        args=((),),
+        help="The agents of the hosts. Example: ``c.RespawnerHub.agents = agents_of(settings)``",
+    ).tag(config=True)
+
     def init_tornado_settings(self) -> None:
         super().init_tornado_settings()
         self.template_vars["gpu_pages"] = True
         self.tornado_settings.update(
             deployment=self.deployment,
-            gpu_readings=dict,
+            gpu_agents=self.agents,
             gpu_desk=Desk(
                 Ledger(self.ledger_url),
                 policy_of(self.gpus),

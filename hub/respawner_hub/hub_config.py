@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 from . import gateway, secrets
 from .auth import external
 from .auth.local import LocalAccountsAuthenticator
-from .gpus.scopes import CLI_SCOPES, CLI_SERVICE, SCHEDULER_SCOPES, SCHEDULER_SERVICE, SCOPES
+from .gpus.agents import agents_of
+from .gpus.form import options_from_form, spawn_form
+from .gpus.rounds import policy_of, run_round
+from .gpus.scopes import AGENT_SERVICE, CLI_SCOPES, CLI_SERVICE, SCHEDULER_SCOPES, SCHEDULER_SERVICE, SCOPES
 from .images import ensure_bundle
 from .settings import SETTINGS_ENV, Settings
 
@@ -83,6 +87,8 @@ def _spawner(c: Any, settings: Settings) -> None:
     spawner.start_timeout = session.start_timeout_seconds
     spawner.http_timeout = session.http_timeout_seconds
     spawner.stop_grace_seconds = session.stop_grace_seconds
+    spawner.options_form, spawner.options_from_form = spawn_form, options_from_form
+    spawner.schedule = functools.partial(run_round, policy=policy_of(settings.gpus))
     spawner.poll_interval = 10
     spawner.default_url = "/lab"
 
@@ -91,6 +97,7 @@ def _gpus(c: Any, settings: Settings) -> None:
     c.RespawnerHub.deployment = settings.hub.name
     c.RespawnerHub.ledger_url = settings.own_database_url
     c.RespawnerHub.gpus = settings.gpus
+    c.RespawnerHub.agents = agents_of(settings)
     c.RespawnerHub.max_gpus = settings.session.max_gpus
     c.RespawnerHub.default_gpus = settings.session.gpus
 
@@ -100,22 +107,31 @@ def add_services(c: Any, settings: Settings, settings_file: Path | None) -> None
     c.JupyterHub.custom_scopes.update(SCOPES)
     for name, granted in ((SCHEDULER_SERVICE, SCHEDULER_SCOPES), (CLI_SERVICE, CLI_SCOPES)):
         c.JupyterHub.load_roles.append({"name": name, "scopes": granted, "services": [name]})
-    environment = {SETTINGS_ENV: str(settings_file)} if settings_file else {}
+    environment = _own_environment()
+    if settings_file:
+        environment[SETTINGS_ENV] = str(settings_file)
+    ours = {"environment": environment, "cwd": str(settings.folder.absolute()), "display": False}
     scheduler = {
         "name": SCHEDULER_SERVICE,
         "command": [sys.executable, "-m", "respawner_hub.gpus.service"],
-        "environment": {**environment, **_kept_environment()},
-        "cwd": str(settings.folder.absolute()),
-        "display": False,
+        **ours,
     }
+    agent = {"name": AGENT_SERVICE, "command": _agent_command(settings), **ours}
     cli = {"name": CLI_SERVICE, "api_token": secrets.gpu_token(settings.state_dir), "display": False}
-    c.JupyterHub.services.extend([scheduler, cli])
+    c.JupyterHub.services.extend([agent, scheduler, cli])
 
 
-def _kept_environment() -> dict[str, str]:
-    """JupyterHub starts services with hardly any environment; NVML and proxies are found by it."""
-    kept = ("LD_LIBRARY_PATH", "DOCKER_HOST", "no_proxy", "NO_PROXY")
-    return {name: os.environ[name] for name in kept if name in os.environ}
+def _agent_command(settings: Settings) -> list[str]:
+    """This machine's agent. Other hosts run theirs by their own init system."""
+    command = [sys.executable, "-m", "respawner_spawner.agent"]
+    command += ["--token-file", str(secrets.agent_token_file(settings.state_dir).absolute())]
+    return [*command, "--port", str(settings.gpus.agent_port), "--engine", settings.engine.host]
+
+
+def _own_environment() -> dict[str, str]:
+    """The hub's own: JupyterHub starts services with hardly any, and NVML is found by it."""
+    private = ("JUPYTERHUB_", "CONFIGPROXY_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(private)}
 
 
 def _machine_bytes() -> int:

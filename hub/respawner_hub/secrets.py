@@ -22,6 +22,15 @@ def gpu_token(state_dir: Path) -> str:
     return _ensure(state_dir / "secrets" / "gpu-token").read_text().strip()
 
 
+def agent_token_file(state_dir: Path) -> Path:
+    """What the hub and its hosts' agents prove themselves with."""
+    return _ensure(state_dir / "secrets" / "agent-token")
+
+
+def agent_token(state_dir: Path) -> str:
+    return agent_token_file(state_dir).read_text().strip()
+
+
 def _ensure(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:

@@ -304,6 +304,16 @@ class GpuSettings(Section):
         ge=0,
         description="The most GPUs that one user may hold, over all sessions. 0: no limit. Single users and groups: `respawner-hub gpu limit`.",
     )
+    agent_port: int = Field(
+        8082,
+        ge=1,
+        le=65535,
+        description="Port on loopback of this machine's agent, which tells the hub of its GPUs.",
+    )
+    agents: list[str] = Field(
+        [],
+        description="Addresses of the agents of other hosts, for example https://gpu-b:8082. They have the token in state_dir/secrets/agent-token.",
+    )
     can_snooze_preemption: bool = Field(
         False, description="Whether a snooze also puts off a preemption for somebody who waits."
     )
@@ -329,9 +339,12 @@ class Settings(Section):
             "port": self.hub.port,
             "hub_api_port": self.hub.hub_api_port,
             "proxy_api_port": self.hub.proxy_api_port,
+            "agent_port": self.gpus.agent_port,
         }
         if len(set(ports.values())) < len(ports):
-            raise ValueError(f"hub.port, hub.hub_api_port and hub.proxy_api_port must differ: {ports}")
+            raise ValueError(
+                f"hub.port, hub.hub_api_port, hub.proxy_api_port and gpus.agent_port must differ: {ports}"
+            )
         return self
 
     @property

@@ -101,14 +101,14 @@ def test_the_form_shows_what_is_free_and_leads_to_the_queue(hub):
     assert "GPUs (1 of 1 free now)" in page
     assert "1 GPU free now" in page
     hub.ask("ada", {"gpus": 1}, token=hub.token("ada"))
-    assert "1 GPU in about 20 min" in text_of(browser.get("/spawn"))
+    assert "1 GPU 1st in the queue" in text_of(browser.get("/spawn"))
     answer = spawn_by_form(browser, gpu="gpus=1")
     assert answer.status_code == 302
     assert answer.headers["Location"].startswith("/hub/gpus/queue/carol")
     page = text_of(browser.get("/gpus/queue/carol"))
     assert "Waiting for a GPU" in page
     assert "You asked for 1 GPU" in page
-    assert "in use" in page
+    assert "what fits is held by ada" in page
     assert (
         browser.get("/spawn", allow_redirects=False).headers["Location"].startswith("/hub/gpus/queue/carol")
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jupyterhub.user import User
 from respawner_spawner.leases.asks import KEYS, BadAsk
-from respawner_spawner.leases.model import Kind, State
+from respawner_spawner.leases.model import Ask, Kind, State
 
 from . import actions
 from .actions import BadAction
@@ -92,13 +92,13 @@ class AdminActions:
         )
         return f"{name} is suspended, and resumes when what it moves to is free."
 
-    def _ask(self, action: actions.Assign):  # type: ignore[no-untyped-def]
+    def _ask(self, action: actions.Assign) -> Ask:
         try:
             return self._desk.ask_of(action.options)
         except BadAsk as error:
             raise BadAction(str(error)) from error
 
-    def _options(self, before: dict | None, action: actions.Assign) -> dict:
+    def _options(self, before: dict[str, Any] | None, action: actions.Assign) -> dict[str, Any]:
         """The session's other choices stay: its image, for example."""
         kept = {key: value for key, value in (before or {}).items() if key not in KEYS}
         return kept | action.options

@@ -25,8 +25,6 @@ from .admin import AdminActions, by_whom
 from .handlers import refused
 from .pages import GpuPage
 
-VIEWS = ("leases", "queue", "limits", "reservations", "cordons", "agents", "board")
-
 
 class GpuApi(GpuPage, APIHandler):
     def check_xsrf_cookie(self) -> None:
@@ -63,8 +61,23 @@ class ViewApi(GpuApi):
 
     async def get(self, name: str) -> None:
         self.require_admin()
-        board = await self.in_thread(views.board, self.desk.ledger, await self.readings())
-        self.answer(board if name == "board" else board[name])
+        self.answer(await self.in_thread(views.view, self.desk.ledger, name, {}))
+
+
+class HistoryApi(GpuApi):
+    """GPU-hours and waiting times: `?since=UNIX&until=UNIX&by=day,user&format=json|csv`."""
+
+    async def get(self) -> None:
+        self.require_admin()
+        now = self.desk.ledger.clock()
+        since, until = self.number("since", now - 30 * 86_400), self.number("until", now)
+        kind, by = self.get_argument("format", "json"), self.get_argument("by", "day,user")
+        try:
+            text = await self.in_thread(views.history, self.desk.ledger, since, until, by, kind)
+        except ValueError as error:
+            raise refused(error) from error
+        self.set_header("Content-Type", "text/csv" if kind == "csv" else "application/json")
+        self.finish(text)
 
 
 class AuditApi(GpuApi):
@@ -115,7 +128,7 @@ class RequestApi(GpuApi):
         if user is None:
             raise web.HTTPError(404, f"No such user: {user_name}")
         standing = await self.in_thread(self.desk.standing, self.holder(user_name, server_name))
-        shown = views.request_json(standing) if standing else {"state": None}
+        shown: dict[str, Any] = views.request_json(standing) if standing else {"state": None}
         shown["next_url"] = self.next_url(user, server_name, standing)
         if standing:
             shown["shown"] = views.wait_words(standing, time.time())
@@ -144,7 +157,8 @@ class SnoozeApi(GpuApi):
 HANDLERS = [
     ("/api/respawner/devices", DevicesApi),
     ("/api/respawner/audit", AuditApi),
-    (f"/api/respawner/({'|'.join(VIEWS)})", ViewApi),
+    ("/api/respawner/history", HistoryApi),
+    (f"/api/respawner/({'|'.join(views.VIEWS)})", ViewApi),
     (f"/api/respawner/({'|'.join(actions.ACTIONS)})", ActionApi),
     ("/api/respawner/requests", RequestsApi),
     ("/api/respawner/snooze/([^/]+)/?", SnoozeApi),

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from respawner_spawner.leases.asks import KEYS, describe, field_of, options_from_field
-from respawner_spawner.leases.model import Ask, Cluster, Device, Kind, Request
+from respawner_spawner.leases.model import Ask, Cluster, Device, Kind, Request, Wait
 from respawner_spawner.leases.policy import decide
 from respawner_spawner.spawn_form import image_form
 
@@ -97,7 +97,12 @@ def _judged(ask: Ask, cluster: Cluster, session: Session, now: float) -> Choice:
     wait = decision.waits[request.id]
     if wait.impossible:
         return Choice(ask, free=False, possible=False, status=wait.reason)
-    return Choice(ask, free=False, possible=True, status=f"{words.expected(wait, now)}: {wait.reason}")
+    return Choice(ask, free=False, possible=True, status=_wait(wait, now))
+
+
+def _wait(wait: Wait, now: float) -> str:
+    when = f", {words.expected(wait, now)}" if wait.expected else ""
+    return f"{words.ordinal(wait.position)} in the queue{when}: {words.reason(wait)}"
 
 
 def _whole(devices: Iterable[Device], most: int) -> list[Ask]:

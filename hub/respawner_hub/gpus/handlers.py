@@ -63,7 +63,7 @@ class GpuHandler(BaseHandler):
 
     async def readings(self) -> Readings:
         """What the agents measured last."""
-        return await self.in_thread(self.settings["gpu_readings"])
+        return await self.settings["gpu_agents"].readings()
 
     def holder(self, user_name: str, server_name: str) -> str:
         return f"{self.settings['deployment']}/{user_name}/{server_name}"
@@ -157,7 +157,7 @@ class ServerApi(GpuHandler, UserServerAPIHandler):
 def refused(error: Exception, status: int = 400) -> web.HTTPError:
     """An answer that form, page and API all show."""
     answer = web.HTTPError(status, str(error).replace("%", "%%"))
-    answer.jupyterhub_message = str(error)
+    answer.jupyterhub_message = str(error)  # type: ignore[attr-defined]  # what JupyterHub shows to people
     return answer
 
 

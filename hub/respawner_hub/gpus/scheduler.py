@@ -8,8 +8,10 @@ What happens is decided elsewhere (`policy`, `idle`, `reconcile`); this is the l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -87,6 +89,8 @@ class Scheduler:
         """See who works; warn, forgive and suspend who does not."""
         used = self.utilisation()
         standings = [s for s in await asyncio.to_thread(self.ledger.standings) if s.state is State.RUNNING]
+        if not standings:
+            return
         await asyncio.to_thread(self.ledger.note_use, _uses(standings, used))
         servers = await self.hub.servers()
         for standing in standings:
@@ -207,7 +211,11 @@ async def repeat(what: Callable[[], Awaitable[None]], seconds: float) -> None:
         await asyncio.sleep(max(0.1, seconds - (time.monotonic() - started)))
 
 
-async def end_with(parent: int) -> None:
-    """Return when the hub is gone: the next one starts a scheduler of its own."""
-    while os.getppid() == parent:
-        await asyncio.sleep(1)
+async def until_told(parent: int) -> None:
+    """Return when we shall end, or the hub is gone: the next one starts a scheduler of its own."""
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    while os.getppid() == parent and not told.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(told.wait(), 1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from respawner_spawner.leases import accounting
 from respawner_spawner.leases.asks import describe
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Device, State
@@ -13,6 +15,7 @@ from respawner_spawner.leases.records import Standing
 
 from . import words
 
+VIEWS = ("devices", "leases", "queue", "agents", "cordons", "limits", "reservations")
 Readings = Mapping[str, Mapping[str, Any]]
 """UUID → what its agent measured last: utilization_percent, memory_used_bytes, processes …"""
 
@@ -72,8 +75,8 @@ def wait_words(standing: Standing, now: float) -> dict[str, str]:
     wait = standing.wait
     if wait is None:
         return {"position": "…", "reason": "Your request has just arrived.", "expected": "in a moment"}
-    position = "next" if wait.position == 1 else f"{words.ordinal(wait.position)} in the queue"
-    return {"position": position, "reason": wait.reason, "expected": words.expected(wait, now)}
+    position = "Next" if wait.position == 1 else f"{words.ordinal(wait.position)} in the queue"
+    return {"position": position, "reason": words.reason(wait), "expected": words.expected(wait, now)}
 
 
 def device_json(
@@ -144,26 +147,49 @@ def devices(ledger: Ledger, readings: Readings, viewer: str | None) -> list[dict
     ]
 
 
+def view(ledger: Ledger, name: str, readings: Readings) -> list[dict[str, Any]]:
+    """One list for admins, by its name in the API. Blocks."""
+    makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "devices": lambda: devices(ledger, readings, None),
+        "leases": lambda: [request_for_admins(standing) for standing in ledger.standings()],
+        "queue": lambda: [request_for_admins(standing) for standing in ledger.queue()],
+        "agents": lambda: [plain(agent) for agent in ledger.agents()],
+        "cordons": lambda: [plain(cordon) for cordon in ledger.cordons()],
+        "limits": lambda: [plain(limit) for limit in ledger.limits()],
+        "reservations": lambda: [plain(reservation) for reservation in ledger.reservations()],
+    }
+    return makers[name]()
+
+
+def history(ledger: Ledger, since: float, until: float, by: str, kind: str) -> str:
+    """GPU-hours and waiting times as JSON, or the hours as CSV. Blocks.
+
+    :param by: what the hours are added up by, for example "day,user".
+    :raises ValueError:
+    """
+    chosen = [_by(name.strip()) for name in by.split(",")]
+    rows = accounting.hours(ledger, since, until, chosen)
+    if kind == "csv":
+        return accounting.as_csv(rows)
+    if kind != "json":
+        raise ValueError(f"format = {kind!r}: choose json or csv.")
+    waited = accounting.waits(ledger, since, until)
+    return json.dumps(
+        {"hours": [plain(row) for row in rows], "waits": [plain(row) for row in waited]}, indent=2
+    )
+
+
+def _by(name: str) -> accounting.By:
+    try:
+        return accounting.By(name)
+    except ValueError as error:
+        raise ValueError(f"by = {name!r}: choose {', '.join(accounting.By)}.") from error
+
+
 def board(ledger: Ledger, readings: Readings) -> dict[str, Any]:
     """Everything that an admin's page shows. Blocks."""
-    return {
-        "devices": devices(ledger, readings, None),
-        "leases": leases(ledger),
-        "queue": queue(ledger),
-        "agents": [plain(agent) for agent in ledger.agents()],
-        "cordons": [plain(cordon) for cordon in ledger.cordons()],
-        "limits": [plain(limit) for limit in ledger.limits()],
-        "reservations": [plain(reservation) for reservation in ledger.reservations()],
-        "audit": audit(ledger, most=30),
-    }
-
-
-def leases(ledger: Ledger) -> list[dict[str, Any]]:
-    return [request_for_admins(standing) for standing in ledger.standings()]
-
-
-def queue(ledger: Ledger) -> list[dict[str, Any]]:
-    return [request_for_admins(standing) for standing in ledger.queue()]
+    lists = {name: view(ledger, name, readings) for name in VIEWS}
+    return {**lists, "audit": audit(ledger, most=30)}
 
 
 def audit(ledger: Ledger, **which: Any) -> list[dict[str, Any]]:

@@ -1,0 +1,82 @@
+"""Two people and one GPU, through the browser: who must wait sees why, and is served when the other stops."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from .browser import SPAWN_MS, Person, open_page
+from .deployment import wait_until
+from .gpu_deployment import deployment_with_gpus
+
+pytestmark = [pytest.mark.docker, pytest.mark.browser, pytest.mark.timeout(1200)]
+
+GPU = "GPU-11111111"
+
+
+@pytest.fixture(scope="module")
+def deployment():
+    with deployment_with_gpus([GPU]) as deployment:
+        deployment.set_password("boss", deployment.add_user("boss", admin=True))
+        yield deployment
+
+
+@pytest.fixture
+def ada(deployment):
+    with deployment.new_user("ada") as name:
+        yield name
+
+
+@pytest.fixture
+def bob(deployment):
+    with deployment.new_user("bob") as name:
+        yield name
+
+
+def choose_a_gpu(person: Person) -> None:
+    """From the spawn form, to which a login leads."""
+    person.page.wait_for_url(re.compile("/hub/spawn"))
+    person.page.check('input[value="gpus=1"]')
+    person.page.get_by_role("button", name="Start").click()
+
+
+def test_the_second_queues_is_told_why_and_is_served(deployment, ada, bob):
+    deployment.start_server(ada, {"gpus": 1})
+    with open_page(deployment) as person:
+        page = person.page
+        person.log_in(bob)
+        choose_a_gpu(person)
+        page.wait_for_url(re.compile(r"/hub/gpus/queue/bob"))
+        expect(page.locator("#wait-reason")).to_contain_text("held by ada")
+        person.screenshot("gpu-queue")
+        deployment.stop_server(ada)
+        page.wait_for_url(re.compile(r"/user/bob/"), timeout=SPAWN_MS)
+    assert deployment.seen(bob) == [GPU]
+
+
+def test_an_admin_sees_the_holder_and_the_queue_and_releases(deployment, ada, bob):
+    deployment.start_server(ada, {"gpus": 1})
+    deployment.api("POST", f"users/{bob}")
+    answer = deployment.api("POST", f"users/{bob}/server", json={"gpus": 1})
+    assert answer.json()["position"] == 1
+    with open_page(deployment) as person:
+        page = person.page
+        person.log_in("boss")
+        page.goto(f"{deployment.url}hub/gpus")
+        row = page.locator(f'tr[data-device="{GPU}"]')
+        expect(row).to_contain_text("ada")
+        expect(page.locator("#queue-table")).to_contain_text("bob")
+        person.screenshot("gpu-admin")
+        page.set_viewport_size({"width": 390, "height": 844})
+        person.screenshot("gpu-admin-phone")
+        page.on("dialog", lambda dialog: dialog.accept())
+        row.get_by_role("button", name="Release").click()
+        expect(page.get_by_role("status")).to_contain_text("ada is stop", timeout=SPAWN_MS)
+    wait_until(
+        lambda: deployment.standing(bob) and deployment.standing(bob).state == "running",
+        120,
+        "bob to be served",
+    )
+    assert deployment.standing(ada) is None
