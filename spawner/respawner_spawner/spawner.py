@@ -554,7 +554,7 @@ class GPUDockerSpawner(DockerSpawner):
         if self._failure:
             reason, detail = EndReason.FAILED, self._failure
         elif self._stopped:
-            reason = EndReason.RELEASED
+            reason, detail = EndReason.RELEASED, ""  # and the ledger knows whether it was a suspend, and why
         await asyncio.to_thread(self._release, reason, detail)
         self.object_id, self.lease, self.fence = "", [], 0
 

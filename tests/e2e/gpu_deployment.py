@@ -57,6 +57,19 @@ class GpuDeployment(Deployment):
         assert standing.lease, standing
         return standing.lease
 
+    @contextlib.contextmanager
+    def person(self, name: str) -> Iterator[str]:
+        """A user who never logs in: everything is asked over the API."""
+        self.api("POST", f"users/{name}").raise_for_status()
+        try:
+            yield name
+        finally:
+            self.ledger.cancel(self.holder(name))
+            self.stop_server(name)
+            self.api("DELETE", f"users/{name}").raise_for_status()
+            for volume in self.engine.volumes(filters={"name": f"-{name}"})["Volumes"] or []:
+                self.engine.remove_volume(volume["Name"], force=True)
+
     # The agent's part -------------------------------------------------------------------------------------
 
     def beat(self, uuids: Sequence[str]) -> None:

@@ -27,19 +27,19 @@ def deployment():
 
 @pytest.fixture
 def ada(deployment):
-    with deployment.new_user("ada") as name:
+    with deployment.person("ada") as name:
         yield name
 
 
 @pytest.fixture
 def bob(deployment):
-    with deployment.new_user("bob") as name:
+    with deployment.person("bob") as name:
         yield name
 
 
 @pytest.fixture
 def eve(deployment):
-    with deployment.new_user("eve") as name:
+    with deployment.person("eve") as name:
         yield name
 
 

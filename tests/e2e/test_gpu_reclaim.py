@@ -29,7 +29,7 @@ def deployment():
 
 
 def test_a_reclaimed_model_comes_back_on_another_gpu(deployment):
-    with deployment.new_user("ada") as ada, deployment.new_user("bob") as bob:
+    with deployment.person("ada") as ada, deployment.person("bob") as bob:
         deployment.start_server(ada, {"gpus": 1, "gpu_uuids": [FIRST]})
         kernel = UserServer(deployment, ada).open_notebook("digits.ipynb")
         for source in (training.SETUP, training.TRAIN):

@@ -9,8 +9,8 @@ from itertools import islice
 from types import FunctionType
 from typing import Any
 
-_MOST_OBJECTS = 30_000
-"""Looked at for one variable: some 10 ms, after every cell while something in it cannot be saved."""
+_MOST_OBJECTS = 5_000
+"""Looked at for one variable: at most some 20 ms, after every cell while something in it cannot be saved."""
 _MOST_STEPS = 20
 
 

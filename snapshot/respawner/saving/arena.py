@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..manifest import CHUNK_BYTES
 
-_DEFAULT_LIMIT_BYTES = 1 << 30
+_DEFAULT_LIMIT_BYTES = 2 << 30
 _SHARE_OF_MEMORY = 8
 """At most this part of the memory that the container (or the machine) has."""
 _BLOCK_BYTES = 16 << 20
@@ -89,7 +89,7 @@ def _address(block: mmap.mmap) -> int:
 
 
 def default_limit() -> int:
-    """1 GiB, or an eighth of the memory that there is."""
+    """2 GiB, or an eighth of the memory that there is."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in _CGROUP_LIMITS:
         try:

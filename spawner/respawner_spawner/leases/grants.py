@@ -11,7 +11,7 @@ from sqlalchemy import Row, and_, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from . import schema
-from .admin import Admin, host_target
+from .admin import UNKNOWN, Admin, host_target, put_cordon
 from .books import LIVE, OPEN, Change, devices_of, lease_of_row, request_of_row, standing_of_row, wait_of_row
 from .model import Ask, Cluster, Decision, Device, Grant, Kind, Lease, Rules, State
 from .records import EndReason, HeldByAnother, NoLease, Standing, ask_as_json, ask_of_json
@@ -114,6 +114,21 @@ class Leases(Requests, Admin):
                 _come_back(change, row, by)
             return _standing(change, row.id)
 
+    def give_up(self, holder: str, reason: str, by: str) -> Standing | None:
+        """End the lease of a session that nobody can stop now (its host does not answer).
+
+        Its devices stay cordoned until `reconcile` sees that its container is gone. None if it has no lease.
+        """
+        with self._change() as change:
+            row = change.open_request(holder)
+            if row is None or row.fence is None:
+                return None
+            change.end(row, EndReason.LOST, by, reason)
+            for uuid in change.held(row.id):
+                why = f"{UNKNOWN}: {holder} was given up while nobody could see whether it still runs"
+                put_cordon(change, uuid, why, by)
+            return _standing(change, row.id)
+
     def expire(self, now: float | None = None, held_seconds: float = SLOT_HELD_SECONDS) -> list[Lease]:
         """End leases that were granted `held_seconds` ago and whose server has not begun to start."""
         with self._change(now) as change:
@@ -209,6 +224,13 @@ class Leases(Requests, Admin):
             change.connection.execute(update(schema.ledger).values(last_fence=at_least))
             change.note("fence raised", "ledger", by, reason, fence=at_least, was=last)
             return True
+
+    def new_fence(self, subject: str, reason: str, by: str = "spawner") -> int:
+        """A fence without a lease: for a session that starts without GPU while an older one of it may still write."""
+        with self._change() as change:
+            fence = change.next_fence()
+            change.note("fence given", subject, by, reason, fence=fence)
+            return fence
 
     def last_fence(self) -> int:
         with self.database.read() as connection:

@@ -17,15 +17,13 @@ from enum import StrEnum
 from sqlalchemy import select
 
 from . import schema
-from .admin import host_target
+from .admin import UNKNOWN, host_target
 from .ledger import Ledger
 from .model import Device, State
 from .records import Cordon, EndReason, HeldByAnother, Standing
 
 GRACE_SECONDS = 600.0
 """A server that began to start so recently may still be without a container (images are pulled)."""
-UNKNOWN = "holder unknown"
-"""How the reasons of this module's cordons begin; it takes them away itself."""
 
 
 @dataclass(frozen=True, slots=True)

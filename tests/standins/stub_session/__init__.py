@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import tarfile
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 import docker
@@ -32,6 +33,7 @@ def build(client: docker.APIClient) -> str:
         changes = [
             "USER 1000:100",
             "ENV PATH=/usr/local/bin:/usr/bin:/bin LD_LIBRARY_PATH=/usr/lib PYTHONDONTWRITEBYTECODE=1",
+            f"ENV STUB_VERSION={version('jupyterhub')}",
             'CMD ["python3", "/opt/server.py"]',
         ]
         repository, tag = IMAGE.split(":")

@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
     def _send(self, kind, text):
         self.send_response(200)
         self.send_header("Content-Type", kind)
-        self.send_header("X-JupyterHub-Version", "stub")
+        self.send_header("X-JupyterHub-Version", os.environ["STUB_VERSION"])
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text.encode())
