@@ -14,7 +14,7 @@ from .auth.local import LocalAccountsAuthenticator
 from .gpus.agents import agents_of
 from .gpus.form import options_from_form, spawn_form
 from .gpus.rounds import policy_of, run_round
-from .gpus.scopes import AGENT_SERVICE, CLI_SCOPES, CLI_SERVICE, SCHEDULER_SCOPES, SCHEDULER_SERVICE, SCOPES
+from .gpus.scopes import CLI_SCOPES, CLI_SERVICE, SCHEDULER_SCOPES, SCHEDULER_SERVICE, SCOPES
 from .images import ensure_bundle
 from .settings import SETTINGS_ENV, Settings
 
@@ -110,26 +110,19 @@ def add_services(c: Any, settings: Settings, settings_file: Path | None) -> None
     environment = _own_environment()
     if settings_file:
         environment[SETTINGS_ENV] = str(settings_file)
-    ours = {"environment": environment, "cwd": str(settings.folder.absolute()), "display": False}
     scheduler = {
         "name": SCHEDULER_SERVICE,
         "command": [sys.executable, "-m", "respawner_hub.gpus.service"],
-        **ours,
+        "environment": environment,
+        "cwd": str(settings.folder.absolute()),
+        "display": False,
     }
-    agent = {"name": AGENT_SERVICE, "command": _agent_command(settings), **ours}
     cli = {"name": CLI_SERVICE, "api_token": secrets.gpu_token(settings.state_dir), "display": False}
-    c.JupyterHub.services.extend([agent, scheduler, cli])
-
-
-def _agent_command(settings: Settings) -> list[str]:
-    """This machine's agent. Other hosts run theirs by their own init system."""
-    command = [sys.executable, "-m", "respawner_spawner.agent"]
-    command += ["--token-file", str(secrets.agent_token_file(settings.state_dir).absolute())]
-    return [*command, "--port", str(settings.gpus.agent_port), "--engine", settings.engine.host]
+    c.JupyterHub.services.extend([scheduler, cli])
 
 
 def _own_environment() -> dict[str, str]:
-    """The hub's own: JupyterHub starts services with hardly any, and NVML is found by it."""
+    """The hub's own: JupyterHub starts services with hardly any of it."""
     private = ("JUPYTERHUB_", "CONFIGPROXY_")
     return {name: value for name, value in os.environ.items() if not name.startswith(private)}
 

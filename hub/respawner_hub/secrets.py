@@ -23,12 +23,8 @@ def gpu_token(state_dir: Path) -> str:
 
 
 def agent_token_file(state_dir: Path) -> Path:
-    """What the hub and its hosts' agents prove themselves with."""
+    """The token with which the hub and Prometheus speak to this machine's agent."""
     return _ensure(state_dir / "secrets" / "agent-token")
-
-
-def agent_token(state_dir: Path) -> str:
-    return agent_token_file(state_dir).read_text().strip()
 
 
 def _ensure(path: Path) -> Path:

@@ -304,18 +304,39 @@ class GpuSettings(Section):
         ge=0,
         description="The most GPUs that one user may hold, over all sessions. 0: no limit. Single users and groups: `respawner-hub gpu limit`.",
     )
-    agent_port: int = Field(
-        8082,
-        ge=1,
-        le=65535,
-        description="Port on loopback of this machine's agent, which tells the hub of its GPUs.",
-    )
     agents: list[str] = Field(
         [],
         description="Addresses of the agents of other hosts, for example https://gpu-b:8082. They have the token in state_dir/secrets/agent-token.",
     )
     can_snooze_preemption: bool = Field(
         False, description="Whether a snooze also puts off a preemption for somebody who waits."
+    )
+
+
+class AgentSettings(Section):
+    port: int = Field(
+        8082,
+        ge=1,
+        le=65535,
+        description="Port on loopback on which this machine's agent tells of its GPUs, to the hub and as Prometheus metrics.",
+    )
+    interval_seconds: float = Field(
+        2,
+        ge=0.5,
+        le=60,
+        description="Seconds between two readings of memory, utilisation, temperature and power.",
+    )
+    processes_seconds: float = Field(
+        10,
+        ge=1,
+        le=300,
+        description="Seconds between two lists of devices and of the processes on them, which cost the driver more.",
+    )
+    canary_seconds: float = Field(
+        60,
+        ge=5,
+        le=3600,
+        description="Seconds between two looks whether running sessions can still use the GPUs that they were given.",
     )
 
 
@@ -331,20 +352,19 @@ class Settings(Section):
     gpus: GpuSettings = Field(
         GpuSettings(), description="GPUs: the queue, and when idle ones are taken back."
     )
+    agent: AgentSettings = Field(AgentSettings(), description="The agent that watches this machine's GPUs.")
     folder: Path = Field(Path(), exclude=True, description="Folder of the file: relative paths start here.")
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:
         ports = {
-            "port": self.hub.port,
-            "hub_api_port": self.hub.hub_api_port,
-            "proxy_api_port": self.hub.proxy_api_port,
-            "agent_port": self.gpus.agent_port,
+            "hub.port": self.hub.port,
+            "hub.hub_api_port": self.hub.hub_api_port,
+            "hub.proxy_api_port": self.hub.proxy_api_port,
+            "agent.port": self.agent.port,
         }
         if len(set(ports.values())) < len(ports):
-            raise ValueError(
-                f"hub.port, hub.hub_api_port, hub.proxy_api_port and gpus.agent_port must differ: {ports}"
-            )
+            raise ValueError(f"ports must differ: {ports}")
         return self
 
     @property

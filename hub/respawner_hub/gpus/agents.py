@@ -13,7 +13,7 @@ from respawner_spawner.devices.values import Report
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.records import Cordon
 
-from .. import secrets
+from .. import agent, secrets
 from ..settings import Settings
 
 FRESH_SECONDS = 2.0
@@ -72,9 +72,9 @@ class Agents:
 
 def agents_of(settings: Settings) -> Agents:
     """This machine's agent, and those of other hosts that the settings name."""
-    token = secrets.agent_token(settings.state_dir)
-    urls = [f"http://127.0.0.1:{settings.gpus.agent_port}", *settings.gpus.agents]
-    return Agents([AgentClient(url, token) for url in urls])
+    token = secrets.agent_token_file(settings.state_dir).read_text().strip()
+    others = [AgentClient(url, token) for url in settings.gpus.agents]
+    return Agents([agent.client(settings), *others])
 
 
 def tell(ledger: Ledger, seen: Iterable[Seen]) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
-from respawner_spawner.leases.asks import KEYS, describe, field_of, options_from_field
+from respawner_spawner.leases.asks import describe, field_of, options_from_field
 from respawner_spawner.leases.model import Ask, Cluster, Device, Kind, Request, Wait
 from respawner_spawner.leases.policy import decide
 from respawner_spawner.spawn_form import image_form
+from respawner_spawner.spawn_form import options_from_form as plain_options
 
 from . import words
 from .desk import Desk, Session
@@ -77,9 +78,8 @@ def gpu_form(desk: Desk, session: Session) -> str:
 
 def options_from_form(form: dict[str, list[str]]) -> dict[str, Any]:
     """What `user_options` become: the chosen line, and fields named like options."""
-    given = {key: values[0] for key, values in form.items() if key in (*KEYS, "image") and values}
     chosen = options_from_field(form["gpu"][0]) if form.get("gpu") else {}
-    return given | chosen
+    return plain_options(form) | chosen
 
 
 def choices(cluster: Cluster, session: Session, max_gpus: int, now: float) -> list[Choice]:

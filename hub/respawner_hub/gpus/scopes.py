@@ -14,9 +14,6 @@ SCOPES = {
     }
 }
 
-AGENT_SERVICE = "respawner-agent"
-"""Needs nothing of the hub but to be started by it."""
-
 SCHEDULER_SERVICE = "respawner-scheduler"
 SCHEDULER_SCOPES = ["servers", "list:users", "access:servers"]
 """Start and stop servers, see when they were active, and ask them whether a cell runs."""
