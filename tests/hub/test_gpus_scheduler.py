@@ -14,6 +14,7 @@ from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Rules
 
 from .gpu_hub import GpuHub, eventually
+from .running_hub import Browser, text_of
 
 pytestmark = pytest.mark.timeout(300)
 RULES = idle.Rules(idle_seconds=3600, snoozes=1, snooze_seconds=1800)
@@ -104,6 +105,12 @@ def is_running(hub, user: str) -> bool:
     return hub.api("GET", f"/respawner/requests/{user}").json()["state"] == "running"
 
 
+def server(hub, user: str) -> dict | None:
+    """The hub's model of the user's default server, if it is ready."""
+    model = hub.api("GET", f"/users/{user}").json()["servers"].get("")
+    return model if model and model["ready"] else None
+
+
 def standing(hub, user: str):
     return hub.ledger.request_of(f"test/{user}/")
 
@@ -186,3 +193,70 @@ def test_granted_devices_of_a_server_that_does_not_start_go_to_the_next(hub, dri
         assert hub.ledger.ended("test/bob/")[0].end_reason == "expired"
     finally:
         hub.start()
+
+
+def test_a_session_without_a_gpu_changes_to_one_when_it_is_free_and_its_cell_has_ended(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    answer = hub.ask("bob", {"gpus": 1, "cpu_meanwhile": True}, token=hub.token("bob"))
+    assert answer.status_code in (201, 202)
+    eventually(lambda: server(hub, "bob"), "bob's server without a GPU")
+    assert standing(hub, "bob").state == "queued"
+    hub.api("DELETE", "/users/ada/server")
+    eventually(lambda: not hub.ledger.leases(), "ada's lease to end")
+    driven.run("look")
+    driven.clock.ahead, driven.cell = 2, True
+    driven.run("look")
+    assert standing(hub, "bob").state == "granted"
+    driven.cell = False
+    driven.run("look")
+    eventually(lambda: is_running(hub, "bob"), "bob's server with its GPU")
+
+
+def test_a_user_moves_a_session_to_the_cpu_and_back(hub, driven):
+    token = hub.token("ada")
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    first = server(hub, "ada")["started"]
+    assert hub.api("POST", "/respawner/hop/ada", hub.token("eve"), json={"gpus": 0}).status_code == 404
+    answer = hub.api("POST", "/respawner/hop/ada", token, json={"gpus": 0})
+    assert "comes back without a GPU" in answer.json()["message"]
+    driven.run("look")
+    eventually(lambda: server(hub, "ada") and server(hub, "ada")["started"] != first, "ada's server again")
+    assert standing(hub, "ada") is None
+    assert server(hub, "ada")["user_options"] == {"gpus": 0}
+    assert "without a GPU already" in hub.api("POST", "/respawner/hop/ada", token, json={"gpus": 0}).text
+    assert hub.api("POST", "/respawner/hop/ada", token, json={"gpus": 1}).status_code == 200
+    driven.clock.ahead = 2
+    driven.run("look")
+    eventually(lambda: is_running(hub, "ada"), "ada's server with its GPU")
+
+
+def test_a_moved_session_queues_again_and_starts_by_itself(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    fence = standing(hub, "ada").lease.fence
+    hub.api("POST", "/respawner/move", json={"user": "ada", "options": {"gpus": 1, "gpu_model": "a100"}})
+    driven.run("look")
+    eventually(lambda: standing(hub, "ada").request.resumes, "ada's new request")
+    driven.run("look")
+    driven.clock.ahead = 2
+    driven.run("look")
+    eventually(lambda: is_running(hub, "ada"), "ada's server again")
+    assert standing(hub, "ada").lease.fence > fence
+
+
+def test_who_holds_an_ill_gpu_is_told_and_may_leave_it(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    hub.ledger.cordon("GPU-0", "not healthy: Xid 79, it fell off the bus", "health")
+    try:
+        browser = Browser(hub)
+        browser.log_in("ada", "pw")
+        assert "Its GPU is not healthy: Xid 79" in text_of(browser.get("/gpus/queue"))
+        answer = browser.submit("/gpus/queue", action="move", server="", gpu="gpus=1")
+        assert answer.status_code == 302
+        assert standing(hub, "ada").lease.suspending
+        assert "It is being suspended" in text_of(browser.get("/gpus/queue"))
+    finally:
+        hub.ledger.uncordon("GPU-0", "test")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jupyterhub.user import User
+from respawner_spawner.agent.client import AgentUnreachable
 from respawner_spawner.leases.asks import KEYS, BadAsk
-from respawner_spawner.leases.model import Ask, Kind, State
+from respawner_spawner.leases.model import Ask, Kind
 
 from . import actions
 from .actions import BadAction
 from .desk import Session
+from .hop import hop
 
 if TYPE_CHECKING:
     from .handlers import GpuHandler
@@ -33,11 +35,14 @@ class AdminActions:
         """
         match action:
             case actions.Move():
-                said = await self._move(action)
+                user = self._user(action.user)
+                said = await hop(self._handler, user, action.server, action.options, self.by)
             case actions.Assign():
                 said = await self._assign(action)
             case actions.Release():
                 said = await self._release(action)
+            case actions.Uncordon():
+                said = await self._uncordon(action)
             case _:
                 said = await self._handler.in_thread(self._desk.carry_out, action, self.by)
         self._handler.log.info("%s: %s: %s", self.by, type(action).__name__.lower(), said)
@@ -58,6 +63,15 @@ class AdminActions:
         await self._handler.stop_single_user(user, action.server)
         return f"{name} is {'stopping' if spawner.active else 'stopped'}; its GPUs go to the next."
 
+    async def _uncordon(self, action: actions.Uncordon) -> str:
+        """Its agent forgets what was wrong with it too, else the scheduler would cordon it again."""
+        said = await self._handler.in_thread(self._desk.carry_out, action, self.by)
+        try:
+            await self._handler.settings["gpu_agents"].clear(action.target)
+        except AgentUnreachable as error:
+            return f"{said} Its agent could not be told: {error}."
+        return said
+
     async def _assign(self, action: actions.Assign) -> str:
         user = self._user(action.user)
         spawner = user.get_or_create_spawner(action.server, action.server)
@@ -72,36 +86,18 @@ class AdminActions:
             standing = await self._handler.in_thread(self._desk.ask, session, action.options, by=self.by)
         except BadAsk as error:
             raise BadAction(str(error)) from error
-        self._handler.remember(spawner, self._options(spawner.orm_spawner.user_options, action))
+        kept = spawner.orm_spawner.user_options or {}
+        others = {key: value for key, value in kept.items() if key not in KEYS}
+        self._handler.remember(spawner, others | action.options)
         if standing and standing.wait:
             return f"{_name(action)} is {standing.wait.position}. in the queue: {standing.wait.reason}"
         return f"{_name(action)} has its GPUs; its server starts."
-
-    async def _move(self, action: actions.Move) -> str:
-        user, ask = self._user(action.user), self._ask(action)
-        holder, name = self._handler.holder(action.user, action.server), _name(action)
-        found = await self._handler.in_thread(self._desk.standing, holder)
-        if found is None or found.state is not State.RUNNING:
-            raise BadAction(f"{name} has no running session with a GPU.")
-        spawner = user.spawners[action.server]
-        self._handler.remember(spawner, self._options(spawner.orm_spawner.user_options, action))
-        back = None if ask.kind is Kind.NONE else ask
-        reason = f"moved by {self.by.removeprefix('user:')}"
-        await self._handler.in_thread(
-            self._desk.ledger.begin_suspend, holder, reason, comes_back=back, by=self.by
-        )
-        return f"{name} is suspended, and resumes when what it moves to is free."
 
     def _ask(self, action: actions.Assign) -> Ask:
         try:
             return self._desk.ask_of(action.options)
         except BadAsk as error:
             raise BadAction(str(error)) from error
-
-    def _options(self, before: dict[str, Any] | None, action: actions.Assign) -> dict[str, Any]:
-        """The session's other choices stay: its image, for example."""
-        kept = {key: value for key, value in (before or {}).items() if key not in KEYS}
-        return kept | action.options
 
     def _user(self, name: str) -> User:
         user = self._handler.find_user(name)

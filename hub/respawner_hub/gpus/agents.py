@@ -15,10 +15,9 @@ from respawner_spawner.leases.records import Cordon
 
 from .. import agent, secrets
 from ..settings import Settings
+from .views import HEALTH
 
 FRESH_SECONDS = 2.0
-HEALTH = "health"
-"""Who cordons a device that is not well, in the ledger's words."""
 
 
 class Agents:

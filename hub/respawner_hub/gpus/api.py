@@ -4,6 +4,7 @@
     GET    requests, requests/USER[/SERVER]     one's own, with position, reason and estimate
     DELETE requests/USER[/SERVER]               give it up
     POST   snooze/USER[/SERVER]                 put a suspension off
+    POST   hop/USER[/SERVER]                    go on with other devices (`user_options` as the body)
     POST   release | assign | move | cordon | uncordon | drain | share | reserve | unreserve | limit | unlimit
 
 Users see `devices` without names, and their own requests; everything else needs one of `scopes.ADMIN_SCOPES`.
@@ -23,6 +24,7 @@ from . import actions, views
 from .actions import BadAction
 from .admin import AdminActions, by_whom
 from .handlers import refused
+from .hop import hop
 from .pages import GpuPage
 
 
@@ -154,6 +156,18 @@ class SnoozeApi(GpuApi):
         self.answer(views.request_json(standing))
 
 
+class HopApi(GpuApi):
+    @needs_scope("servers")
+    async def post(self, user_name: str, server_name: str = "") -> None:
+        user, options = self.find_user(user_name), self.get_json_body() or {}
+        if user is None or not isinstance(options, dict):
+            raise web.HTTPError(404 if user is None else 400, "A user and a JSON object are expected.")
+        try:
+            self.answer({"message": await hop(self, user, server_name, options, by_whom(self))})
+        except BadAction as error:
+            raise refused(error, 409) from error
+
+
 HANDLERS = [
     ("/api/respawner/devices", DevicesApi),
     ("/api/respawner/audit", AuditApi),
@@ -161,6 +175,8 @@ HANDLERS = [
     (f"/api/respawner/({'|'.join(views.VIEWS)})", ViewApi),
     (f"/api/respawner/({'|'.join(actions.ACTIONS)})", ActionApi),
     ("/api/respawner/requests", RequestsApi),
+    ("/api/respawner/hop/([^/]+)/?", HopApi),
+    ("/api/respawner/hop/([^/]+)/([^/]+)", HopApi),
     ("/api/respawner/snooze/([^/]+)/?", SnoozeApi),
     ("/api/respawner/snooze/([^/]+)/([^/]+)", SnoozeApi),
     ("/api/respawner/requests/([^/]+)/?", RequestApi),

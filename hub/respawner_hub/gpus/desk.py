@@ -192,8 +192,8 @@ class Desk:
         }
         moved = [lease for lease in self.ledger.leases() if on_target & set(lease.uuids)]
         for lease in moved:
-            elsewhere = dataclasses.replace(lease.ask, uuids=(), host="")
-            self.ledger.begin_suspend(lease.holder, action.reason, comes_back=elsewhere, by=by)
+            anywhere = dataclasses.replace(lease.ask, uuids=(), host="")
+            self.ledger.begin_suspend(lease.holder, action.reason, comes_back=anywhere, by=by)
         return f"{action.target} takes no new leases; sessions that are suspended now: {len(moved)}."
 
     def _target(self, named: str) -> str:

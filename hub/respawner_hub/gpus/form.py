@@ -82,6 +82,12 @@ def options_from_form(form: dict[str, list[str]]) -> dict[str, Any]:
     return plain_options(form) | chosen
 
 
+def choices_now(desk: Desk, session: Session) -> list[Choice]:
+    """The same for a page. Blocks."""
+    now = desk.ledger.clock()
+    return choices(see(desk.ledger, desk.policy, now), session, desk.max_gpus, now)
+
+
 def choices(cluster: Cluster, session: Session, max_gpus: int, now: float) -> list[Choice]:
     """Every sensible choice on this cluster with what the policy would say to it now."""
     asks = [*_whole(cluster.devices, max_gpus), *_mig(cluster.devices), *_shares(cluster.devices)]

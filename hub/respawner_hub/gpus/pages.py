@@ -5,6 +5,7 @@ JupyterHub checks the XSRF token of every form before a handler's method runs.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from jupyterhub.handlers.pages import HomeHandler
 from jupyterhub.scopes import needs_scope
 from jupyterhub.user import User
 from jupyterhub.utils import url_escape_path, url_path_join
+from respawner_spawner.leases.asks import field_of, options_from_field
 from respawner_spawner.leases.model import State
 from respawner_spawner.leases.records import Standing
 from tornado import web
@@ -19,7 +21,10 @@ from tornado import web
 from . import actions, views, words
 from .actions import BadAction
 from .admin import AdminActions
+from .desk import Session
+from .form import choices_now
 from .handlers import GpuHandler
+from .hop import hop
 
 
 class GpuPage(GpuHandler):
@@ -98,10 +103,15 @@ class MyGpusPage(GpuPage):
 
     @web.authenticated
     async def post(self) -> None:
-        """Put the suspension of one of them off."""
+        """Put the suspension of one of them off, or move it."""
         server, user = self.get_body_argument("server", ""), self.current_user
+        by = f"user:{user.name}"
         try:
-            await self.in_thread(self.desk.snooze, self.holder(user.name, server), f"user:{user.name}")
+            if self.get_body_argument("action", "snooze") == "move":
+                options = options_from_field(self.get_body_argument("gpu", ""))
+                await hop(self, user, server, options, by)
+            else:
+                await self.in_thread(self.desk.snooze, self.holder(user.name, server), by)
         except BadAction as error:
             self.set_status(400)
             await self._show(error=str(error))
@@ -109,8 +119,14 @@ class MyGpusPage(GpuPage):
             self.redirect(url_path_join(self.hub.base_url, "gpus/queue"))
 
     async def _show(self, error: str = "") -> None:
-        sessions = await self.in_thread(own_sessions, self.desk, self.current_user.name, time.time())
-        await self.show("gpu-mine.html", sessions=sessions, error=error)
+        user = self.current_user
+        sessions = await self.in_thread(own_sessions, self.desk, user.name, time.time())
+        me = Session(self.holder(user.name, ""), user.name, [group.name for group in user.groups])
+        offered = await self.in_thread(choices_now, self.desk, me)
+        running = [name for name, spawner in user.spawners.items() if spawner.ready]
+        known = [session["server"] for session in sessions]
+        without = [name for name in running if name not in known]
+        await self.show("gpu-mine.html", sessions=sessions, without=without, choices=offered, error=error)
 
 
 class HomePage(GpuHandler, HomeHandler):
@@ -153,11 +169,14 @@ class AdminPage(GpuPage):
 
 def own_sessions(desk: Any, user: str, now: float) -> list[dict[str, Any]]:
     """A user's sessions that wait for GPUs or have some, in words. Blocks."""
+    ill = views.illnesses(desk.ledger)
     mine = [s for s in desk.ledger.standings(granted_only=False) if s.request.user == user]
     return [
         views.request_json(standing)
         | {
             "shown": views.wait_words(standing, now),
+            "ill": [ill[uuid] for uuid in (standing.lease.uuids if standing.lease else ()) if uuid in ill],
+            "anywhere": field_of(dataclasses.replace(standing.request.ask, uuids=(), host="")),
             "can_snooze": standing.reclaim_at is not None and standing.snoozes < desk.idle_rules.snoozes,
         }
         for standing in mine

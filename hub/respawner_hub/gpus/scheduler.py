@@ -22,6 +22,7 @@ from respawner_spawner.leases.model import State, Suspension
 from respawner_spawner.leases.records import Standing, Use
 
 from . import idle, words
+from .hop import MOVED
 from .hub_client import HubClient, HubError, ServerState
 from .idle import Verdict
 from .rounds import Policy, run_round
@@ -164,12 +165,30 @@ class Scheduler:
         holder = standing.request.holder
         _, user, name = holder.split("/", 2)
         try:
+            if standing.request.cpu_meanwhile and not await self._leave_the_cpu(standing):
+                self._not_before[holder] = time.time() + RETRY_SECONDS
+                return
             await self.hub.start(user, name)
         except HubError as error:
             log.warning("%s does not start: %s", holder, error)
             self._not_before[holder] = time.time() + RETRY_SECONDS
             if error.status == 404:
                 await asyncio.to_thread(self.ledger.cancel, holder, "scheduler", "its user is gone")
+
+    async def _leave_the_cpu(self, standing: Standing) -> bool:
+        """A session that ran without a GPU until it got one stops, if that loses nothing; else it is asked again."""
+        holder = standing.request.holder
+        _, user, name = holder.split("/", 2)
+        if await self.hub.server(user, name) is None:
+            return True
+        works = await self.hub.cell_running(user, name) is not False
+        if works and not self.idle_rules.interrupt_cells:
+            log.info("%s has its GPU and changes to it when its cell has ended", holder)
+            return False
+        failure = await self.suspend(standing)
+        if failure:
+            log.warning("%s has its GPU and cannot change to it: %s", holder, failure)
+        return not failure
 
     async def _suspend(self, standing: Standing) -> None:
         holder = standing.request.holder
@@ -184,6 +203,9 @@ class Scheduler:
             log.warning("%s is not suspended: %s", holder, failure)
             self._not_before[holder] = time.time() + RETRY_SECONDS
             await asyncio.to_thread(self.ledger.abort_suspend, holder, failure)
+        elif standing.comes_back is None and standing.suspend_reason.startswith(MOVED):
+            _, user, name = holder.split("/", 2)
+            await self.hub.start(user, name)
 
 
 def _uses(standings: list[Standing], used: dict[str, float]) -> list[Use]:

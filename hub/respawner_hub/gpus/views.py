@@ -15,6 +15,8 @@ from respawner_spawner.leases.records import Standing
 
 from . import words
 
+HEALTH = "health"
+"""Who cordons a device that is not well, in the ledger's words."""
 VIEWS = ("devices", "leases", "queue", "agents", "cordons", "limits", "reservations")
 Readings = Mapping[str, Mapping[str, Any]]
 """UUID → what its agent measured last: utilization_percent, memory_used_bytes, processes …"""
@@ -145,6 +147,11 @@ def devices(ledger: Ledger, readings: Readings, viewer: str | None) -> list[dict
         device_json(device, by_device.get(device.uuid, ()), viewer=viewer, reading=readings.get(device.uuid))
         for device in ledger.devices()
     ]
+
+
+def illnesses(ledger: Ledger) -> dict[str, str]:
+    """Device → what is wrong with it, as its agent says."""
+    return {cordon.target: cordon.reason for cordon in ledger.cordons() if cordon.by == HEALTH}
 
 
 def view(ledger: Ledger, name: str, readings: Readings) -> list[dict[str, Any]]:
