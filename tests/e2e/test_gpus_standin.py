@@ -8,6 +8,9 @@ import json
 
 import pytest
 import requests
+from respawner_hub.settings import load
+from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.model import Device
 
 from tests.standins import build_fake_nvml
 
@@ -29,6 +32,18 @@ def gpu_deployment(tmp_path_factory):
         yield deployment
     finally:
         deployment.close()
+
+
+@pytest.fixture(autouse=True)
+def heartbeat(gpu_deployment):
+    """The agent's part: the ledger believes it for half a minute."""
+    ledger = Ledger(load(gpu_deployment.settings_file).own_database_url)
+    devices = [
+        Device("GPU-aaaa", "here", "STAND-IN A100", 80 << 30),
+        Device("GPU-bbbb", "here", "STAND-IN L4", 24 << 30),
+    ]
+    ledger.heartbeat("here", devices)
+    ledger.close()
 
 
 @pytest.fixture
