@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from jupyterhub.app import JupyterHub
 from respawner_spawner.leases.ledger import Ledger
 from traitlets import Instance, Integer, Unicode
 
 from .gpus import api, handlers, pages
-from .gpus.agents import Agents
+from .gpus.agents import Agents, tell
 from .gpus.desk import Desk
 from .gpus.rounds import idle_rules_of, policy_of
 from .settings import GpuSettings
@@ -46,14 +48,21 @@ class RespawnerHub(JupyterHub):
         help="The agents of the hosts. Example: ``c.RespawnerHub.agents = agents_of(settings)``",
     ).tag(config=True)
 
+    async def initialize(self, argv: list[str] | None = None) -> None:
+        """Devices are known before the first page is asked for; from then on the scheduler listens."""
+        await super().initialize(argv)
+        if not self.subapp:
+            await asyncio.to_thread(tell, self._ledger, await self.agents.ask())
+
     def init_tornado_settings(self) -> None:
         super().init_tornado_settings()
+        self._ledger = Ledger(self.ledger_url)
         self.template_vars["gpu_pages"] = True
         self.tornado_settings.update(
             deployment=self.deployment,
             gpu_agents=self.agents,
             gpu_desk=Desk(
-                Ledger(self.ledger_url),
+                self._ledger,
                 policy_of(self.gpus),
                 idle_rules_of(self.gpus),
                 max_gpus=self.max_gpus,

@@ -27,6 +27,8 @@ SHARE_LABEL = "org.respawner.share-bytes"
 NO_GPU = "void"
 """`NVIDIA_VISIBLE_DEVICES` of a session without GPUs: otherwise CUDA images ask for all of them."""
 
+CPU_PERIOD = 100_000
+"""Microseconds over which a CPU limit counts."""
 ADVISORY = "advisory"
 TORCH_READS_FRACTION = (2, 13)
 """Since this version, or earlier: PyTorch refuses to start with an option that it does not know."""
@@ -170,7 +172,8 @@ def host_config(session: Session) -> dict[str, Any]:
         # Swap counts: without this Docker allows as much swap again.
         config.update(mem_limit=session.mem_limit, memswap_limit=session.mem_limit)
     if session.cpu_limit:
-        config["nano_cpus"] = int(session.cpu_limit * 1e9)
+        # As stock DockerSpawner says it, so that an admin's `extra_host_config` meets what it expects.
+        config.update(cpu_period=CPU_PERIOD, cpu_quota=int(session.cpu_limit * CPU_PERIOD))
     if session.gpus:
         config["device_requests"] = [
             DeviceRequest(driver="nvidia", device_ids=list(session.gpus), capabilities=[["gpu"]])

@@ -15,11 +15,24 @@ import jupyterhub.tests.conftest as jupyterhub_fixtures
 import pytest
 import pytest_asyncio
 from jupyterhub.tests.mocking import MockHub
+from jupyterhub.user import User
 
 if os.environ["SUITE_SPAWNER"] == "ours":
     from respawner_spawner.spawner import GPUDockerSpawner
 
     dockerspawner.DockerSpawner = GPUDockerSpawner
+
+_new_spawner = User._new_spawner
+
+
+def _made_when_looked_up(self, server_name, *args, **kwargs):
+    """As before JupyterHub 6, which the tests were written for: `user.spawners[name]` makes the server's record."""
+    if server_name not in self.orm_spawners:
+        self._new_orm_spawner(server_name, "")
+    return _new_spawner(self, server_name, *args, **kwargs)
+
+
+User._new_spawner = _made_when_looked_up
 
 jupyterhub_app = jupyterhub_fixtures.app
 cleanup_after = jupyterhub_fixtures.cleanup_after

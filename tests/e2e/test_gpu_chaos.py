@@ -27,8 +27,15 @@ UUIDS = [f"GPU-{number:08d}" for number in range(8)]
 PEOPLE, ROUNDS = (15, 4) if LONG else (6, 2)
 SPAWNS = PEOPLE * ROUNDS
 PATIENCE_SECONDS = 1200
-AWAY = (OSError, requests.exceptions.RequestException, docker.errors.APIError)
-"""What asking raises while hub or engine are dead."""
+AWAY = (
+    OSError,
+    requests.exceptions.RequestException,
+    docker.errors.APIError,
+    ValueError,
+    KeyError,
+    AssertionError,
+)
+"""What asking raises while hub, engine or container are dead: no answer, an answer of the proxy, an exec cut short."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,7 @@ class Customer(threading.Thread):
     def run(self) -> None:
         try:
             while self.served < ROUNDS:
-                self.until(self.has_its_gpus, lambda: self.start_server({"gpus": self.count}))
+                self.until(self.has_its_gpus, self.start_server)
                 self.served += 1
                 time.sleep(self.random.uniform(0, 2))
                 self.until(self.has_nothing, self.stop_server)
@@ -62,41 +69,41 @@ class Customer(threading.Thread):
 
     def until(self, condition, ask) -> None:
         """Ask for it again and again until it is so; hub and engine may be away meanwhile."""
+        server: object = "the hub never answered"
         while time.monotonic() < self.deadline:
             with contextlib.suppress(*AWAY):
-                if condition():
+                server = self.deployment.api("GET", f"users/{self.user}").json()["servers"].get("", {})
+                if condition(server):
                     return
-                ask()
-            time.sleep(self.random.uniform(0.5, 1.5))
+                ask(server)
+            time.sleep(self.random.uniform(1, 3))
         raise TimeoutError(
-            f"{self.user}: {condition.__name__}: {self.server()}, {self.deployment.standing(self.user)}"
+            f"{self.user}: {condition.__name__}: {server}, {self.deployment.standing(self.user)}"
         )
 
-    def server(self) -> dict:
-        return self.deployment.api("GET", f"users/{self.user}").json()["servers"].get("", {})
-
-    def start_server(self, options: dict[str, object]) -> None:
-        if not self.server():
-            self.deployment.api("POST", f"users/{self.user}/server", json=options)
-
-    def stop_server(self) -> None:
-        """A server that the hub lost when it was killed is started first, so that it is adopted."""
-        if self.server():
-            self.deployment.api("DELETE", f"users/{self.user}/server")
-        else:
-            self.start_server({"gpus": 0})
-
-    def has_its_gpus(self) -> bool:
-        if not self.server().get("ready"):
+    def has_its_gpus(self, server: dict) -> bool:
+        if not server.get("ready"):
             return False
-        leased = list(self.deployment.lease(self.user).uuids)
+        standing = self.deployment.standing(self.user)
+        leased = list(standing.lease.uuids) if standing and standing.lease else []
         return len(leased) == self.count and self.deployment.seen(self.user) == leased
 
-    def has_nothing(self) -> bool:
+    def start_server(self, server: dict) -> None:
+        if not server:
+            self.deployment.api("POST", f"users/{self.user}/server", json={"gpus": self.count})
+
+    def has_nothing(self, server: dict) -> bool:
         containers = self.deployment.engine.containers(
             all=True, filters={"name": f"^/{self.deployment.container(self.user)}$"}
         )
-        return not containers and self.deployment.standing(self.user) is None and not self.server()
+        return not server and not containers and self.deployment.standing(self.user) is None
+
+    def stop_server(self, server: dict) -> None:
+        """What the hub lost when it was killed is started first, so that it is adopted or released."""
+        if server:
+            self.deployment.api("DELETE", f"users/{self.user}/server")
+        else:
+            self.deployment.api("POST", f"users/{self.user}/server", json={"gpus": 0})
 
 
 class Killer(threading.Thread):
@@ -109,8 +116,8 @@ class Killer(threading.Thread):
         self.random = random.Random(1)
 
     def run(self) -> None:
-        while not self.end.wait(self.random.uniform(2, 6)):
-            kind = self.random.choice(["container", "container", "container", "hub", "engine", "agent"])
+        while not self.end.wait(self.random.uniform(3, 9)):
+            kind = self.random.choice(["container"] * 4 + ["hub", "engine", "agent"])
             with contextlib.suppress(*AWAY):
                 getattr(self, kind)()
                 self.killed[kind] += 1

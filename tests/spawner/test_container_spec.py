@@ -124,7 +124,7 @@ def test_limits_become_dockers_and_swap_is_no_way_around_memory():
     host = container_spec.host_config(
         session(cpu_limit=1.5, mem_limit=4 << 30, pids_limit=512, shm_bytes=1 << 30)
     )
-    assert host["nano_cpus"] == 1_500_000_000
+    assert host["cpu_quota"] == 1.5 * host["cpu_period"]
     assert host["mem_limit"] == host["memswap_limit"] == 4 << 30
     assert host["pids_limit"] == 512
     assert host["shm_size"] == 1 << 30
@@ -132,7 +132,7 @@ def test_limits_become_dockers_and_swap_is_no_way_around_memory():
 
 def test_no_limit_is_no_key():
     host = container_spec.host_config(session())
-    assert not {"nano_cpus", "mem_limit", "memswap_limit"} & set(host)
+    assert not {"cpu_quota", "cpu_period", "mem_limit", "memswap_limit"} & set(host)
 
 
 def test_user_packages_land_in_a_folder_of_this_environment_and_do_not_shadow_the_image():

@@ -89,15 +89,17 @@ class GpuEngine:
         command += ["--cgroup-parent", f"/{self.name}", "--containerd-namespace", self.name]
         command += ["--live-restore"] if self._live_restore else []
         environment = {**os.environ, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
-        with open(self.folder / "dockerd.log", "ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-            )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self._process is None or self._process.poll() is not None:
+                # Again, as an init system would: a killed dockerd's containerd may still be in the way for a moment.
+                with open(self.folder / "dockerd.log", "ab") as log:
+                    self._process = subprocess.Popen(
+                        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                    )
+            if time.monotonic() > deadline:
                 raise AssertionError(f"the stand-in engine did not start:\n{self.log_tail()}")
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     def kill(self) -> None:
         """End dockerd as a crash does. Its containers go on until it is started again, or with `live_restore` for good."""

@@ -82,7 +82,10 @@ def tell(ledger: Ledger, seen: Iterable[Seen]) -> None:
         if host.cause or host.answer is None:
             continue
         report = host.answer.report
-        ledger.heartbeat(host.host, report.devices(host.host), "; ".join(report.causes))
+        # An agent that has just started has not looked yet: that is not the same as no devices.
+        looked = report.read_at or report.inventory.cause
+        devices = report.devices(host.host) if looked else None
+        ledger.heartbeat(host.host, devices, "; ".join(report.causes))
         for uuid, reason in health_changes(report, ledger.cordons()):
             if reason:
                 ledger.cordon(uuid, reason, HEALTH)

@@ -24,6 +24,7 @@ LEFT_OUT = re.compile(
     r"/(site-packages|dist-packages|test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|pydoc_data|config-[^/]*)(/|$)"
     r"|_tkinter|\.a$|\.opt-\d\.pyc$|_test"
 )
+PROGRAMS = ("/bin/sh", "/bin/cat", "/bin/ls", "/bin/sleep", "/bin/true", "/bin/echo", "/usr/bin/env")
 LOGIN = {"passwd": "jovyan:x:1000:100::/home/jovyan:/bin/sh\n", "group": "users:x:100:\n"}
 
 
@@ -45,7 +46,7 @@ def root_file_system() -> bytes:
     """A tar archive of everything that the image has."""
     interpreter = Path(sys._base_executable).resolve()
     library = Path(sysconfig.get_path("stdlib"))
-    programs = {path: Path(path).resolve() for path in ("/bin/sh", "/bin/cat", "/usr/bin/env", "/bin/sleep")}
+    programs = {path: Path(path).resolve() for path in PROGRAMS}
     modules = [path for path in library.rglob("*.so") if not LEFT_OUT.search(str(path))]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
