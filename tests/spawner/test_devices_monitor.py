@@ -239,6 +239,21 @@ def test_a_call_that_hangs_leaves_the_last_readings_with_their_age(watched, stat
     assert set(cordons(report)) == {"GPU-a"}
 
 
+def test_a_wait_for_events_that_hangs_costs_only_what_needs_nvml_opened_anew(watched, state, tmp_path):
+    state.hang = "nvmlEventSetWait_v2"
+    state.gpus[0].utilization = 50
+    state.write(tmp_path / "state")
+    watched.until(lambda r: r.readings[0].utilization_percent == 50)
+    state.gpus.append(Gpu("GPU-new"))
+    state.write(tmp_path / "state")
+    kernel(tmp_path, state)
+    report = watched.until(lambda r: any("waits for Xids hangs in NVML" in cause for cause in r.causes))
+    assert [reading.uuid for reading in report.readings] == ["GPU-a", "GPU-b"]
+    state.hang = ""
+    state.write(tmp_path / "state")
+    watched.until(lambda r: len(r.readings) == 3 and not r.causes)
+
+
 def test_it_stops_when_it_is_told_to(watched):
     watched.report()
     assert watched.end() == 0

@@ -67,7 +67,9 @@ class Monitor:
         self._watcher: XidWatcher | None = None
         self._found: list[Gpu] = []
         self._kernel_sees: object = None
+        # Moments of the monotonic clock; 0: never, and for the next try at once.
         self._opened_at = self._listed_at = self._next_try = 0.0
+        self._answered_at = time.monotonic()
         self._failed = ""
         """Why NVML is not open."""
         self._first_version = ""
@@ -75,12 +77,12 @@ class Monitor:
         """The driver was upgraded under this process, which has its old library loaded and cannot load another."""
         self._failures: list[str] = []
         """What NVML could not list."""
-        self._started_at, self._doing = 0.0, "starting"
+        self._doing = "starting"
         self._stopping, self._first = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="NVML", daemon=True)
 
     def start(self) -> None:
-        self._started_at = self._clock()
+        self._answered_at = time.monotonic()
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 5) -> None:
@@ -96,7 +98,7 @@ class Monitor:
         """What is known now. At once, also while NVML hangs: then `stale` says so and the readings are the last ones."""
         now = self._clock()
         last = self._report
-        age = now - (last.read_at or self._started_at)
+        age = time.monotonic() - self._answered_at
         stale = f"NVML has not answered for {age:.0f} s ({self._doing})" if age > self._pace.stale else ""
         with self._book_lock:
             health, events = self._book.health(), tuple(self._book.events)
@@ -130,12 +132,12 @@ class Monitor:
         self._close()
 
     def _round(self, now: float) -> None:
-        if self._should_open(now):
+        if self._should_open():
             self._open(now)
-        elif self._nvml and now - self._listed_at >= self._pace.lists:
+        elif self._nvml and time.monotonic() - self._listed_at >= self._pace.lists:
             self._list(now)
         readings = self._read_all(now)
-        if self._nvml and self._nvml.dead and self._should_open(now):
+        if self._nvml and self._nvml.dead and self._should_open():
             # Before anything is called broken: a restarted driver answers again once it is opened anew.
             self._open(now)
             readings = self._read_all(now)
@@ -146,17 +148,17 @@ class Monitor:
                 self._book.read(reading, now)
         self._publish(readings, now)
 
-    def _should_open(self, now: float) -> bool:
+    def _should_open(self) -> bool:
         """First, when the kernel sees other GPUs or another driver, and some time after a failure."""
         if not self._opened_at:
             return True
-        sees = self._what_the_kernel_sees()
+        now, sees = time.monotonic(), self._what_the_kernel_sees()
         if sees is not None:
             if sees != self._kernel_sees:
                 return True
         elif now - self._opened_at >= self._pace.rescan:
             return True
-        failed = self._nvml is None or self._nvml.dead
+        failed = self._nvml is None or self._nvml.dead or bool(self._failed)
         return failed and now >= self._next_try
 
     def _what_the_kernel_sees(self) -> object:
@@ -174,11 +176,12 @@ class Monitor:
 
     def _open(self, now: float) -> None:
         self._doing = "opening NVML"
-        self._opened_at, self._next_try = now, now + self._pace.reopen
-        if not self._close():
-            self._failed = "an event thread hangs in NVML: restart the agent"
-            return
+        self._opened_at = time.monotonic()
+        self._next_try = self._opened_at + self._pace.reopen
         self._kernel_sees = self._what_the_kernel_sees()
+        if not self._close():
+            self._failed = "a thread that waits for Xids hangs in NVML: restart the agent"
+            return
         nvml = Nvml()
         try:
             nvml.open()
@@ -209,7 +212,7 @@ class Monitor:
         """Look for devices and processes. False when NVML fails: then the devices are those of before."""
         assert self._nvml is not None
         self._doing = "listing the devices"
-        self._listed_at = now
+        self._listed_at = time.monotonic()
         try:
             self._found, self._failures = self._nvml.devices()
         except pynvml.NVMLError as error:
@@ -263,9 +266,10 @@ class Monitor:
 
     def _publish(self, readings: tuple[Reading, ...], now: float) -> None:
         self._doing = "between two rounds"
+        self._answered_at = time.monotonic()
+        here = {gpu.uuid for gpu in self._found}
         with self._book_lock:
-            known = self._book.known
-            gone = [gpu for uuid, gpu in known.items() if uuid not in {found.uuid for found in self._found}]
+            gone = [gpu for uuid, gpu in self._book.known.items() if uuid not in here]
         causes = [self._failed] if self._failed else list(self._failures)
         causes += self._watcher.causes if self._watcher else ()
         self._report = replace(
