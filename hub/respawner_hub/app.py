@@ -51,7 +51,7 @@ class RespawnerHub(JupyterHub):
     async def initialize(self, argv: list[str] | None = None) -> None:
         """Devices are known before the first page is asked for; from then on the scheduler listens."""
         await super().initialize(argv)
-        if not self.subapp:
+        if "gpu_desk" in self.tornado_settings:  # not in a subcommand
             await asyncio.to_thread(tell, self._ledger, await self.agents.ask())
 
     def init_tornado_settings(self) -> None:

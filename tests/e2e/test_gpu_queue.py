@@ -7,9 +7,12 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from tests.standins import build_fake_nvml, gpu_engine, nvml_environment, stub_session
+from tests.standins.nvml_state import Gpu, State
+
 from .browser import SPAWN_MS, Person, open_page
-from .deployment import wait_until
-from .gpu_deployment import deployment_with_gpus
+from .deployment import ARTIFACTS, wait_until
+from .gpu_deployment import GpuDeployment
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser, pytest.mark.timeout(1200)]
 
@@ -17,10 +20,26 @@ GPU = "GPU-11111111"
 
 
 @pytest.fixture(scope="module")
-def deployment():
-    with deployment_with_gpus([GPU]) as deployment:
-        deployment.set_password("boss", deployment.add_user("boss", admin=True))
-        yield deployment
+def deployment(tmp_path_factory):
+    """The real agent on a stand-in of NVML, the real engine with a stand-in of NVIDIA's hook, stand-in sessions."""
+    folder = build_fake_nvml(tmp_path_factory.mktemp("nvml"))
+    state = State([Gpu(GPU, utilization=87, memory_used=12 << 30)]).write(folder / "state")
+    with gpu_engine.running([GPU], log_to=ARTIFACTS / "logs") as engine:
+        stub_session.build(engine.client)
+        deployment = GpuDeployment(
+            engine,
+            environment=nvml_environment(folder, state),
+            image={"name": stub_session.IMAGE, "build": False},
+            session={"stop_grace_seconds": 20, "mem_limit": ""},
+        )
+        deployment.sections["engine"]["start"] = False
+        deployment.write_settings()
+        try:
+            deployment.up()
+            deployment.set_password("boss", deployment.add_user("boss", admin=True))
+            yield deployment
+        finally:
+            deployment.close()
 
 
 @pytest.fixture
@@ -67,6 +86,7 @@ def test_an_admin_sees_the_holder_and_the_queue_and_releases(deployment, ada, bo
         page.goto(f"{deployment.url}hub/gpus")
         row = page.locator(f'tr[data-device="{GPU}"]')
         expect(row).to_contain_text("ada")
+        expect(row).to_contain_text("87 %")
         expect(page.locator("#queue-table")).to_contain_text("bob")
         person.screenshot("gpu-admin")
         page.set_viewport_size({"width": 390, "height": 844})
