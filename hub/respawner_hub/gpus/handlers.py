@@ -95,6 +95,8 @@ class GpuHandler(BaseHandler):
             raise refused(error) from error
         if standing:
             self.remember(spawner, remembered if options is None else options)
+            if spawner._spawn_future and spawner._spawn_future.done():
+                spawner._spawn_future = None  # an earlier failure is not this request's
             raise Queued(standing)
 
     def remember(self, spawner: Spawner, options: dict[str, Any] | None) -> None:

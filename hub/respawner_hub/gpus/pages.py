@@ -44,7 +44,7 @@ class GpuPage(GpuHandler):
     def next_url(self, user: User, server_name: str, standing: Standing | None) -> str | None:
         """Where somebody goes who waits no longer; None while waiting."""
         spawner = user.spawners.get(server_name)
-        if spawner and (spawner.active or (standing is None and spawner._failed)):
+        if spawner and (spawner.active or spawner._failed):
             parts = ("spawn-pending", user.escaped_name, url_escape_path(server_name))
             return url_path_join(self.hub.base_url, *parts)
         if standing and standing.state in (State.QUEUED, State.GRANTED):

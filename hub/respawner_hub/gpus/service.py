@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s scheduler: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     asyncio.run(_serve(load(find_file())))
     return 0
 
