@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 from respawner_hub.gpus import idle
@@ -11,7 +12,7 @@ from respawner_hub.gpus.hub_client import HubClient, HubServer
 from respawner_hub.gpus.rounds import Policy
 from respawner_hub.gpus.scheduler import Scheduler, Times
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Rules
+from respawner_spawner.leases.model import Ask, Kind, Rules
 
 from .gpu_hub import GpuHub, eventually
 from .running_hub import Browser, text_of
@@ -162,6 +163,20 @@ def test_a_session_that_cannot_be_saved_is_not_suspended_and_the_admin_sees_why(
     assert is_running(hub, "ada")
     board = hub.api("GET", "/respawner/leases").json()
     assert board[0]["suspend_failure"] == "notebook.ipynb: the disk is full"
+
+
+def test_a_cell_is_interrupted_only_where_the_admin_says_so(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    hub.ledger.begin_suspend("test/ada/", "drained", Ask(Kind.GPU))
+    driven.failure, driven.cell = "a cell runs", True
+    driven.run("look")
+    assert is_running(hub, "ada")
+    driven.rules = replace(RULES, interrupt_cells=True)
+    hub.ledger.begin_suspend("test/ada/", "drained", Ask(Kind.GPU))
+    driven.run("look")
+    eventually(lambda: standing(hub, "ada").request.resumes, "ada's new request")
+    assert hub.ledger.ended("test/ada/")[0].end_reason == "released"
 
 
 def test_a_snooze_puts_the_suspension_off_once(hub, driven):

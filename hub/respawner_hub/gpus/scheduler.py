@@ -203,9 +203,36 @@ class Scheduler:
             log.warning("%s is not suspended: %s", holder, failure)
             self._not_before[holder] = time.time() + RETRY_SECONDS
             await asyncio.to_thread(self.ledger.abort_suspend, holder, failure)
+            if self.idle_rules.interrupt_cells:
+                await self._interrupt(standing)
         elif standing.comes_back is None and standing.suspend_reason.startswith(MOVED):
             _, user, name = holder.split("/", 2)
             await self.hub.start(user, name)
+
+    async def _interrupt(self, standing: Standing) -> None:
+        """Stop a session whose cell keeps it from being saved, where the admin's setting says so.
+
+        An ordinary stop: the kernels have the usual time to save, and what the cell did since is lost.
+        """
+        request = standing.request
+        _, user, name = request.holder.split("/", 2)
+        if await self.hub.cell_running(user, name) is False:
+            return  # it is something else, which the admin should see
+        log.warning("%s is stopped in its cell: [gpus] interrupt_cells", request.holder)
+        await self.hub.stop(user, name)
+        while await self.hub.server(user, name) is not None:  # noqa: ASYNC110  # the hub tells nobody
+            await asyncio.sleep(LOOK_SECONDS)
+        if standing.comes_back:
+            await asyncio.to_thread(
+                self.ledger.submit,
+                request.holder,
+                request.user,
+                standing.comes_back,
+                groups=request.groups,
+                priority=request.priority,
+                resumes=True,
+                by="scheduler",
+            )
 
 
 def _uses(standings: list[Standing], used: dict[str, float]) -> list[Use]:
