@@ -26,11 +26,11 @@ LONG = bool(os.environ.get("RESPAWNER_LONG"))
 UUIDS = [f"GPU-{number:08d}" for number in range(8)]
 PEOPLE, ROUNDS = (15, 4) if LONG else (6, 2)
 SPAWNS = PEOPLE * ROUNDS
-PATIENCE_SECONDS = 1200
+PATIENCE_SECONDS = 2400 if LONG else 900
 AWAY = (
     OSError,
     requests.exceptions.RequestException,
-    docker.errors.APIError,
+    docker.errors.DockerException,
     ValueError,
     KeyError,
     AssertionError,

@@ -120,6 +120,21 @@ def test_a_container_that_is_killed_frees_its_gpus(deployment, ada):
     assert "killed" in ended.end_detail
 
 
+def test_two_shares_live_on_one_gpu_and_say_what_holds_them_to_it(deployment, ada, bob):
+    deployment.ledger.share(UUIDS[1], 40 << 30, by="user:admin")
+    try:
+        for user in (ada, bob):
+            deployment.start_server(user, {"share": "20G"})
+            assert deployment.seen(user) == deployment.requested(user) == [UUIDS[1]]
+            environment = deployment.exec(user, "env").splitlines()
+            assert "RESPAWNER_GPU_SHARE=advisory" in environment
+            assert "RESPAWNER_GPU_MEMORY_FRACTION=0.2500" in environment
+    finally:
+        for user in (ada, bob):
+            deployment.stop_server(user)
+        deployment.ledger.share(UUIDS[1], 0, by="user:admin")
+
+
 # Suspend ------------------------------------------------------------------------------------------------
 
 

@@ -127,6 +127,9 @@ class GpuEngine:
             for group in Path("/sys/fs/cgroup").glob(f"**/{self.name}"):
                 with contextlib.suppress(OSError):
                     group.rmdir()
+            for mount in Path("/proc/mounts").read_text().splitlines():
+                if mount.split()[1].startswith(f"{self.folder}/"):
+                    subprocess.run(["umount", "--lazy", mount.split()[1]], check=False)
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _stop(self) -> None:

@@ -6,6 +6,7 @@ a kernel would.
 
 import json
 import os
+import signal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -47,6 +48,6 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    ThreadingHTTPServer(
-        ("", int(os.environ.get("JUPYTERHUB_SERVICE_URL", ":8888").rsplit(":")[-1].split("/")[0])), Handler
-    ).serve_forever()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # also as a container's first process, at once
+    port = urlsplit(os.environ.get("JUPYTERHUB_SERVICE_URL", "")).port or 8888
+    ThreadingHTTPServer(("", port), Handler).serve_forever()
