@@ -17,7 +17,10 @@ from .bookings import Bookings
 from .free import Sort
 from .model import Ask, Grant, Kind, Request
 from .placement import ANYWHERE, Barred, place
-from .view import WHOLE, Entry, View, subjects
+from .view import WHOLE, Entry, Line, View, subjects
+
+Turn = tuple[Entry, list[Entry], int]
+"""Who is next of those who are alike, all of them, and at which place it stands among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +65,41 @@ class Walk:
                 self._give_back(self.view.queue[grant.request_id], grant)
 
     def grant(self) -> None:
-        if self.view.anything_free():
-            for _, request_id in self.overdue():
-                self._try(self.view.queue[request_id])
-            self.in_order(self._try, self._skips)
+        if not self.view.anything_free():
+            return
+        for request in self.overdue():
+            self._try(request)
+        self.in_order(self._try)
 
-    def in_order(self, served: Callable[[Request], bool], skips: Callable[[Entry], bool]) -> None:
-        """Offer every waiting request in order to `served`, which says whether it was; accounts whose request was
-        served stand further behind."""
-        view = self.view
-        for priority in sorted(view.lines, reverse=True):
-            lines = view.lines[priority]
-            turns = [(view.over_guarantee(account), line[0], account, 0) for account, line in lines.items()]
+    def in_order(self, served: Callable[[Request], bool]) -> None:
+        """Offer the waiting requests in order to `served`, which says whether it was.
+
+        An account whose request was served stands further behind. Of requests that are alike the later ones are
+        left out when one was not served.
+        """
+        for priority in sorted(self.view.lines, reverse=True):
+            lines = {account: _by_turn(line) for account, line in self.view.lines[priority].items()}
+            turns = [
+                (self.view.over_guarantee(account), line[0][0], account) for account, line in lines.items()
+            ]
             heapify(turns)
             while turns:
-                _, _, account, start = heappop(turns)
+                account = heappop(turns)[2]
                 line = lines[account]
-                for at in range(start, len(line)):
-                    if not skips(line[at]) and served(view.queue[line[at][1]]):
-                        if at + 1 < len(line):
-                            heappush(turns, (view.over_guarantee(account), line[at + 1], account, at + 1))
-                        break
+                if self._serve_one(line, served) and line:
+                    heappush(turns, (self.view.over_guarantee(account), line[0][0], account))
+
+    def _serve_one(self, line: list[Turn], served: Callable[[Request], bool]) -> bool:
+        """Whether one of an account could be served; those who were asked are out of `line`."""
+        queue, grants = self.view.queue, self.grants
+        while line:
+            (_, request_id), alike, at = heappop(line)
+            done = request_id not in grants and served(queue[request_id])
+            if (done or request_id in grants) and at + 1 < len(alike):
+                heappush(line, (alike[at + 1], alike, at + 1))
+            if done:
+                return True
+        return False
 
     def over_limit(self, request: Request, cost: int) -> str | None:
         """The user or group that would hold more than its limit with `cost` more."""
@@ -112,26 +129,19 @@ class Walk:
                 return head
         return None
 
-    def overdue(self) -> list[Entry]:
+    def overdue(self) -> list[Request]:
         """Large requests that waited for `pass_seconds`: they stand in front of their priority, the oldest first."""
-        oldest_pass = self.now - self.view.rules.pass_seconds
-        overdue = []
-        for priority in sorted(self.view.lines, reverse=True):
-            of_priority = []
-            for line in self.view.lines[priority].values():
-                for entry in line:
-                    if entry[0] > oldest_pass:
-                        break
-                    if needs_a_head(self.view.queue[entry[1]].ask):
-                        of_priority.append(entry)
-            overdue += sorted(of_priority)
-        return overdue
-
-    def _skips(self, entry: Entry) -> bool:
-        ask = self.view.ask_ids[entry[1]]
-        if ask not in self._hopeless:
-            return False
-        return ask in self._headed or entry[0] + self.view.rules.patience_seconds > self.now
+        latest = self.now - self.view.rules.pass_seconds
+        found = [
+            (-priority, *entry)
+            for priority, lines in self.view.lines.items()
+            for line in lines.values()
+            for alike in line.values()
+            if alike[0][0] <= latest and needs_a_head(self.view.queue[alike[0][1]].ask)
+            for entry in alike
+            if entry[0] <= latest
+        ]
+        return [self.view.queue[request_id] for _, _, request_id in sorted(found)]
 
     def _try(self, request: Request) -> bool:
         if request.id in self.grants or self.over_limit(request, least_cost(request.ask)):
@@ -215,6 +225,12 @@ class Walk:
                 del self.view.held[subject]
         for uuid in grant.uuids:
             self.view.vacate(uuid, grant.share_bytes)
+
+
+def _by_turn(line: Line) -> list[Turn]:
+    turns = [(alike[0], alike, 0) for alike in line.values()]
+    heapify(turns)
+    return turns
 
 
 def least_cost(ask: Ask) -> int:
