@@ -47,6 +47,14 @@ class Waiter:
     guaranteed: bool
     """Its account is below its guarantee."""
     booked: bool
+    fills: bool
+    """At least half of what it needs is free and of no use to others: served, it keeps more GPUs busy."""
+
+    @property
+    def least(self) -> float:
+        """What a session must have had for each of its GPUs, in seconds, before its turn ends for this one's sake; the
+        rules' slice comes on top."""
+        return 0.0 if self.fills else self.attained
 
 
 class Turns:
@@ -57,6 +65,10 @@ class Turns:
         self.out: list[Suspension] = []
         self._chosen: set[int] = set()
         self._room = Room(walk)
+        self._wanted = (
+            self.view.wanted - sum(len(grant.uuids) for grant in walk.grants.values()) - self._room.free()
+        )
+        """Devices that all who wait want more than are free or soon free."""
         self._refused: dict[tuple[int, str, int], float] = {}
         """The least attained service for which there was nobody to suspend, by ask, account and priority."""
         self._given: defaultdict[str, int] = defaultdict(int)
@@ -68,7 +80,7 @@ class Turns:
             return False
         waiter = self._waiter(request)
         key = (self.view.ask_ids[request.id], waiter.account, waiter.priority)
-        special = waiter.guaranteed or waiter.booked
+        special = waiter.guaranteed or waiter.booked or waiter.fills
         if not special and waiter.attained >= self._refused.get(key, float("inf")):
             return False
         victims = self._victims(waiter)
@@ -81,23 +93,28 @@ class Turns:
             self._given[self.view.account(lease)] += self.view.cost(lease.uuids)
             self.out.append(Suspension(lease.id, request.id, self._why(lease, waiter)))
             self._room.add(lease)
+            self._wanted -= len(lease.uuids)
         self._room.claim(request.ask)
         return True
 
     def _waiter(self, request: Request) -> Waiter:
         view, account = self.view, self.view.account(request)
-        waited = max(0.0, self.now - request.submitted) * request.ask.count
+        waited = max(0.0, self.now - request.submitted)
         return Waiter(
             request,
             view.priority(request),
             account,
-            max(0.0, request.attained_seconds - waited),
+            max(0.0, request.attained_seconds / request.ask.count - waited),
             view.guarantee(account) > 0 and view.over_guarantee(account) + least_cost(request.ask) <= 0,
             self.walk.bookings.active_for(request.groups, request.ask) is not None,
+            request.ask.count > 1 and 2 * self._room.count(request.ask) >= request.ask.count,
         )
 
     def _victims(self, waiter: Waiter) -> list[Lease] | None:
-        """The fewest that make room together with what is free or soon free; None where that is not enough."""
+        """The fewest that make room together with what is free or soon free; None where that is not enough.
+
+        None as well where more GPUs would come free than all who wait could use.
+        """
         ask = waiter.request.ask
         if self._room.host_for(ask) is not None:
             return []
@@ -111,7 +128,10 @@ class Turns:
                 freed[host] += 1
             where = self._room.host_for(ask, freed)
             if where is not None:
-                return self._needed(found, ask, where)
+                needed = self._needed(found, ask, where)
+                if sum(len(lease.uuids) for lease in needed) <= max(ask.count, self._wanted):
+                    return needed
+                return None
         return None
 
     def _needed(self, found: list[Lease], ask: Ask, host: str) -> list[Lease]:
@@ -132,7 +152,7 @@ class Turns:
         """Who has had most first; those that hold more than is needed last."""
         sorts = self.view.matching(waiter.request.ask)
         everybody = waiter.guaranteed or waiter.booked or bool(self.view.ending) or self._mixed_priorities()
-        least = 0.0 if everybody else waiter.attained + self.view.rules.slice_seconds
+        least = 0.0 if everybody else waiter.least + self.view.rules.slice_seconds
         for wide in (False, True):
             lists = [
                 self._most_first(width, entries, least)
@@ -146,7 +166,7 @@ class Turns:
         self, width: int, entries: list[tuple[float, int]], least: float
     ) -> Iterator[tuple[float, int]]:
         for at_zero, lease_id in reversed(entries):
-            attained = at_zero + self.now * width
+            attained = at_zero + self.now
             if attained < least:
                 return
             yield -attained, lease_id
@@ -170,7 +190,7 @@ class Turns:
             return True
         if waiter.guaranteed and account != waiter.account:
             return True
-        return lease.attained_at(self.now) >= waiter.attained + self.view.rules.slice_seconds
+        return lease.attained_at(self.now) / len(lease.uuids) >= waiter.least + self.view.rules.slice_seconds
 
     def _is_ripe(self, lease: Lease) -> bool:
         rules = self.view.rules
@@ -197,6 +217,19 @@ class Room:
         self._soon: list[int] = []
         for lease_id in sorted(self.view.suspending):
             self.add(self.view.leases[lease_id])
+
+    def free(self) -> int:
+        return sum(self._total.values())
+
+    def count(self, ask: Ask) -> int:
+        """Those that would help `ask`; on one host where it needs that."""
+        if _fits_anywhere(ask):
+            return sum(self._total[sort] for sort in self.view.matching(ask))
+        hosts: dict[str, int] = {}
+        for sort in self.view.matching(ask):
+            for host, count in self._by_host()[sort].items():
+                hosts[host] = hosts.get(host, 0) + count
+        return max((count for host, count in hosts.items() if ask.host in ("", host)), default=0)
 
     def add(self, lease: Lease) -> None:
         for uuid in lease.uuids:

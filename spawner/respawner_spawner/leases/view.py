@@ -57,9 +57,13 @@ class View:
         self.suspending: set[int] = set()
         self.ending: set[int] = set()
         """Leases with a known end."""
+        self.by_begin: list[tuple[float, int]] = []
+        """(since, id) of all leases, the youngest last."""
         self.served: dict[tuple[Sort, int], list[tuple[float, int]]] = {}
         """Leases that may be suspended, by sort and number of devices: (GPU-seconds attained at time 0, id), who has
         had most last. Their order does not change with time."""
+        self.wanted = 0
+        """Devices that all who wait ask for."""
         self.version = 0
         self._shares = {at: 0 for at, sort in enumerate(self.sorts) if sort.shared}
         """Bytes taken, by position."""
@@ -104,6 +108,7 @@ class View:
     def add_lease(self, lease: Lease) -> None:
         self.version += 1
         self.leases[lease.id] = lease
+        insort(self.by_begin, (lease.since, lease.id))
         if lease.suspending:
             self.suspending.add(lease.id)
         if lease.ends is not None:
@@ -118,6 +123,7 @@ class View:
     def remove_lease(self, lease_id: int) -> None:
         self.version += 1
         lease = self.leases.pop(lease_id)
+        del self.by_begin[bisect_left(self.by_begin, (lease.since, lease_id))]
         self.suspending.discard(lease_id)
         self.ending.discard(lease_id)
         self._note_served(lease, False)
@@ -134,6 +140,7 @@ class View:
     def add_request(self, request: Request) -> None:
         self.version += 1
         self.queue[request.id] = request
+        self.wanted += request.ask.count
         self.ask_ids[request.id] = self._asks.setdefault(request.ask, len(self._asks))
         line = self.lines.setdefault(self.priority(request), {}).setdefault(self.account(request), {})
         insort(line.setdefault(self._alike(request), []), _entry(request))
@@ -141,6 +148,7 @@ class View:
     def remove_request(self, request_id: int) -> None:
         self.version += 1
         request = self.queue.pop(request_id)
+        self.wanted -= request.ask.count
         priority, account, alike = self.priority(request), self.account(request), self._alike(request)
         entries = self.lines[priority][account][alike]
         del entries[bisect_left(entries, _entry(request))]
@@ -284,7 +292,7 @@ class View:
             return
         width = len(lease.uuids)
         entries = self.served.setdefault((self.sorts[at], width), [])
-        entry = (lease.attained_seconds - lease.since * width, lease.id)
+        entry = (lease.attained_seconds / width - lease.since, lease.id)
         if begins:
             insort(entries, entry)
         else:
