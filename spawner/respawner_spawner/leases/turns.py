@@ -151,7 +151,8 @@ class Turns:
     def _in_preference(self, waiter: Waiter) -> Iterator[Lease]:
         """Who has had most first; those that hold more than is needed last."""
         sorts = self.view.matching(waiter.request.ask)
-        everybody = waiter.guaranteed or waiter.booked or bool(self.view.ending) or self._mixed_priorities()
+        lower = any(priority < waiter.priority for priority in self.view.lease_priorities)
+        everybody = lower or waiter.guaranteed or waiter.booked or bool(self.view.ending)
         least = 0.0 if everybody else waiter.least + self.view.rules.slice_seconds
         for wide in (False, True):
             lists = [
@@ -170,9 +171,6 @@ class Turns:
             if attained < least:
                 return
             yield -attained, lease_id
-
-    def _mixed_priorities(self) -> bool:
-        return len(self.view.lines) > 1 or any(limit.priority for limit in self.view.limits.values())
 
     def _may_suspend(self, lease: Lease, waiter: Waiter) -> bool:
         if lease.id in self._chosen or not self._is_ripe(lease):

@@ -8,7 +8,7 @@ Both ways lead to the same decisions. Not thread-safe: one scheduler owns it.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from .free import Pool, Sort
@@ -57,6 +57,7 @@ class View:
         self.suspending: set[int] = set()
         self.ending: set[int] = set()
         """Leases with a known end."""
+        self.lease_priorities: Counter[int] = Counter()
         self.by_begin: list[tuple[float, int]] = []
         """(since, id) of all leases, the youngest last."""
         self.served: dict[tuple[Sort, int], list[tuple[float, int]]] = {}
@@ -109,6 +110,7 @@ class View:
         self.version += 1
         self.leases[lease.id] = lease
         insort(self.by_begin, (lease.since, lease.id))
+        self.lease_priorities[self.priority(lease)] += 1
         if lease.suspending:
             self.suspending.add(lease.id)
         if lease.ends is not None:
@@ -123,6 +125,8 @@ class View:
     def remove_lease(self, lease_id: int) -> None:
         self.version += 1
         lease = self.leases.pop(lease_id)
+        self.lease_priorities[self.priority(lease)] -= 1
+        self.lease_priorities += Counter()  # without those that nobody has
         del self.by_begin[bisect_left(self.by_begin, (lease.since, lease_id))]
         self.suspending.discard(lease_id)
         self.ending.discard(lease_id)
