@@ -10,26 +10,28 @@ little, so short work passes long work). A session whose booking is over may go 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import merge
 
 from .free import Sort
-from .model import Ask, Kind, Lease, Request, State, Suspension
+from .model import Ask, Kind, Lease, Request, Suspension
 from .placement import ANYWHERE
 from .queueing import Walk, least_cost
-from .view import Entry, View
-
-Free = dict[Sort, dict[str, int]]
+from .view import View
 
 
 def suspensions(walk: Walk) -> tuple[Suspension, ...]:
     """For those whom `walk` could not serve, in their order."""
-    rules, view = walk.view.rules, walk.view
-    if not view.queue or not (
-        rules.preempt or any(_is_over(lease, walk.now) for lease in view.leases.values())
+    view = walk.view
+    if len(view.queue) == len(walk.grants):
+        return ()
+    if not view.rules.preempt and not any(
+        _is_over(view.leases[lease_id], walk.now) for lease_id in view.ending
     ):
         return ()
     turns = Turns(walk)
-    walk.in_order(turns.make_room, turns.skips)
+    walk.in_order(turns.make_room)
     return tuple(turns.out)
 
 
@@ -43,7 +45,16 @@ class Waiter:
     attained: float
     """GPU-seconds that it has had, less those that it has waited for since."""
     guaranteed: bool
+    """Its account is below its guarantee."""
     booked: bool
+    fills: bool
+    """At least half of what it needs is free and of no use to others: served, it keeps more GPUs busy."""
+
+    @property
+    def least(self) -> float:
+        """What a session must have had for each of its GPUs, in seconds, before its turn ends for this one's sake; the
+        rules' slice comes on top."""
+        return 0.0 if self.fills else self.attained
 
 
 class Turns:
@@ -53,114 +64,116 @@ class Turns:
         self.now = walk.now
         self.out: list[Suspension] = []
         self._chosen: set[int] = set()
-        self._free = self._free_or_soon()
-        self._candidates: dict[Sort, list[Lease]] = {}
+        self._room = Room(walk)
+        self._wanted = (
+            self.view.wanted - sum(len(grant.uuids) for grant in walk.grants.values()) - self._room.free()
+        )
+        """Devices that all who wait want more than are free or soon free."""
         self._refused: dict[tuple[int, str, int], float] = {}
         """The least attained service for which there was nobody to suspend, by ask, account and priority."""
         self._given: defaultdict[str, int] = defaultdict(int)
         """What accounts lose by the suspensions so far."""
 
-    def skips(self, entry: Entry) -> bool:
-        return entry[1] in self.walk.grants
-
     def make_room(self, request: Request) -> bool:
         """Whether there will be room for it, because of suspensions under way or ordered here."""
-        if self.walk.over_limit(request, least_cost(request.ask)) or request.ask.kind == Kind.SHARE:
+        if request.ask.kind == Kind.SHARE or self.walk.over_limit(request, least_cost(request.ask)):
             return False
         waiter = self._waiter(request)
         key = (self.view.ask_ids[request.id], waiter.account, waiter.priority)
-        if (
-            waiter.attained >= self._refused.get(key, float("inf"))
-            and not waiter.guaranteed
-            and not waiter.booked
-        ):
+        special = waiter.guaranteed or waiter.booked or waiter.fills
+        if not special and waiter.attained >= self._refused.get(key, float("inf")):
             return False
         victims = self._victims(waiter)
         if victims is None:
-            self._refused[key] = min(waiter.attained, self._refused.get(key, float("inf")))
+            if not special:
+                self._refused[key] = waiter.attained
             return False
         for lease in victims:
             self._chosen.add(lease.id)
             self._given[self.view.account(lease)] += self.view.cost(lease.uuids)
             self.out.append(Suspension(lease.id, request.id, self._why(lease, waiter)))
-            self._add(lease)
-        self._claim(request.ask)
+            self._room.add(lease)
+            self._wanted -= len(lease.uuids)
+        self._room.claim(request.ask)
         return True
 
     def _waiter(self, request: Request) -> Waiter:
         view, account = self.view, self.view.account(request)
-        waited = max(0.0, self.now - request.submitted) * request.ask.count
+        waited = max(0.0, self.now - request.submitted)
         return Waiter(
             request,
             view.priority(request),
             account,
-            max(0.0, request.attained_seconds - waited),
+            max(0.0, request.attained_seconds / request.ask.count - waited),
             view.guarantee(account) > 0 and view.over_guarantee(account) + least_cost(request.ask) <= 0,
             self.walk.bookings.active_for(request.groups, request.ask) is not None,
+            request.ask.count > 1 and 2 * self._room.count(request.ask) >= request.ask.count,
         )
 
     def _victims(self, waiter: Waiter) -> list[Lease] | None:
-        """The fewest that make room together with what is free or soon free; None where that is not enough."""
+        """The fewest that make room together with what is free or soon free; None where that is not enough.
+
+        None as well where more GPUs would come free than all who wait could use.
+        """
         ask = waiter.request.ask
-        if self._host_with_room(ask, {}) is not None:
+        if self._room.host_for(ask) is not None:
             return []
         found: list[Lease] = []
-        freed: dict[str, int] = defaultdict(int)
+        freed: defaultdict[str, int] = defaultdict(int)
         for lease in self._in_preference(waiter):
             if not self._may_suspend(lease, waiter):
                 continue
             found.append(lease)
-            for uuid in lease.uuids:
-                freed[self._host(uuid)] += 1
-            host = self._host_with_room(ask, freed)
-            if host is not None:
-                return self._needed(found, ask, host)
+            for host in self._room.hosts_of(lease, ask):
+                freed[host] += 1
+            where = self._room.host_for(ask, freed)
+            if where is not None:
+                needed = self._needed(found, ask, where)
+                if sum(len(lease.uuids) for lease in needed) <= max(ask.count, self._wanted):
+                    return needed
+                return None
         return None
 
     def _needed(self, found: list[Lease], ask: Ask, host: str) -> list[Lease]:
         """Without those that are on other hosts or more than needed."""
-        here = [lease for lease in found if host in (ANYWHERE, *map(self._host, lease.uuids))]
+        here = [lease for lease in found if host == ANYWHERE or host in self._room.hosts_of(lease, ask)]
+        if len(here) == 1:
+            return here
         for lease in list(here):
-            freed: dict[str, int] = defaultdict(int)
+            freed: defaultdict[str, int] = defaultdict(int)
             for other in here:
-                for uuid in other.uuids if other is not lease else ():
-                    freed[self._host(uuid)] += 1
-            if self._host_with_room(ask, freed, host) is not None:
+                for name in self._room.hosts_of(other, ask) if other is not lease else ():
+                    freed[name] += 1
+            if self._room.host_for(ask, freed) is not None:
                 here.remove(lease)
         return here
 
-    def _in_preference(self, waiter: Waiter) -> list[Lease]:
+    def _in_preference(self, waiter: Waiter) -> Iterator[Lease]:
         """Who has had most first; those that hold more than is needed last."""
-        count = waiter.request.ask.count
-        leases = [lease for sort in self.view.matching(waiter.request.ask) for lease in self._of_sort(sort)]
-        wide = [lease for lease in leases if len(lease.uuids) > count]
-        return [lease for lease in leases if len(lease.uuids) <= count] + wide
+        sorts = self.view.matching(waiter.request.ask)
+        lower = any(priority < waiter.priority for priority in self.view.lease_priorities)
+        everybody = lower or waiter.guaranteed or waiter.booked or bool(self.view.ending)
+        least = 0.0 if everybody else waiter.least + self.view.rules.slice_seconds
+        for wide in (False, True):
+            lists = [
+                self._most_first(width, entries, least)
+                for (sort, width), entries in self.view.served.items()
+                if sort in sorts and (width > waiter.request.ask.count) == wide
+            ]
+            for _, lease_id in merge(*lists):
+                yield self.view.leases[lease_id]
 
-    def _of_sort(self, sort: Sort) -> list[Lease]:
-        if sort not in self._candidates:
-            self._sort_candidates()
-        return self._candidates.get(sort, [])
-
-    def _sort_candidates(self) -> None:
-        self._candidates = {sort: [] for sort in self.view.pools}
-        leases = [lease for lease in self.view.leases.values() if self._is_candidate(lease)]
-        for lease in sorted(leases, key=lambda lease: (-lease.attained_at(self.now), lease.id)):
-            at = self.view.position.get(lease.uuids[0])
-            if at is not None:
-                self._candidates[self.view.sorts[at]].append(lease)
-
-    def _is_candidate(self, lease: Lease) -> bool:
-        rules = self.view.rules
-        if not lease.preemptible or lease.suspending or lease.share_bytes or lease.state != State.RUNNING:
-            return False
-        if lease.cell_running and not rules.interrupt_cells:
-            return False
-        return _is_over(lease, self.now) or (
-            rules.preempt and self.now - lease.since >= rules.min_run_seconds
-        )
+    def _most_first(
+        self, width: int, entries: list[tuple[float, int]], least: float
+    ) -> Iterator[tuple[float, int]]:
+        for at_zero, lease_id in reversed(entries):
+            attained = at_zero + self.now
+            if attained < least:
+                return
+            yield -attained, lease_id
 
     def _may_suspend(self, lease: Lease, waiter: Waiter) -> bool:
-        if lease.id in self._chosen:
+        if lease.id in self._chosen or not self._is_ripe(lease):
             return False
         priority = self.view.priority(lease)
         if priority != waiter.priority:
@@ -175,7 +188,15 @@ class Turns:
             return True
         if waiter.guaranteed and account != waiter.account:
             return True
-        return lease.attained_at(self.now) >= waiter.attained + self.view.rules.slice_seconds
+        return lease.attained_at(self.now) / len(lease.uuids) >= waiter.least + self.view.rules.slice_seconds
+
+    def _is_ripe(self, lease: Lease) -> bool:
+        rules = self.view.rules
+        if lease.cell_running and not rules.interrupt_cells:
+            return False
+        return _is_over(lease, self.now) or (
+            rules.preempt and self.now - lease.since >= rules.min_run_seconds
+        )
 
     def _why(self, lease: Lease, waiter: Waiter) -> str:
         hours = lease.attained_at(self.now) / max(1, len(lease.uuids)) / 3600
@@ -183,54 +204,92 @@ class Turns:
             f"has had its GPUs for {hours:.1f} h; {waiter.request.user} waits for {waiter.request.ask.count}"
         )
 
-    # devices that are free, or will be when those on their way out are gone
 
-    def _free_or_soon(self) -> Free:
-        free: Free = {
-            sort: {host: len(at) for host, at in pool.hosts.items()} for sort, pool in self.view.pools.items()
-        }
-        for lease_id in self.view.suspending:
-            for uuid in self.view.leases[lease_id].uuids:
-                self._count(free, uuid)
-        return free
+class Room:
+    """Devices that are free, or will be when those on their way out are gone, less what was claimed."""
 
-    def _add(self, lease: Lease) -> None:
-        for uuid in lease.uuids:
-            self._count(self._free, uuid)
+    def __init__(self, walk: Walk) -> None:
+        self.view = walk.view
+        self._hosts: dict[Sort, dict[str, int]] | None = None
+        self._total = {sort: pool.free for sort, pool in self.view.pools.items()}
+        self._soon: list[int] = []
+        for lease_id in sorted(self.view.suspending):
+            self.add(self.view.leases[lease_id])
 
-    def _count(self, free: Free, uuid: str) -> None:
-        at = self.view.position.get(uuid)
-        if at is not None and not self.view.devices[at].cordon:
-            hosts = free[self.view.sorts[at]]
-            host = self.view.devices[at].host
-            hosts[host] = hosts.get(host, 0) + 1
+    def free(self) -> int:
+        return sum(self._total.values())
 
-    def _host_with_room(self, ask: Ask, freed: dict[str, int], only: str = "") -> str | None:
-        total = 0
-        hosts: dict[str, int] = dict(freed)
+    def count(self, ask: Ask) -> int:
+        """Those that would help `ask`; on one host where it needs that."""
+        if _fits_anywhere(ask):
+            return sum(self._total[sort] for sort in self.view.matching(ask))
+        hosts: dict[str, int] = {}
         for sort in self.view.matching(ask):
-            for host, count in self._free[sort].items():
+            for host, count in self._by_host()[sort].items():
                 hosts[host] = hosts.get(host, 0) + count
-        for host in sorted(hosts):
-            total += hosts[host]
-            if ask.one_host and ask.host in ("", host) and only in ("", host) and hosts[host] >= ask.count:
-                return host
-        return ANYWHERE if not ask.one_host and total >= ask.count else None
+        return max((count for host, count in hosts.items() if ask.host in ("", host)), default=0)
 
-    def _claim(self, ask: Ask) -> None:
+    def add(self, lease: Lease) -> None:
+        for uuid in lease.uuids:
+            at = self.view.position.get(uuid)
+            if at is None or self.view.devices[at].cordon:
+                continue
+            self._total[self.view.sorts[at]] += 1
+            self._soon.append(at)
+            if self._hosts is not None:
+                self._count(self._hosts, at)
+
+    def host_for(self, ask: Ask, freed: dict[str, int] | None = None) -> str | None:
+        """A host with room for it, when `freed` is free as well; `ANYWHERE` where it does not matter which."""
+        sorts = self.view.matching(ask)
+        if _fits_anywhere(ask):
+            have = sum(self._total[sort] for sort in sorts) + sum((freed or {}).values())
+            return ANYWHERE if have >= ask.count else None
+        hosts = dict(freed or {})
+        for sort in sorts:
+            for host, count in self._by_host()[sort].items():
+                hosts[host] = hosts.get(host, 0) + count
+        return min(
+            (host for host, n in hosts.items() if n >= ask.count and ask.host in ("", host)), default=None
+        )
+
+    def hosts_of(self, lease: Lease, ask: Ask) -> list[str]:
+        """One entry for each device of it that would help `ask`."""
+        places = [self.view.position[uuid] for uuid in lease.uuids if uuid in self.view.position]
+        sorts = self.view.matching(ask)
+        named = [at for at in places if not ask.uuids or self.view.devices[at].uuid in ask.uuids]
+        return [
+            self.view.devices[at].host
+            for at in named
+            if self.view.sorts[at] in sorts and not self.view.devices[at].cordon
+        ]
+
+    def claim(self, ask: Ask) -> None:
         """Later ones do not count on it as well."""
-        host = self._host_with_room(ask, {})
-        left = ask.count
+        host, left = self.host_for(ask), ask.count
         for sort in self.view.matching(ask):
-            for name in [host] if host not in (None, ANYWHERE) else sorted(self._free[sort]):
-                part = min(left, self._free[sort].get(str(name), 0))
-                if part:
-                    self._free[sort][str(name)] -= part
-                    left -= part
+            part = min(left, self._total[sort])
+            if self._hosts is not None and host not in (None, ANYWHERE):
+                part = min(part, self._hosts[sort].get(str(host), 0))
+                self._hosts[sort][str(host)] = self._hosts[sort].get(str(host), 0) - part
+            self._total[sort] -= part
+            left -= part
 
-    def _host(self, uuid: str) -> str:
-        at = self.view.position.get(uuid)
-        return self.view.devices[at].host if at is not None else ""
+    def _by_host(self) -> dict[Sort, dict[str, int]]:
+        if self._hosts is None:
+            pools = self.view.pools.items()
+            self._hosts = {sort: {host: len(at) for host, at in pool.hosts.items()} for sort, pool in pools}
+            for at in self._soon:
+                self._count(self._hosts, at)
+        return self._hosts
+
+    def _count(self, hosts: dict[Sort, dict[str, int]], at: int) -> None:
+        of_sort, host = hosts[self.view.sorts[at]], self.view.devices[at].host
+        of_sort[host] = of_sort.get(host, 0) + 1
+
+
+def _fits_anywhere(ask: Ask) -> bool:
+    return not ask.uuids and not ask.host and (ask.count == 1 or not ask.one_host)
 
 
 def _is_over(lease: Lease, now: float) -> bool:
