@@ -25,6 +25,9 @@ NOWHERE = Path("/nowhere")
         ("c 195:255 rwm\n", False),
         ("b 195:0 rwm\n", False),
         ("c 195:0 r\n", False),
+        # Before and after a daemon-reload, as recorded in nvidia-container-toolkit#251:
+        ("c 195:* m\nc 195:0 rw\nc 195:254 rw\nc 195:255 rw\n", True),
+        ("c 195:* m\n", False),
         ("", False),
         ("nonsense\n", False),
     ],
