@@ -304,10 +304,6 @@ class GpuSettings(Section):
         ge=0,
         description="The most GPUs that one user may hold, over all sessions. 0: no limit. Single users and groups: `respawner-hub gpu limit`.",
     )
-    agents: list[str] = Field(
-        [],
-        description="Addresses of the agents of other hosts, for example https://gpu-b:8082. They have the token in state_dir/secrets/agent-token.",
-    )
     can_snooze_preemption: bool = Field(
         False, description="Whether a snooze also puts off a preemption for somebody who waits."
     )

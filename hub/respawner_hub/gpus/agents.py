@@ -13,7 +13,7 @@ from respawner_spawner.devices.values import Report
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.records import Cordon
 
-from .. import agent, secrets
+from .. import agent
 from ..settings import Settings
 from .views import HEALTH
 
@@ -70,10 +70,8 @@ class Agents:
 
 
 def agents_of(settings: Settings) -> Agents:
-    """This machine's agent, and those of other hosts that the settings name."""
-    token = secrets.agent_token_file(settings.state_dir).read_text().strip()
-    others = [AgentClient(url, token) for url in settings.gpus.agents]
-    return Agents([agent.client(settings), *others])
+    """This machine's agent."""
+    return Agents([agent.client(settings)])
 
 
 def tell(ledger: Ledger, seen: Iterable[Seen]) -> None:

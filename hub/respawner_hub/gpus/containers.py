@@ -33,11 +33,11 @@ class Reconciler:
         :param strangers: device → who uses it without being a session.
         """
         try:
-            containers, unreachable = await self._containers(), []
+            containers = await self._containers()
         except (*UNREACHABLE, APIError) as error:
             log.warning("The engine does not answer, its leases stay as they are: %s", error)
-            containers, unreachable = [], [self._host]
-        plan = await asyncio.to_thread(self._plan, containers, unreachable, strangers)
+            containers = None
+        plan = await asyncio.to_thread(self._plan, containers, strangers)
         done = await asyncio.to_thread(reconcile.carry_out, self._ledger, plan)
         for container in plan.fenced_off:
             await self._stop(container)
@@ -48,14 +48,16 @@ class Reconciler:
         found = await self._engine.call("containers", all=True, filters=filters)
         return [container_of(item, self._deployment, self._host) for item in found]
 
-    def _plan(
-        self, containers: list[Container], unreachable: list[str], strangers: Mapping[str, str]
-    ) -> Plan:
-        known = reconcile.known(self._ledger, containers)
+    def _plan(self, containers: list[Container] | None, strangers: Mapping[str, str]) -> Plan:
+        """
+        :param containers: None where the engine does not answer: then nothing is known of any host.
+        """
+        devices, found = self._ledger.devices(), containers or []
+        unreachable = {self._host, *(device.host for device in devices)} if containers is None else set()
         return reconcile.plan(
-            known,
-            containers,
-            self._ledger.devices(),
+            reconcile.known(self._ledger, found),
+            found,
+            devices,
             self._ledger.clock(),
             unreachable=unreachable,
             strangers=strangers,
