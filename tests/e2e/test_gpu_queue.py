@@ -17,13 +17,15 @@ from .gpu_deployment import GpuDeployment
 pytestmark = [pytest.mark.docker, pytest.mark.browser, pytest.mark.timeout(1200)]
 
 GPU = "GPU-11111111"
+BUSY = State([Gpu(GPU, utilization=87, memory_used=12 << 30)])
+IDLE = State([Gpu(GPU)])
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory):
     """The real agent on a stand-in of NVML, the real engine with a stand-in of NVIDIA's hook, stand-in sessions."""
     folder = build_fake_nvml(tmp_path_factory.mktemp("nvml"))
-    state = State([Gpu(GPU, utilization=87, memory_used=12 << 30)]).write(folder / "state")
+    state = BUSY.write(folder / "state")
     with gpu_engine.running([GPU], log_to=ARTIFACTS / "logs") as engine:
         stub_session.build(engine.client)
         deployment = GpuDeployment(
@@ -31,7 +33,9 @@ def deployment(tmp_path_factory):
             environment=nvml_environment(folder, state),
             image={"name": stub_session.IMAGE, "build": False},
             session={"stop_grace_seconds": 20, "mem_limit": ""},
+            gpus={"idle_minutes": 0.3, "warn_minutes": 0.2},
         )
+        deployment.nvml_state = state
         deployment.sections["engine"]["start"] = False
         deployment.write_settings()
         try:
@@ -52,6 +56,11 @@ def ada(deployment):
 def bob(deployment):
     with deployment.new_user("bob") as name:
         yield name
+
+
+def is_running(deployment: GpuDeployment, user: str) -> bool:
+    standing = deployment.standing(user)
+    return bool(standing and standing.state == "running")
 
 
 def choose_a_gpu(person: Person) -> None:
@@ -94,9 +103,22 @@ def test_an_admin_sees_the_holder_and_the_queue_and_releases(deployment, ada, bo
         page.on("dialog", lambda dialog: dialog.accept())
         row.get_by_role("button", name="Release").click()
         expect(page.get_by_role("status")).to_contain_text("ada is stop", timeout=SPAWN_MS)
-    wait_until(
-        lambda: deployment.standing(bob) and deployment.standing(bob).state == "running",
-        120,
-        "bob to be served",
-    )
+    wait_until(lambda: is_running(deployment, bob), 120, "bob to be served")
     assert deployment.standing(ada) is None
+
+
+def test_an_idle_session_is_warned_and_suspended_and_the_next_is_served(deployment, ada, bob):
+    deployment.start_server(ada, {"gpus": 1})
+    deployment.api("POST", f"users/{bob}")
+    assert deployment.api("POST", f"users/{bob}/server", json={"gpus": 1}).json()["state"] == "queued"
+    IDLE.write(deployment.nvml_state)
+    try:
+        wait_until(lambda: deployment.standing(ada).reclaim_at, 120, "the warning")
+        page = deployment.browse(ada, "hub/home").text
+        assert "will be suspended: it has idled for" in page
+        wait_until(lambda: deployment.standing(ada) is None, 120, "the suspension")
+        BUSY.write(deployment.nvml_state)
+        wait_until(lambda: is_running(deployment, bob), 120, "bob to be served")
+    finally:
+        BUSY.write(deployment.nvml_state)
+    assert deployment.ledger.ended(deployment.holder(ada))[0].end_reason == "suspended"

@@ -115,6 +115,19 @@ def test_the_form_shows_what_is_free_and_leads_to_the_queue(hub):
     assert "carol" not in text_of(browser.get("/home")) or "waits for 1 GPU" in text_of(browser.get("/home"))
 
 
+def test_a_person_cancels_or_chooses_something_else(hub):
+    hub.ask("ada", {"gpus": 1}, token=hub.token("ada"))
+    browser = log_in(hub, "carol")
+    for action, leads_to in (("cancel", "/hub/home"), ("change", "/hub/spawn/carol")):
+        spawn_by_form(browser, gpu="gpus=1")
+        assert 'http-equiv="refresh"' in browser.get("/gpus/queue/carol").text
+        answer = browser.submit("/gpus/queue/carol", action=action)
+        assert answer.headers["Location"] == leads_to
+        assert state(hub, "carol")["state"] is None
+    assert browser.get("/gpus/queue/carol", allow_redirects=False).headers["Location"] == "/hub/home"
+    assert browser.get("/gpus/queue/ada").status_code in (403, 404)
+
+
 def test_a_wrong_choice_comes_back_with_the_form(hub):
     answer = spawn_by_form(log_in(hub, "carol"), gpu="gpus=7")
     assert answer.status_code == 400
