@@ -16,12 +16,12 @@ from typing import Any
 import docker
 from respawner_hub.settings import load
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Device, Lease
+from respawner_spawner.leases.model import Device, Kind, Lease
 from respawner_spawner.leases.records import Standing
 
 from tests.standins import gpu_engine, stub_session
 
-from .deployment import ARTIFACTS, Deployment
+from .deployment import ARTIFACTS, Deployment, wait_until
 
 HOST = "stand-in"
 MEMORY_BYTES = 80 << 30
@@ -34,7 +34,8 @@ class GpuDeployment(Deployment):
     def __init__(self, engine: gpu_engine.GpuEngine, **settings: Any) -> None:
         super().__init__(engine=engine.socket, **settings)
         self.gpu_engine = engine
-        self.uuids: Sequence[str] | None = None
+        self.devices: Sequence[Device] | None = None
+        """What the agent tells of; None: it is dead."""
         self._end = threading.Event()
         self._agent: threading.Thread | None = None
 
@@ -70,21 +71,33 @@ class GpuDeployment(Deployment):
             for volume in self.engine.volumes(filters={"name": f"-{name}"})["Volumes"] or []:
                 self.engine.remove_volume(volume["Name"], force=True)
 
+    def ensure_server(
+        self, user: str, options: dict[str, object] | None = None, timeout: float = 240
+    ) -> None:
+        """Ask until the user's server runs: also where somebody else starts it, or where it has to queue first."""
+
+        def runs() -> bool:
+            server = self.api("GET", f"users/{user}").json()["servers"].get("")
+            if not server:
+                body = {} if options is None else {"json": options}
+                self.api("POST", f"users/{user}/server", **body)
+            return bool(server and server["ready"])
+
+        wait_until(runs, timeout, f"{user}'s server")
+
     # The agent's part -------------------------------------------------------------------------------------
 
-    def beat(self, uuids: Sequence[str]) -> None:
+    def beat(self, devices: Sequence[Device] | None) -> None:
         """Tell the ledger of these devices, now and every few seconds until `close`."""
-        self.uuids = uuids
+        self.devices = devices
         self.heartbeat()
         if self._agent is None:
             self._agent = threading.Thread(target=self._keep_beating, daemon=True)
             self._agent.start()
 
     def heartbeat(self) -> None:
-        if self.uuids is None:  # the agent is dead
-            return
-        devices = [Device(uuid, HOST, "STAND-IN A100", MEMORY_BYTES) for uuid in self.uuids]
-        self.ledger.heartbeat(HOST, devices)
+        if (devices := self.devices) is not None:
+            self.ledger.heartbeat(HOST, devices)
 
     def _keep_beating(self) -> None:
         while not self._end.wait(HEARTBEAT_SECONDS):
@@ -116,12 +129,20 @@ class GpuDeployment(Deployment):
         super().close()
 
 
+def whole_gpu(uuid: str) -> Device:
+    return Device(uuid, HOST, "STAND-IN A100", MEMORY_BYTES)
+
+
+def mig_device(uuid: str, parent: str) -> Device:
+    return Device(uuid, HOST, "STAND-IN A100", 10 << 30, Kind.MIG, parent, "1g.10gb")
+
+
 @contextlib.contextmanager
 def deployment_with_gpus(
-    uuids: Sequence[str], image: str = stub_session.IMAGE, **settings: dict[str, object]
+    devices: Sequence[Device], image: str = stub_session.IMAGE, **settings: dict[str, object]
 ) -> Iterator[GpuDeployment]:
-    """A running deployment with these stand-in GPUs on an engine of its own; sessions are stand-ins by default."""
-    with gpu_engine.running(uuids, log_to=ARTIFACTS / "logs") as engine:
+    """A running deployment with these stand-in devices on an engine of its own; sessions are stand-ins by default."""
+    with gpu_engine.running([device.uuid for device in devices], log_to=ARTIFACTS / "logs") as engine:
         if image == stub_session.IMAGE:
             stub_session.build(engine.client)
         else:
@@ -132,7 +153,7 @@ def deployment_with_gpus(
         deployment.write_settings()
         try:
             deployment.up()
-            deployment.beat(uuids)
+            deployment.beat(devices)
             yield deployment
         finally:
             deployment.close()

@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from .deployment import wait_until
-from .gpu_deployment import GpuDeployment, deployment_with_gpus
+from .gpu_deployment import GpuDeployment, deployment_with_gpus, whole_gpu
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(3000)]
 
@@ -41,7 +41,7 @@ AWAY = (
 @pytest.fixture(scope="module")
 def deployment():
     session = {"max_gpus": 4, "stop_grace_seconds": 10, "http_timeout_seconds": 60}
-    with deployment_with_gpus(UUIDS, session=session) as deployment:
+    with deployment_with_gpus([*map(whole_gpu, UUIDS)], session=session) as deployment:
         yield deployment
 
 
@@ -137,9 +137,9 @@ class Killer(threading.Thread):
 
     def agent(self) -> None:
         """It is silent for longer than a silent agent is believed."""
-        uuids, self.deployment.uuids = self.deployment.uuids, None
+        devices, self.deployment.devices = self.deployment.devices, None
         self.end.wait(40 if LONG else 10)
-        self.deployment.beat(uuids)
+        self.deployment.beat(devices)
 
 
 def test_no_double_grant_no_leak_and_everyone_served(deployment):

@@ -7,11 +7,10 @@ import asyncio
 import pytest
 from respawner_hub.settings import Settings
 from respawner_spawner.engine import Engine
-from respawner_spawner.leases.model import Ask, Kind
 from respawner_spawner.suspend import suspend
 
 from . import training
-from .gpu_deployment import deployment_with_gpus
+from .gpu_deployment import deployment_with_gpus, whole_gpu
 from .kernels import UserServer
 from .test_gpu_engine import Server
 
@@ -24,7 +23,9 @@ SEEN = "__import__('subprocess').run(['nvidia-smi', '-L'], capture_output=True, 
 @pytest.fixture
 def deployment():
     image = Settings().image.name
-    with deployment_with_gpus([FIRST, SECOND], image, session={"stop_grace_seconds": 60}) as deployment:
+    with deployment_with_gpus(
+        [whole_gpu(FIRST), whole_gpu(SECOND)], image, session={"stop_grace_seconds": 60}
+    ) as deployment:
         yield deployment
 
 
@@ -45,12 +46,10 @@ def test_a_reclaimed_model_comes_back_on_another_gpu(deployment):
                 Server(deployment, ada),
                 deployment.holder(ada),
                 reason="bob needs it",
-                comes_back=Ask(Kind.GPU),
             )
         )
         assert outcome.done, outcome
         print(f"suspended in {outcome.seconds:.1f} s")
-        deployment.ledger.cancel(deployment.holder(ada))
         deployment.start_server(bob, {"gpus": 1, "gpu_uuids": [FIRST]})
         assert deployment.seen(bob) == [FIRST]
 
