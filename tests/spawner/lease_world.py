@@ -183,6 +183,14 @@ class World:
                 )
             )
 
+    def suspending(self) -> list[Container]:
+        """Containers that run, within reach, and whose lease is on its way out."""
+        query = (
+            "SELECT holder FROM respawner_requests WHERE suspending_since IS NOT NULL AND state = 'running'"
+        )
+        holders = {name for (name,) in self.eyes.execute(query)}
+        return [c for c in self.containers if c.running and c.holder in holders and c.host not in self.away]
+
     def lost_sight_of(self) -> list[Container]:
         """Containers on hosts that do not answer."""
         return [container for container in self.containers if container.host in self.away]

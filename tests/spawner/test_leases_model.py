@@ -2,7 +2,8 @@
 
 hypothesis chooses what happens: people ask and leave, two schedulers act on old decisions, the process dies at any
 statement, containers die unseen, hosts vanish and come back, admins change their minds, a backup is restored. Checked
-after every step: `World.check_*`; at the end everybody is served and every lease ends.
+after every step: `World.check_*`; at the end everybody is served and every lease ends. RESPAWNER_MODEL_STEPS sets how
+many steps there are (10,000; a million in `make test-long`).
 """
 
 import os
@@ -107,19 +108,22 @@ class Model(RuleBasedStateMachine):
         more = {"priority": priority, "preemptible": preemptible, "resumes": resumes}
         self.step(crash, lambda world, ledger: world.submit(user, ask, **more))
 
-    @rule(wishes=st.dictionaries(users, asks, min_size=3), crash=crashes)
-    def many_come(self, wishes, crash):
+    @rule(wishes=st.dictionaries(users, asks, min_size=3), backup=st.booleans(), crash=crashes)
+    def many_come(self, wishes, backup, crash):
         for user, ask in wishes.items():
             self.step(crash, lambda world, ledger, user=user, ask=ask: world.submit(user, ask))
         self.schedule(None)
+        if backup:
+            self.save_a_backup()
         self.step(None, lambda world, ledger: world.start_granted())
 
-    @rule(crash=crashes, seconds=st.sampled_from([1, 60, 700]))
-    def life_goes_on(self, crash, seconds):
+    @rule(crash=crashes, seconds=st.sampled_from([1, 60, 700]), present=st.booleans())
+    def life_goes_on(self, crash, seconds, present):
         """What a scheduler does all day, and the users whom it serves."""
         self.world.clock.now += seconds
         self.schedule(crash)
-        self.step(None, lambda world, ledger: world.start_granted())
+        if present:
+            self.step(None, lambda world, ledger: world.start_granted())
 
     @rule(user=users, crash=crashes)
     def cancel(self, user, crash):
@@ -189,14 +193,15 @@ class Model(RuleBasedStateMachine):
         name = self.world.containers[which % len(self.world.containers)].holder
         self.step(crash, lambda world, ledger: ledger.begin_suspend(name, "idle", comes_back))
 
-    @precondition(lambda self: self.world.containers)
-    @rule(user=users, crash=crashes)
-    def end_suspend(self, user, crash):
+    @precondition(lambda self: self.world.suspending())
+    @rule(which=numbers, crash=crashes)
+    def end_suspend(self, which, crash):
+        suspending = self.world.suspending()
+        container = suspending[which % len(suspending)]
+
         def action(world, ledger):
-            standing, container = ledger.request_of(holder(user)), world.running(holder(user))
-            if standing and standing.suspending_since is not None and container:
-                world.stop(container)
-                world.happened["suspended"] += 1
+            world.stop(container)
+            world.happened["suspended"] += 1
 
         self.step(crash, action)
 
@@ -284,6 +289,15 @@ class Model(RuleBasedStateMachine):
         if self.world.strangers.pop(uuid, None) is None:
             self.world.strangers[uuid] = "python (pid 4711 of root)"
 
+    @precondition(lambda self: self.world.containers and not self.world.away)
+    @rule(which=numbers, crash=crashes)
+    def a_host_is_lost_and_its_sessions_are_given_up(self, which, crash):
+        host = self.world.containers[which % len(self.world.containers)].host
+        self.a_host_vanishes_or_is_back(host, 600, None)
+        self.reconcile(600, crash)
+        for number in range(len(self.world.lost_sight_of())):
+            self.an_admin_gives_a_session_up(number, crash)
+
     @rule(grace=st.sampled_from([0, 600]), crash=crashes)
     def reconcile(self, grace, crash):
         self.step(crash, lambda world, ledger: world.reconcile(grace))
@@ -337,5 +351,7 @@ def test_nothing_is_granted_twice_nobody_starves_and_every_lease_ends(capsys):
         "preempted",
         "reconcile: adopt",
         "reconcile: fence off",
+        "reconcile: revoke",
+        "expired",
     ):
         assert counted[what], f"the model never came to: {what}"
