@@ -144,7 +144,7 @@ async def test_a_driver_that_hangs_does_not_hang_the_agent(library, tmp_path):
 
 async def test_without_a_driver_the_agent_says_so(library, tmp_path):
     with RunningAgent(library, tmp_path, State(init_error=9)) as agent:
-        seen = await until(agent.client(), lambda seen: seen.answer and seen.answer.report.causes)
+        seen = await until(agent.client(), lambda seen: seen.answer.report.inventory.cause)
         assert seen.devices(0) == ()
         assert "not loaded" in seen.answer.report.inventory.cause
 
@@ -180,6 +180,7 @@ def session(any_image):
         any_image,
         ["sleep", "600"],
         entrypoint=[],
+        network_disabled=True,
         labels={container_spec.HOLDER_LABEL: "team/ada/", container_spec.GPUS_LABEL: "GPU-a"},
         host_config=client.create_host_config(devices=["/dev/zero:/dev/nvidia0:rw"]),
     )

@@ -46,7 +46,11 @@ def container(client, any_image):
     """Running, with a device called /dev/nvidia0."""
     devices = ["/dev/zero:/dev/nvidia0:rw"]
     created = client.create_container(
-        any_image, ["sleep", "300"], entrypoint=[], host_config=client.create_host_config(devices=devices)
+        any_image,
+        ["sleep", "300"],
+        entrypoint=[],
+        network_disabled=True,
+        host_config=client.create_host_config(devices=devices),
     )
     try:
         client.start(created)
@@ -75,7 +79,7 @@ def test_a_device_taken_from_a_running_container_is_seen(client, container, proc
 @pytest.mark.docker
 @pytest.mark.parametrize("proc", [Path("/proc"), NOWHERE], ids=["by the kernel's list", "by opening"])
 def test_a_container_without_device_nodes_is_unknown_and_not_fine(client, any_image, proc):
-    created = client.create_container(any_image, ["sleep", "300"], entrypoint=[])
+    created = client.create_container(any_image, ["sleep", "300"], entrypoint=[], network_disabled=True)
     try:
         client.start(created)
         assert look(client, created["Id"], proc) == ("unknown", "it has no /dev/nvidia*")

@@ -52,7 +52,7 @@ def test_this_process_can_be_asked_about():
 @pytest.mark.docker
 def test_a_process_of_a_real_container_is_found(any_image):
     client = docker.from_env().api
-    container = client.create_container(any_image, ["sleep", "60"], entrypoint=[])
+    container = client.create_container(any_image, ["sleep", "60"], entrypoint=[], network_disabled=True)
     try:
         client.start(container)
         pid = client.inspect_container(container)["State"]["Pid"]
