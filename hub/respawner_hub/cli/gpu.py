@@ -96,7 +96,9 @@ def _add_devices(actions: Any) -> None:
         parser.add_argument("target", metavar="GPU|HOST")
         parser.add_argument("--reason")
     actions.add_parser("uncordon", help="take leases again").add_argument("target", metavar="GPU|HOST")
-    share = actions.add_parser("share", help="let sessions share a GPU's memory")
+    share = actions.add_parser(
+        "share", help="let sessions share a GPU's memory (advisory: programs keep to it)"
+    )
     share.add_argument("device", metavar="GPU")
     share.add_argument("memory", metavar="SIZE", help="for all shares together, for example 40G; 0 ends it")
 

@@ -38,6 +38,13 @@ class Choice:
     """ "free now", or the wait and its reason."""
 
     @property
+    def note(self) -> str:
+        """What keeps the session to it."""
+        if self.ask.kind is Kind.SHARE:
+            return "advisory: programs keep to their part by themselves"
+        return "separated by hardware" if self.ask.kind is Kind.MIG else ""
+
+    @property
     def value(self) -> str:
         return field_of(self.ask)
 
