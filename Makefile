@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-.PHONY: up down status fast test test-long lint format bench-spawn bench-snapshot bench-restore capabilities tour pythons clean
+.PHONY: up down status fast test test-long lint format bench-spawn bench-snapshot bench-restore capabilities dockerspawner-suite tour pythons clean
 
 up: $(VENV)/.installed
 	@$(BIN)/respawner-hub up
@@ -53,6 +53,10 @@ bench-restore: $(VENV)/.installed-dev
 # What comes back after kill -9, case by case, beside the peers. Writes docs/capabilities.md.
 capabilities: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.bench.capabilities
+
+# dockerspawner's own tests against our spawner class and the stock one, on a private engine. The tests come from PyPI.
+dockerspawner-suite: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.dockerspawner_suite.run
 
 # Runs docs/tour.ipynb, which kills its kernel halfway, and writes the outputs into it.
 tour: $(VENV)/.installed-dev

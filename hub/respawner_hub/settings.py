@@ -15,28 +15,16 @@ from urllib.parse import urlsplit
 
 import tomllib
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from respawner_spawner.sizes import size_bytes
 
 from .auth.external import LdapOptions, OidcOptions, PamOptions
 
 SETTINGS_ENV = "RESPAWNER_SETTINGS"
 FILE_NAME = "respawner.toml"
 
-_SIZE = re.compile(r"^\d+(\.\d+)?\s*([KMGT]B?|B)?$", re.IGNORECASE)
-_UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
 
 class SettingsError(Exception):
     """The settings cannot be used. The message names the file, the key, the value and what is expected."""
-
-
-def size_bytes(text: str) -> int:
-    """`"2G"`, `"512M"` or `"1048576"` in bytes (binary units, as Docker reads them)."""
-    if not _SIZE.match(text.strip()):
-        raise ValueError(f"{text!r} is not a size: write for example 512M or 16G")
-    number = re.match(r"[\d.]+", text.strip())
-    assert number is not None
-    unit = text.strip()[number.end() :].strip().upper().removesuffix("B") or ""
-    return int(float(number.group()) * _UNITS[unit])
 
 
 class Section(BaseModel):
@@ -274,6 +262,53 @@ class SessionSettings(Section):
         return size_bytes(self.mem_limit)
 
 
+class GpuSettings(Section):
+    idle_minutes: float = Field(
+        120,
+        ge=0,
+        description="After so long without GPU use and without kernel activity a session is warned and then suspended: its variables are saved, its GPU goes to the next. 0: never.",
+    )
+    idle_utilisation_percent: int = Field(
+        3, ge=0, le=100, description="A GPU that is used less than this counts as not used."
+    )
+    warn_minutes: float = Field(
+        15,
+        ge=0,
+        description="Time between the warning and the suspension, for idle sessions and preempted ones.",
+    )
+    snoozes: int = Field(
+        2, ge=0, description="How often the user of an idle session may put the suspension off."
+    )
+    snooze_minutes: float = Field(60, gt=0, description="For how long each time.")
+    interrupt_cells: bool = Field(
+        False,
+        description="Suspend also while a cell runs, or where the hub cannot tell. What the cell has done since its last snapshot is lost.",
+    )
+    preempt: bool = Field(
+        False,
+        description="Suspend running sessions so that those who wait get their turn; who had most GPU time gives way first.",
+    )
+    min_run_minutes: float = Field(30, ge=0, description="No session is preempted earlier.")
+    slice_minutes: float = Field(
+        120,
+        gt=0,
+        description="How much more GPU time than the one who waits a session must have had before it is preempted.",
+    )
+    slot_held_minutes: float = Field(
+        10,
+        gt=0,
+        description="How long granted GPUs wait for a session that does not start. Then the next gets them.",
+    )
+    most_per_user: float = Field(
+        0,
+        ge=0,
+        description="The most GPUs that one user may hold, over all sessions. 0: no limit. Single users and groups: `respawner-hub gpu limit`.",
+    )
+    can_snooze_preemption: bool = Field(
+        False, description="Whether a snooze also puts off a preemption for somebody who waits."
+    )
+
+
 class AgentSettings(Section):
     port: int = Field(
         8082,
@@ -310,6 +345,9 @@ class Settings(Section):
     engine: EngineSettings = Field(EngineSettings(), description="The Docker Engine.")
     image: ImageSettings = Field(ImageSettings(), description="What sessions run.")
     session: SessionSettings = Field(SessionSettings(), description="What one session gets.")
+    gpus: GpuSettings = Field(
+        GpuSettings(), description="GPUs: the queue, and when idle ones are taken back."
+    )
     agent: AgentSettings = Field(AgentSettings(), description="The agent that watches this machine's GPUs.")
     folder: Path = Field(Path(), exclude=True, description="Folder of the file: relative paths start here.")
 

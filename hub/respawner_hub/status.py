@@ -7,7 +7,7 @@ from typing import Any
 import docker
 from respawner_spawner.container_spec import DEPLOYMENT_LABEL, SERVER_LABEL, USER_LABEL
 from respawner_spawner.devices import inventory
-from respawner_spawner.ledger import Ledger
+from respawner_spawner.leases.ledger import Ledger
 
 from .settings import Settings
 from .supervision import PROGRAMS, Supervisor
@@ -22,7 +22,8 @@ def collect(settings: Settings, supervisor: Supervisor) -> dict[str, Any]:
     label = f"{DEPLOYMENT_LABEL}={settings.hub.name}"
     containers = client.containers(all=True, filters={"label": label})
     found = inventory()
-    holders = {lease.uuid: lease.holder for lease in Ledger(settings.own_database_url).leases()}
+    leases = Ledger(settings.own_database_url).leases()
+    holders = {uuid: lease.holder for lease in leases for uuid in lease.uuids}
     return {
         "url": settings.url,
         **supervisor.states(),

@@ -55,6 +55,12 @@ STORE_QUOTA_ENV = "RESPAWNER_STORE_QUOTA"
 WRITES_ENV = "RESPAWNER_WRITES_PER_DAY"
 """Bytes that the kernels of a store may write in 24 hours (``2TB``); beyond half of it large states wait."""
 
+FENCE_ENV = "RESPAWNER_FENCE"
+"""Number of the session's hold on its GPUs; grows with every grant of the deployment."""
+
+FENCE_FILE_ENV = "RESPAWNER_FENCE_FILE"
+"""File with the newest such number of this server. Where it is greater than the session's own, nothing is published."""
+
 # Places inside a container --------------------------------------------------------------------------
 
 BUNDLE_DIR = "/opt/respawner"
@@ -67,6 +73,9 @@ STATE_DIR = "/var/lib/respawner"
 """The user's snapshot volume."""
 
 STORE_DIR = STATE_DIR + "/store"
+
+FENCE_FILE = STATE_DIR + "/fence"
+"""`FENCE_FILE_ENV` of the user's default server; a named server's is ``fence-NAME``: they share the volume."""
 
 RUNTIME_DIR = "/tmp/respawner"  # noqa: S108  # a container has one user, who makes it
 """Where the session's kernels say how far they are saved; gone with the container."""

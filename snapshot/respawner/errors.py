@@ -19,6 +19,10 @@ class NewerFormatError(StoreError):
     """Written by a newer Respawner. Nothing was read or changed: upgrade, or use another store."""
 
 
+class FencedError(StoreError):
+    """A newer session has taken over; what this one computes is not saved any more."""
+
+
 class DamagedError(StoreError):
     """Bytes on disk are not what was written. The snapshot that needs them is not used, older ones are."""
 

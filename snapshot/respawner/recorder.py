@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .capture import Moment, capture
-from .errors import BuiltOnDamageError, OverBudgetError, RespawnerError, StoreError, TornError
+from .errors import BuiltOnDamageError, FencedError, OverBudgetError, RespawnerError, StoreError, TornError
 from .interrupts import interrupts_later
 from .manifest import Manifest
 from .processstate import Baseline
@@ -26,6 +26,7 @@ from .runtime import DIRTY, FAILED, SAVED, StatusFile, flush_wanted_since, runti
 from .saving.job import Job
 from .saving.saver import Saver
 from .store.budget import DAY_BYTES, day_bytes, decide, written_in_a_day
+from .store.fence import Fence
 from .store.timeline import Timeline
 from .store.writer import TimelineWriter
 
@@ -73,7 +74,7 @@ class Recorder:
         self._books = threading.RLock()
         self._published = 0
         self._last_moment: Moment | None = None
-        self._saver = Saver(lambda: TimelineWriter(timeline), self._job_ended)
+        self._saver = Saver(lambda: TimelineWriter(timeline, Fence.of_session()), self._job_ended)
         self._status = self._open_status()
         self._day_bytes = self._read_budget()
 
@@ -320,9 +321,8 @@ class Recorder:
                     if self.last
                     else "there is no snapshot of this run"
                 )
-                self.notice(
-                    f"the state could not be saved ({self.error}); {last}. Trying again after every cell."
-                )
+                hope = "" if isinstance(error, FencedError) else " Trying again after every cell."
+                self.notice(f"the state could not be saved ({self.error}); {last}.{hope}")
         self._tell_status()
 
     def _read_budget(self) -> int:

@@ -5,6 +5,7 @@ Not for decisions: which image, which GPUs and which limits are decided before.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +21,32 @@ HOLDER_LABEL = "org.respawner.holder"
 USER_LABEL = "org.respawner.user"
 SERVER_LABEL = "org.respawner.server"
 GPUS_LABEL = "org.respawner.gpus"
+FENCE_LABEL = "org.respawner.fence"
+SHARE_LABEL = "org.respawner.share-bytes"
 
 NO_GPU = "void"
 """`NVIDIA_VISIBLE_DEVICES` of a session without GPUs: otherwise CUDA images ask for all of them."""
+
+CPU_PERIOD = 100_000
+"""Microseconds over which a CPU limit counts."""
+ADVISORY = "advisory"
+TORCH_READS_FRACTION = (2, 13)
+"""Since this version, or earlier: PyTorch refuses to start with an option that it does not know."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of one GPU's memory."""
+
+    size_bytes: int
+    device_bytes: int
+    """Of the whole GPU; 0 where nobody knows."""
+    enforced_by: str = ADVISORY
+    """"advisory": programs are asked to keep to it and nothing stops those that do not."""
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.size_bytes / self.device_bytes) if self.device_bytes else 0.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +63,12 @@ class Session:
     bundle: Path
     """The kernel bundle on the engine's host."""
     gpus: Sequence[str] = ()
+    """UUIDs, of GPUs or MIG devices."""
+    share: Share | None = None
+    """Where the one GPU is shared."""
+    fence: int = 0
+    """Number of its hold on GPUs; 0: nobody has counted for this session yet."""
+    fence_file: str = contract.FENCE_FILE
     cpu_limit: float | None = None
     mem_limit: int | None = None
     pids_limit: int = 4096
@@ -68,7 +98,39 @@ def environment(session: Session) -> dict[str, str]:
     }
     if not session.gpus:
         added["NVIDIA_VISIBLE_DEVICES"] = NO_GPU
+    if session.fence:
+        added |= {contract.FENCE_ENV: str(session.fence), contract.FENCE_FILE_ENV: session.fence_file}
+    if session.share:
+        added |= share_environment(session.share, image.environment_name, given)
     return {**session.environment, **added}
+
+
+def share_environment(share: Share, environment_name: str, given: Mapping[str, str]) -> dict[str, str]:
+    """What asks the session's programs to keep to their share, and says what holds them to it.
+
+    Each is read by one kind of program: CUDA under an MPS server, JAX, and PyTorch where the image says that it has
+    one that knows the option. Other programs see the whole GPU.
+    """
+    added = {
+        "RESPAWNER_GPU_SHARE": share.enforced_by,
+        "RESPAWNER_GPU_MEMORY_BYTES": str(share.size_bytes),
+        "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"0={share.size_bytes >> 20}M",
+    }
+    if not share.fraction:
+        return added
+    # Rounded down: a share that is a little too small is better than shares that do not fit together.
+    fraction = f"{int(share.fraction * 10_000) / 10_000:.4f}"
+    added |= {"RESPAWNER_GPU_MEMORY_FRACTION": fraction, "XLA_PYTHON_CLIENT_MEM_FRACTION": fraction}
+    if _torch_version(environment_name) >= TORCH_READS_FRACTION:
+        option, variable = f"per_process_memory_fraction:{fraction}", "PYTORCH_CUDA_ALLOC_CONF"
+        added[variable] = ",".join(filter(None, (given.get(variable), option)))
+    return added
+
+
+def _torch_version(environment_name: str) -> tuple[int, int]:
+    """From an image's label, as "py3.11-torch2.13"; (0, 0) where it says none."""
+    found = re.search(r"torch(\d+)\.(\d+)", environment_name)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def labels(session: Session) -> dict[str, str]:
@@ -79,6 +141,8 @@ def labels(session: Session) -> dict[str, str]:
         USER_LABEL: session.user,
         SERVER_LABEL: session.server,
         GPUS_LABEL: ",".join(session.gpus),
+        FENCE_LABEL: str(session.fence),
+        SHARE_LABEL: str(session.share.size_bytes if session.share else 0),
     }
 
 
@@ -108,7 +172,8 @@ def host_config(session: Session) -> dict[str, Any]:
         # Swap counts: without this Docker allows as much swap again.
         config.update(mem_limit=session.mem_limit, memswap_limit=session.mem_limit)
     if session.cpu_limit:
-        config["nano_cpus"] = int(session.cpu_limit * 1e9)
+        # As stock DockerSpawner says it, so that an admin's `extra_host_config` meets what it expects.
+        config.update(cpu_period=CPU_PERIOD, cpu_quota=int(session.cpu_limit * CPU_PERIOD))
     if session.gpus:
         config["device_requests"] = [
             DeviceRequest(driver="nvidia", device_ids=list(session.gpus), capabilities=[["gpu"]])

@@ -3,6 +3,8 @@
 The lifecycle stands in `start`, `poll`, `stop` and `run_post_stop_hook`, in this order. Three rules hold in
 all of them: a container is never removed before its exit code and log are read; what cannot be reached is
 not dead; a lease ends only when its container is gone.
+
+Nothing waits for a GPU here: a start takes the lease that its session has been granted (`claim`).
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import asyncio
 import contextlib
 import inspect
 import json
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,20 @@ from dockerspawner import DockerSpawner
 from dockerspawner.dockerspawner import _deep_merge
 from jupyterhub.traitlets import ByteSpecification
 from respawner import contract
-from sqlalchemy.exc import IntegrityError
 from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
-from traitlets import Bool, Integer, List, Unicode, default
+from traitlets import Bool, Callable, Integer, List, Unicode, default
 
 from . import container_spec
-from .devices import inventory
+from .claim import Claimant, claim, fence_without_lease, schedule
+from .durable import Saved, flush
 from .engine import UNREACHABLE, Engine, engine_at
 from .failure import LOG_LINES, Ending, SessionStartError, next_step
 from .image_facts import ImageFacts, image_facts
-from .ledger import Ledger, NotEnoughGpus
-from .spawn_form import gpu_form, image_form, options_from_form
-from .volumes import own_mount_points
+from .leases.ledger import Ledger
+from .leases.model import Lease, State
+from .leases.records import EndReason, LedgerError
+from .spawn_form import image_form, options_from_form
+from .volumes import fill_volumes
 
 READY_CHECK_SECONDS = 0.1
 _ledgers: dict[str, Ledger] = {}
@@ -40,13 +43,10 @@ _images_with_kernels: set[str] = set()
 
 
 async def _spawn_form(spawner: GPUDockerSpawner) -> str:
-    """The spawn page's form: images where an admin allows several, and GPUs with what is free now."""
-    found = await asyncio.to_thread(inventory)
-    leases = await asyncio.to_thread(spawner.ledger.leases)
-    taken = {lease.uuid for lease in leases if lease.holder != spawner.holder}
+    """The spawn page's form: images where an admin allows several. The hub's own asks for GPUs too."""
     allowed = spawner._get_allowed_images()
     images = [] if allowed == "*" else list(allowed or [])
-    return image_form(images, spawner.image) + gpu_form(found.gpus, taken, spawner.max_gpus, spawner.gpus)
+    return image_form(images, spawner.image)
 
 
 class GPUDockerSpawner(DockerSpawner):
@@ -97,11 +97,22 @@ class GPUDockerSpawner(DockerSpawner):
         min=1,
         help="Time a stopped session has to become durable. Example: ``c.GPUDockerSpawner.stop_grace_seconds = 300``",
     ).tag(config=True)
-    lease = List(Unicode(), help="UUIDs of this session's GPUs.")
+    schedule = Callable(
+        schedule,
+        help="Grants what can be granted now: for callers who start a server without the queue. Example: ``c.GPUDockerSpawner.schedule = lambda ledger: None`` leaves all grants to the scheduler",
+    ).tag(config=True)
+    lease = List(Unicode(), help="UUIDs of this session's GPUs and MIG devices.")
+    fence = Integer(0, help="Number of the session's hold on them.")
     will_resume = Bool(
         False, help="True while a running session is out of reach: its token and OAuth client are kept."
     )
 
+    _share: container_spec.Share | None = None
+    """Where the session has a part of its GPU."""
+    _stopped = False
+    """Whether somebody asked for the end of the session."""
+    _failure = ""
+    """Why its start failed."""
     _confirmed = False
     """Whether this hub process has seen the session run. Until then a "stop" means that the hub did not reach it."""
 
@@ -162,20 +173,26 @@ class GPUDockerSpawner(DockerSpawner):
         return {**super().template_namespace(), "deployment": self.deployment}
 
     def get_state(self) -> dict[str, Any]:
-        return {**super().get_state(), "lease": list(self.lease)}
+        held = {"lease": list(self.lease), "fence": self.fence} if self.fence else {}
+        return {**super().get_state(), **held}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        self.lease = state.get("lease", [])
+        self.lease, self.fence = state.get("lease", []), state.get("fence", 0)
+
+    def clear_state(self) -> None:
+        super().clear_state()
+        self.lease, self.fence = [], 0
 
     # Start ----------------------------------------------------------------------------------------------
 
     async def start(self) -> tuple[str, int]:
         """Adopt the session's running container, or make a new one and wait until its server listens.
 
-        :raises SessionStartError: with the container's exit code and log; nothing is left behind.
+        :raises SessionStartError: with the container's exit code and log, or with the place in the queue; nothing
+            is left behind.
         """
-        self._confirmed, self.will_resume = True, False
+        self._confirmed, self._stopped, self._failure, self.will_resume = True, False, "", False
         self._said.clear()
         try:
             existing = await self.get_object()
@@ -184,9 +201,13 @@ class GPUDockerSpawner(DockerSpawner):
             image = await self._choose_image()
             if existing:
                 await self._remove(self.object_id)
-            self.lease = await self._acquire()
+            await self._claim()
             return await self._start_container(image)
+        except SessionStartError as error:
+            self._failure = str(error)
+            raise
         except UNREACHABLE as error:
+            self._failure = f"the engine does not answer: {error}"
             raise SessionStartError(
                 f"The Docker engine at {self.engine_host} does not answer ({type(error).__name__}). "
                 "Your files and snapshots are safe; tell your admin.",
@@ -197,16 +218,33 @@ class GPUDockerSpawner(DockerSpawner):
         """Go on with a container that survived what the hub did not: its variables are still there."""
         environment = dict(item.split("=", 1) for item in container["Config"]["Env"] if "=" in item)
         self.api_token = environment["JUPYTERHUB_API_TOKEN"]
-        held = container["Config"]["Labels"].get(container_spec.GPUS_LABEL, "")
-        self.lease = [uuid for uuid in held.split(",") if uuid]
-        try:
-            await asyncio.to_thread(self.ledger.adopt, self.holder, self.lease)
-        except IntegrityError:
-            # It runs, so it stays; the admin must decide who gives way.
-            self.log.error("%s runs with GPUs that the ledger gave to others: %s", self._log_name, self.lease)
+        labels = container["Config"]["Labels"]
+        self.lease = [uuid for uuid in labels.get(container_spec.GPUS_LABEL, "").split(",") if uuid]
+        self.fence = int(labels.get(container_spec.FENCE_LABEL, 0))
+        if self.lease:
+            share_bytes = int(labels.get(container_spec.SHARE_LABEL, 0))
+            try:
+                await asyncio.to_thread(self._write_down, share_bytes, self._groups())
+            except LedgerError as error:
+                # It runs, so it stays; the admin must decide who gives way.
+                self.log.error(
+                    "%s goes on with GPUs that the ledger gave to others: %s", self._log_name, error
+                )
         self.log.info("Adopting %s's running container %s", self._log_name, self.object_id[:12])
         self._say(90, "Your session is still running: connecting to it")
         return await self.get_ip_and_port()
+
+    def _write_down(self, share_bytes: int, groups: list[str]) -> None:
+        """Let the ledger know the lease that the container's labels prove."""
+        self.ledger.adopt(
+            self.holder,
+            self.user.name,
+            self.lease,
+            self.fence,
+            groups=groups,
+            share_bytes=share_bytes,
+            by="spawner",
+        )
 
     async def _choose_image(self) -> ImageFacts:
         if chosen := self.user_options.get("image"):
@@ -222,51 +260,47 @@ class GPUDockerSpawner(DockerSpawner):
                 reason="image",
             ) from error
 
-    async def _acquire(self) -> list[str]:
-        count = self._requested_gpus()
-        if not count:
-            await asyncio.to_thread(self.ledger.release, self.holder)
-            return []
-        self._say(20, f"Waiting for {count} GPU(s)")
-        found = await asyncio.to_thread(inventory)
-        labelled = await self._labelled_gpus()
-        devices = [gpu.uuid for gpu in found.gpus]
-        try:
-            return await asyncio.to_thread(self.ledger.acquire, self.holder, count, devices, labelled)
-        except NotEnoughGpus as error:
-            cause = f" ({found.cause})" if found.cause else ""
-            raise SessionStartError(
-                f"{error}{cause}. Start without a GPU, or try again when one is free.", reason="gpus"
-            ) from error
+    async def _claim(self) -> None:
+        """Take the lease that the session has been granted, and the number that its container gets."""
+        self.lease, self.fence, self._share = [], 0, None
+        who = Claimant(self.holder, self.user.name, self._groups(), self.gpus, self.max_gpus)
+        lease = await asyncio.to_thread(claim, self.ledger, who, self.user_options, self.schedule)
+        if lease is None:
+            self.fence = await asyncio.to_thread(fence_without_lease, self.ledger, self.holder)
+            return
+        self.lease, self.fence = list(lease.uuids), lease.fence
+        if lease.share_bytes:
+            devices = await asyncio.to_thread(self.ledger.devices)
+            memory = {device.uuid: device.memory_bytes for device in devices}
+            self._share = container_spec.Share(lease.share_bytes, memory.get(lease.uuids[0], 0))
+        else:
+            await self._refuse_used(lease)
+        self._say(20, f"{len(lease.uuids)} GPU(s) for you")
 
-    def _requested_gpus(self) -> int:
-        wanted = self.user_options.get("gpus", self.gpus)
-        try:
-            count = int(wanted)
-        except (TypeError, ValueError):
-            count = -1
-        if not 0 <= count <= self.max_gpus:
-            raise SessionStartError(f"gpus = {wanted!r}: choose 0 to {self.max_gpus}.", reason="gpus")
-        return count
+    def _groups(self) -> list[str]:
+        return [group.name for group in self.user.orm_user.groups]
 
-    async def _labelled_gpus(self) -> dict[str, str]:
-        """Device → holder of every container that runs on the engine."""
-        label = f"{container_spec.DEPLOYMENT_LABEL}={self.deployment}"
-        containers = await self.docker("containers", filters={"label": label})
-        return {
-            uuid: container["Labels"][container_spec.HOLDER_LABEL]
-            for container in containers
-            for uuid in container["Labels"].get(container_spec.GPUS_LABEL, "").split(",")
-            if uuid
-        }
+    async def _refuse_used(self, lease: Lease) -> None:
+        """The last look before devices are handed out: no other container of the engine has them.
+
+        The ledger knows that too, unless its database was lost or restored since and nobody has compared them yet.
+        """
+        for container in await self.docker("containers", filters={"label": container_spec.GPUS_LABEL}):
+            used = set(container["Labels"][container_spec.GPUS_LABEL].split(",")) & set(lease.uuids)
+            if used:
+                holder = container["Labels"].get(container_spec.HOLDER_LABEL, container["Id"][:12])
+                raise SessionStartError(
+                    f"{', '.join(sorted(used))} was granted to you, but the container of {holder} still uses it. "
+                    "Try again in a minute; if it stays so, tell your admin: `respawner-hub gpu leases`.",
+                    reason="gpus",
+                )
 
     async def _start_container(self, image: ImageFacts) -> tuple[str, int]:
         try:
             self._say(30, "Creating the container")
             self.object_id = (await self._create(image))["Id"]
-            await own_mount_points(
-                self.engine, self.object_id, (image.home, contract.STATE_DIR), image.uid, image.gid
-            )
+            folders = (image.home, contract.STATE_DIR)
+            await fill_volumes(self.engine, self.object_id, folders, self._files(), image.uid, image.gid)
             self._say(50, "Starting the container")
             await self.start_object()
             if self.post_start_cmd:
@@ -314,6 +348,9 @@ class GPUDockerSpawner(DockerSpawner):
             snapshot_volume=self.snapshot_volume.format(**names),
             bundle=Path(self.bundle),
             gpus=self.lease,
+            share=self._share,
+            fence=self.fence,
+            fence_file=self._fence_file(),
             cpu_limit=self.cpu_limit,
             mem_limit=self.mem_limit,
             pids_limit=self.pids_limit,
@@ -322,6 +359,15 @@ class GPUDockerSpawner(DockerSpawner):
             stop_grace_seconds=self.stop_grace_seconds,
             environment=self.get_env(),
         )
+
+    def _fence_file(self) -> str:
+        """A user's servers share a volume, and each is fenced for itself."""
+        name = self.template_namespace()["servername"]
+        return f"{contract.FENCE_FILE}-{name}" if name else contract.FENCE_FILE
+
+    def _files(self) -> dict[str, bytes]:
+        """What stands in the container before it starts: from here on an older session of this one saves nothing."""
+        return {self._fence_file(): str(self.fence).encode()} if self.fence else {}
 
     def _command(self, image: ImageFacts) -> list[str]:
         """The configured command, the image's, or for an image that names none the server itself."""
@@ -444,32 +490,38 @@ class GPUDockerSpawner(DockerSpawner):
             )
             self.will_resume = True
             return
-        await self._flush()
+        self._stopped = True
+        saved = await self._flush()
+        if not saved.durable and await self._is_only_suspended():
+            self.log.warning("%s is not suspended: %s", self._log_name, saved.reason)
+            self.will_resume = True
+            return
         try:
             await self.docker("stop", self.object_id or self.container_name, timeout=self.stop_grace_seconds)
         except NotFound:
             self.log.info("%s: the container is gone already", self._log_name)
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> Saved:
         """Wait until every kernel of the session has its variables on disk; say so when one has not."""
-        started = time.monotonic()
-        command = ["python3", "-m", contract.FLUSH_MODULE, "--timeout", str(self.stop_grace_seconds)]
-        environment = {"PYTHONPATH": f"{contract.BUNDLE_DIR}/lib"}
-        try:
-            job = await self.docker(
-                "exec_create", self.container_name, command, environment=environment, stderr=False
-            )
-            output = await asyncio.wait_for(
-                self.docker("exec_start", job["Id"]), self.stop_grace_seconds + 10
-            )
-            report = json.loads(output)
-        except (*UNREACHABLE, APIError, ValueError, TimeoutError) as error:
-            self.log.warning("%s: cannot confirm that it is durable: %s", self._log_name, error)
-            return
-        if report["durable"]:
-            self.log.info("%s is durable after %.1f s", self._log_name, time.monotonic() - started)
+        saved = await flush(self.engine, self.container_name, self.stop_grace_seconds)
+        if saved.durable:
+            self.log.info("%s is durable after %.1f s", self._log_name, saved.seconds)
         else:
-            self.log.error("%s is not durable: %s", self._log_name, json.dumps(report["kernels"]))
+            self.log.error("%s is not durable: %s", self._log_name, saved.reason)
+        return saved
+
+    async def _is_only_suspended(self) -> bool:
+        """Whether the stop is the scheduler's, which must cost nobody a variable (see `suspend`). Otherwise somebody
+        wants the session to end, and it ends."""
+        try:
+            standing = await asyncio.to_thread(self.ledger.request_of, self.holder)
+        except Exception as error:
+            self.log.warning("%s: cannot ask the ledger who stops it: %s", self._log_name, error)
+            return False
+        if standing is None:
+            return False
+        switches = standing.state is State.GRANTED and standing.request.cpu_meanwhile
+        return standing.suspending_since is not None or switches
 
     async def run_post_stop_hook(self) -> None:
         """JupyterHub calls this after every end of a session, expected or not: read, remove, release."""
@@ -488,13 +540,24 @@ class GPUDockerSpawner(DockerSpawner):
         if container and container["State"]["Running"]:
             self.log.error("%s still runs in %s and keeps its lease", self._log_name, self.object_id[:12])
             return
+        reason, detail = EndReason.LOST, "the container was removed"
         if container:
             ending = await self._read_ending(container)
             level = "info" if ending.exit_code == 0 else "warning"
             getattr(self.log, level)("%s: %s\n%s", self._log_name, ending.describe(), ending.log_tail)
             await self._remove(container["Id"])
-        await asyncio.to_thread(self.ledger.release, self.holder)
-        self.object_id, self.lease = "", []
+            reason = EndReason.RELEASED if ending.exit_code == 0 else EndReason.FAILED
+            detail = ending.describe()
+        if self._failure:
+            reason, detail = EndReason.FAILED, self._failure
+        elif self._stopped:
+            reason, detail = EndReason.RELEASED, ""  # and the ledger knows whether it was a suspend, and why
+        await asyncio.to_thread(self._release, reason, detail)
+        self.object_id, self.lease, self.fence = "", [], 0
+
+    def _release(self, reason: EndReason, detail: str) -> None:
+        # By its number, where we know it: what comes late must not end a lease that came after.
+        self.ledger.release(self.holder, reason, detail=detail[:500], fence=self.fence or None)
 
     async def _read_ending(self, container: dict[str, Any]) -> Ending:
         log = await self.docker("logs", container["Id"], stdout=True, stderr=True, tail=LOG_LINES)

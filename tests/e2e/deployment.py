@@ -45,15 +45,23 @@ class Deployment:
     """One deployment. `name` is the prefix of everything it makes on the engine."""
 
     def __init__(
-        self, name: str = "", *, environment: dict[str, str] | None = None, **settings: dict[str, object]
+        self,
+        name: str = "",
+        *,
+        environment: dict[str, str] | None = None,
+        engine: Path | None = None,
+        **settings: dict[str, object],
     ) -> None:
+        """
+        :param engine: socket of another engine than that of all tests.
+        """
         self.environment = {**os.environ, **(environment or {})}
         self.name = name or f"rst-{secrets.token_hex(3)}"
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))  # short: it holds Unix sockets
         self.settings_file = self.folder / "respawner.toml"
         self.api_token = secrets.token_hex(16)
         self.port, hub_port, proxy_port, self.agent_port = free_ports(4)
-        self.engine_socket = Path(os.environ["DOCKER_HOST"].removeprefix("unix://"))
+        self.engine_socket = engine or Path(os.environ["DOCKER_HOST"].removeprefix("unix://"))
         # The hub reaches the engine by a link, which `engine_away` takes away.
         self.engine_link = self.folder / "engine.sock"
         self.engine_link.symlink_to(self.engine_socket)

@@ -2,7 +2,7 @@ import pytest
 from respawner_hub.settings import Settings
 from respawner_spawner.leases.ledger import Ledger
 
-from tests.spawner.ledgers import Clock, database_on, postgresql
+from tests.spawner.ledgers import Clock, database_on, in_memory, postgresql
 from tests.standins import build_fake_nvml
 
 
@@ -25,10 +25,11 @@ def postgresql_server():
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request, tmp_path):
+def database_url(request):
     """An empty database, of both kinds in turn."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+        with in_memory() as folder:
+            yield f"sqlite:///{folder / 'ledger.sqlite'}"
     else:
         with database_on(request.getfixturevalue("postgresql_server")) as url:
             yield url

@@ -1,8 +1,9 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
 from respawner_spawner import container_spec
-from respawner_spawner.container_spec import Session
+from respawner_spawner.container_spec import Session, Share
 from respawner_spawner.image_facts import ImageFacts, derive
 
 IMAGE = ImageFacts(
@@ -51,6 +52,55 @@ def test_leases_stand_in_the_labels():
     assert labels["org.respawner.holder"] == "respawner/alice/"
 
 
+def test_mig_devices_are_requested_by_uuid_like_gpus():
+    (request,) = container_spec.host_config(session(gpus=["MIG-1"]))["device_requests"]
+    assert request["DeviceIDs"] == ["MIG-1"]
+
+
+def test_the_fence_stands_in_label_and_environment_with_the_file_of_the_newest_one():
+    fenced = session(gpus=["GPU-b"], fence=7, fence_file="/var/lib/respawner/fence-two")
+    assert container_spec.labels(fenced)["org.respawner.fence"] == "7"
+    environment = container_spec.environment(fenced)
+    assert environment["RESPAWNER_FENCE"] == "7"
+    assert environment["RESPAWNER_FENCE_FILE"] == "/var/lib/respawner/fence-two"
+    assert "RESPAWNER_FENCE" not in container_spec.environment(session())
+
+
+def share(**changes) -> Session:
+    return session(gpus=["GPU-b"], share=Share(10 << 30, 40 << 30), **changes)
+
+
+def test_a_share_says_how_much_it_is_and_what_holds_programs_to_it():
+    environment = container_spec.environment(share())
+    assert environment["RESPAWNER_GPU_SHARE"] == "advisory"
+    assert environment["RESPAWNER_GPU_MEMORY_BYTES"] == str(10 << 30)
+    assert environment["RESPAWNER_GPU_MEMORY_FRACTION"] == "0.2500"
+    assert environment["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=10240M"
+    assert environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.2500"
+    assert container_spec.labels(share())["org.respawner.share-bytes"] == str(10 << 30)
+    assert "RESPAWNER_GPU_SHARE" not in container_spec.environment(session(gpus=["GPU-b"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "limited"), [("py3.11-torch2.13", True), ("py3.11-torch2.4", False), ("x", False)]
+)
+def test_torch_is_limited_only_where_it_knows_the_option(name, limited):
+    given = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    image = dataclasses.replace(IMAGE, environment_name=name)
+    found = container_spec.environment(share(image=image, environment=given))["PYTORCH_CUDA_ALLOC_CONF"]
+    wanted = "expandable_segments:True,per_process_memory_fraction:0.2500"
+    assert found == (wanted if limited else given["PYTORCH_CUDA_ALLOC_CONF"])
+
+
+def test_thirds_of_a_gpu_are_not_more_than_all_of_it():
+    third = Share((40 << 30) // 3, 40 << 30)
+    assert 3 * float(container_spec.share_environment(third, "x", {})["RESPAWNER_GPU_MEMORY_FRACTION"]) <= 1
+
+
+def test_a_share_of_a_gpu_of_unknown_size_has_no_fraction():
+    assert "RESPAWNER_GPU_MEMORY_FRACTION" not in container_spec.share_environment(Share(1 << 30, 0), "x", {})
+
+
 def test_privileges_are_dropped_and_the_container_is_never_removed_by_docker():
     host = container_spec.host_config(session())
     assert host["cap_drop"] == ["ALL"]
@@ -74,7 +124,7 @@ def test_limits_become_dockers_and_swap_is_no_way_around_memory():
     host = container_spec.host_config(
         session(cpu_limit=1.5, mem_limit=4 << 30, pids_limit=512, shm_bytes=1 << 30)
     )
-    assert host["nano_cpus"] == 1_500_000_000
+    assert host["cpu_quota"] == 1.5 * host["cpu_period"]
     assert host["mem_limit"] == host["memswap_limit"] == 4 << 30
     assert host["pids_limit"] == 512
     assert host["shm_size"] == 1 << 30
@@ -82,7 +132,7 @@ def test_limits_become_dockers_and_swap_is_no_way_around_memory():
 
 def test_no_limit_is_no_key():
     host = container_spec.host_config(session())
-    assert not {"nano_cpus", "mem_limit", "memswap_limit"} & set(host)
+    assert not {"cpu_quota", "cpu_period", "mem_limit", "memswap_limit"} & set(host)
 
 
 def test_user_packages_land_in_a_folder_of_this_environment_and_do_not_shadow_the_image():

@@ -3,9 +3,12 @@
 import threading
 
 import pytest
+from respawner_spawner.leases import schema
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Decision, Device, Grant, Kind, Limit, State, Wait
 from respawner_spawner.leases.records import EndReason, HeldByAnother, NoLease, OpenRequest, Use
+from sqlalchemy import insert, update
+from sqlalchemy.exc import IntegrityError
 
 from tests.spawner.ledgers import GIB, Clock, gpus, grant, holder, run, share, submit, whole
 
@@ -119,10 +122,6 @@ def test_one_taken_device_refuses_the_whole_grant(ledger):
 
 def test_the_database_itself_refuses_a_second_holder(ledger):
     """Even where our own look were wrong."""
-    from respawner_spawner.leases import schema
-    from sqlalchemy import insert
-    from sqlalchemy.exc import IntegrityError
-
     lease = run(ledger, "alice", "GPU-a")
     row = {"request_id": lease.id, "uuid": "GPU-a", "slot": 0, "share_bytes": 0, "part": 1, "since": 0}
     with pytest.raises(IntegrityError), ledger.database.write() as connection:
@@ -158,9 +157,28 @@ def test_fences_grow_with_every_grant(ledger):
         ledger.release(holder(user))
     assert fences == sorted(set(fences))
     assert ledger.last_fence() == fences[-1]
-    assert ledger.raise_fence(100)
+    assert ledger.raise_fence(fences[-1] + 100)
     assert not ledger.raise_fence(50)
-    assert grant(ledger, "carol", "GPU-a").fence == 101
+    assert grant(ledger, "carol", "GPU-a").fence == fences[-1] + 101
+    assert ledger.new_fence(ALICE, "starts without a GPU") == fences[-1] + 102
+
+
+def test_fences_grow_also_when_a_restored_database_has_forgotten_some(ledger, clock):
+    """Nothing tells of them: no container runs any more."""
+    fence = run(ledger, "alice", "GPU-a").fence
+    ledger.release(ALICE)
+    with ledger.database.engine.begin() as connection:
+        connection.execute(update(schema.ledger).values(last_fence=0))
+    clock.now += 1
+    assert grant(ledger, "bob", "GPU-a").fence > fence
+
+
+def test_devices_of_a_session_that_was_given_up_are_not_handed_out(ledger):
+    assert ledger.give_up(ALICE, "its host is gone", "user:root") is None
+    run(ledger, "alice", "GPU-a")
+    assert ledger.give_up(ALICE, "its host is gone", "user:root").end_reason is EndReason.LOST
+    assert grant(ledger, "bob", "GPU-a") is None
+    assert actions(ledger)[-3:] == ["lost", "cordoned", "submitted"]
 
 
 def test_shares_of_a_device_fit_into_what_may_be_shared(ledger):

@@ -17,7 +17,7 @@ from ..images import ImageError
 from ..settings import SETTINGS_ENV, Settings, SettingsError, find_file, load
 from ..supervision import PROGRAMS, ProcessError, Supervisor
 from ..tls import TlsError
-from . import users
+from . import gpu, users
 
 EXPECTED_ERRORS = (
     SettingsError,
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run one process in the foreground, for an init system")
     run.add_argument("program", choices=PROGRAMS)
     users.add_parser(commands)
+    gpu.add_parser(commands)
     return parser
 
 
@@ -91,6 +92,8 @@ def _run(arguments: argparse.Namespace, settings: Settings, file: Path | None) -
         provision.provision_local(settings.state_dir, print, check=arguments.check, force=True)
     elif arguments.command == "run":
         _execute(arguments.program, settings, file)
+    elif arguments.command == "gpu":
+        return gpu.run(arguments, settings)
     elif arguments.command == "user":
         return users.run(arguments, up.accounts(settings), f"{settings.url}hub/")
     return 0
@@ -106,7 +109,7 @@ def _execute(program: str, settings: Settings, file: Path | None) -> None:
     config = Path(__file__).parents[1] / "jupyterhub_config.py"
     if file:
         os.environ[SETTINGS_ENV] = str(file)
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterhub", "-f", str(config)])
+    os.execv(sys.executable, [sys.executable, "-m", "respawner_hub.app", "-f", str(config)])
 
 
 def _status(settings: Settings, file: Path | None, *, as_json: bool) -> int:

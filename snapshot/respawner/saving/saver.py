@@ -157,6 +157,7 @@ class Saver:
 
     def _save(self, job: Job) -> Manifest:
         writer = self._open()
+        writer.fence.check()
         if self._distrusted:
             self._distrusted = False
             writer.distrust()

@@ -6,6 +6,7 @@ timeline is exactly what it was, and the next snapshot may be tried. Needs the t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from .codec import encode, encode_payload
 from .compaction import Moves, compact, next_pack_number
 from .digest import ALGORITHMS, PREFERRED
 from .facts import remember
+from .fence import Fence
 from .lock import renew_lock
 from .pack import PackWriter, align, pack_path
 from .retention import delete_unnamed_packs, prune
@@ -31,6 +33,8 @@ PACK_BYTES = 1 << 30
 SMALL_PACK_BYTES = 32 << 20
 """Before a snapshot begins, a pack larger than this and than a quarter of the state is left: what dies young (the
 head that trains) should not share packs with what lives long."""
+
+_FENCE_MARKER = "fence"
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,11 @@ _NOWHERE = _Place(0, 0, 0, ZERO)
 
 
 class TimelineWriter:
-    """The one writer of a timeline, for as long as its lock is held."""
+    """The one writer of a timeline, for as long as its lock is held and ``fence`` lets it."""
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: Timeline, fence: Fence | None = None) -> None:
         self.timeline = timeline
+        self.fence = fence or Fence()
         self.hash = PREFERRED
         self._digest = ALGORITHMS[PREFERRED]
         self._zeros = {CHUNK_BYTES: self._digest(bytes(CHUNK_BYTES))}
@@ -98,8 +103,19 @@ class TimelineWriter:
         # they are never cut off. What is left behind is compaction's.
         longer = sizes.get(self._committed_pack, 0) > align(self._committed_end)
         unnamed = not self._committed_pack and sizes
-        if short or not whole or shared or longer or unnamed:
+        follows = self._follows_another_session()
+        if short or not whole or shared or longer or unnamed or follows:
             self._start_new_pack()
+
+    def _follows_another_session(self) -> bool:
+        """Whether the session that wrote last was another one. It may still live, and append to the pack it had."""
+        if not self.fence.number:
+            return False
+        last = (self.timeline.marker(_FENCE_MARKER) or {}).get("number")
+        if not isinstance(last, int) or last < self.fence.number:
+            with contextlib.suppress(OSError):
+                self.timeline.set_marker(_FENCE_MARKER, {"number": self.fence.number}, durable=False)
+        return last != self.fence.number
 
     def distrust(self) -> None:
         """Write everything anew from now on: a chunk that is on disk turned out to be damaged."""
@@ -216,7 +232,10 @@ class TimelineWriter:
         return sum(self._places[key].stored for key in self._added)
 
     def publish(self, manifest: Manifest) -> None:
-        """Make the chunks durable, then the manifest. From here on the snapshot exists."""
+        """Make the chunks durable, then the manifest. From here on the snapshot exists.
+
+        Raises `FencedError` where a newer session has taken over.
+        """
         if self._pack is not None:
             self._pack.sync()
         if missing := self._missing(e.pack for _, stream in manifest.streams() for e in stream.extents):
@@ -225,6 +244,7 @@ class TimelineWriter:
             raise StoreError(
                 f"{missing[0]} was deleted under the kernel; the next snapshot writes everything anew"
             )
+        self.fence.check()
         self.timeline.publish(manifest)
         remember(self.timeline, manifest)
         self._streams = {payload.stream.digests: payload.stream for payload in manifest.payloads}
@@ -282,7 +302,8 @@ class TimelineWriter:
         self._read_manifests()
 
     def prune(self, keep_latest: int | None = None) -> list[int]:
-        """Delete what retention does not keep; returns the numbers."""
+        """Delete what retention does not keep; returns the numbers. Raises `FencedError` as `publish` does."""
+        self.fence.check()
         return prune(self.timeline, keep_latest)
 
     def drop_unnamed_packs(self) -> None:

@@ -12,6 +12,8 @@ from .books import Books, Change
 from .model import Device, Kind, Limit, Reservation
 from .records import Agent, Cordon
 
+UNKNOWN = "holder unknown"
+"""How the reasons of those cordons begin that `reconcile` takes away when it knows more."""
 SILENT_SECONDS = 30.0
 """An agent that was not heard of for so long is silent."""
 
@@ -31,17 +33,8 @@ class Admin(Books):
 
         :param target: a device's UUID (a GPU's holds for its MIG devices), or `host_target(name)`.
         """
-        c = schema.cordons.c
-        same = select(schema.cordons).where(c.target == target, c.reason == reason)
         with self._change() as change:
-            row = change.connection.execute(same).one_or_none()
-            if row is None:
-                change.connection.execute(
-                    insert(schema.cordons).values(target=target, reason=reason, by=by, since=change.now)
-                )
-                change.note("cordoned", target, by, reason)
-                row = change.connection.execute(same).one()
-            return Cordon(*row)
+            return put_cordon(change, target, reason, by)
 
     def uncordon(self, target: str, by: str, reason: str | None = None, why: str = "") -> list[Cordon]:
         """Take one reason away, or all of them; the target takes leases when none is left.
@@ -235,6 +228,20 @@ class Admin(Books):
                 cordon="; ".join(dict.fromkeys(found)),
                 shareable_bytes=shared.get(device.uuid, device.shareable_bytes),
             )
+
+
+def put_cordon(change: Change, target: str, reason: str, by: str) -> Cordon:
+    """Cordon in the caller's transaction."""
+    c = schema.cordons.c
+    same = select(schema.cordons).where(c.target == target, c.reason == reason)
+    row = change.connection.execute(same).one_or_none()
+    if row is None:
+        change.connection.execute(
+            insert(schema.cordons).values(target=target, reason=reason, by=by, since=change.now)
+        )
+        change.note("cordoned", target, by, reason)
+        row = change.connection.execute(same).one()
+    return Cordon(*row)
 
 
 def check_limit(limit: Limit) -> None:

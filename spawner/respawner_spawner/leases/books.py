@@ -45,7 +45,12 @@ class Change:
         )
 
     def next_fence(self) -> int:
-        fence = self.connection.scalars(select(schema.ledger.c.last_fence)).one() + 1
+        """Larger than every one before, also than those that a database restored from a backup has forgotten.
+
+        The clock sees to that: fences are unix seconds, or one more than the last where that is later.
+        """
+        last = self.connection.scalars(select(schema.ledger.c.last_fence)).one()
+        fence = max(last + 1, int(self.now))
         self.connection.execute(update(schema.ledger).values(last_fence=fence))
         return fence
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import Row, and_, insert, or_, select, update
+from sqlalchemy import Row, and_, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from . import schema
-from .admin import Admin, host_target
+from .admin import UNKNOWN, Admin, host_target, put_cordon
 from .books import LIVE, OPEN, Change, devices_of, lease_of_row, request_of_row, standing_of_row, wait_of_row
 from .model import Ask, Cluster, Decision, Device, Grant, Kind, Lease, Rules, State
 from .records import EndReason, HeldByAnother, NoLease, Standing, ask_as_json, ask_of_json
@@ -38,9 +39,10 @@ class Leases(Requests, Admin):
                 select(schema.requests).where(OPEN).order_by(schema.requests.c.id)
             ).all()
             held = devices_of(connection, [row.id for row in rows])
+            leases = tuple(lease_of_row(row, held[row.id], now) for row in rows if row.fence is not None)
             return Cluster(
-                devices=tuple(self._with_admins_marks(connection, devices)),
-                leases=tuple(lease_of_row(row, held[row.id], now) for row in rows if row.fence is not None),
+                devices=tuple(_shared_later(self._with_admins_marks(connection, devices), leases)),
+                leases=leases,
                 queue=tuple(request_of_row(row) for row in rows if row.fence is None),
                 limits=tuple(self._limits(connection)),
                 reservations=tuple(self._reservations(connection, now)),
@@ -112,6 +114,21 @@ class Leases(Requests, Admin):
                 _come_back(change, row, by)
             return _standing(change, row.id)
 
+    def give_up(self, holder: str, reason: str, by: str) -> Standing | None:
+        """End the lease of a session that nobody can stop now (its host does not answer).
+
+        Its devices stay cordoned until `reconcile` sees that its container is gone. None if it has no lease.
+        """
+        with self._change() as change:
+            row = change.open_request(holder)
+            if row is None or row.fence is None:
+                return None
+            change.end(row, EndReason.LOST, by, reason)
+            for uuid in change.held(row.id):
+                why = f"{UNKNOWN}: {holder} was given up while nobody could see whether it still runs"
+                put_cordon(change, uuid, why, by)
+            return _standing(change, row.id)
+
     def expire(self, now: float | None = None, held_seconds: float = SLOT_HELD_SECONDS) -> list[Lease]:
         """End leases that were granted `held_seconds` ago and whose server has not begun to start."""
         with self._change(now) as change:
@@ -124,6 +141,20 @@ class Leases(Requests, Admin):
                     row, EndReason.EXPIRED, "scheduler", f"its server did not start within {held_seconds:g} s"
                 )
             return ended
+
+    def revoke(self, holder: str, fence: int, reason: str, by: str) -> bool:
+        """Take back a grant whose server has not begun to start; the request waits again, at its old place.
+
+        False if the session has not exactly this grant.
+        """
+        with self._change() as change:
+            row = change.open_request(holder)
+            if row is None or row.state != State.GRANTED or row.fence != fence:
+                return False
+            change.connection.execute(delete(schema.holdings).where(schema.holdings.c.request_id == row.id))
+            change.set(row.id, state=State.QUEUED, fence=None, granted_at=None, share_bytes=0)
+            change.note("revoked", holder, by, reason, request=row.id, fence=fence)
+            return True
 
     def leases(self) -> list[Lease]:
         """All leases that hold a device now, the oldest first."""
@@ -193,6 +224,13 @@ class Leases(Requests, Admin):
             change.connection.execute(update(schema.ledger).values(last_fence=at_least))
             change.note("fence raised", "ledger", by, reason, fence=at_least, was=last)
             return True
+
+    def new_fence(self, subject: str, reason: str, by: str = "spawner") -> int:
+        """A fence without a lease: for a session that starts without GPU while an older one of it may still write."""
+        with self._change() as change:
+            fence = change.next_fence()
+            change.note("fence given", subject, by, reason, fence=fence)
+            return fence
 
     def last_fence(self) -> int:
         with self.database.read() as connection:
@@ -293,6 +331,13 @@ class Leases(Requests, Admin):
             )
             change.note("suspend aborted", holder, by, reason, request=row.id, fence=row.fence)
             return True
+
+
+def _shared_later(devices: Iterable[Device], leases: Iterable[Lease]) -> Iterator[Device]:
+    """A device that was marked as shared while somebody has it as a whole is shared when that lease ends."""
+    whole = {uuid for lease in leases if not lease.share_bytes for uuid in lease.uuids}
+    for device in devices:
+        yield dataclasses.replace(device, shareable_bytes=0) if device.uuid in whole else device
 
 
 def _grant(change: Change, grant: Grant) -> Lease:

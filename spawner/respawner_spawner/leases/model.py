@@ -174,6 +174,14 @@ class Rules:
     """What a suspend and a resume cost, as measured; GPUs are held and not used for so long."""
     slot_held_seconds: float = 600
     """How long granted devices wait for a server that does not start."""
+    interrupt_cells: bool = False
+    """Whether a session may be suspended while a cell runs."""
+    patience_seconds: float = 4 * 3600
+    """From then on GPUs are kept free for a request that does not fit; only who holds less than it would may pass."""
+    pass_seconds: float = 48 * 3600
+    """From then on it stands in front of its priority, and who passes must not delay it; after twice as long, nobody."""
+    booking_lead_seconds: float = 2 * 3600
+    """How long before a booking its GPUs go only to sessions that can be ended by then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ requests = Table(
     Column("wait_expected", Double),
     Column("wait_impossible", Boolean),
     # once it is granted: a request has one lease at most, and this is it
-    Column("fence", BigInteger, unique=True),
+    Column("fence", BigInteger),
     Column("share_bytes", BigInteger, nullable=False, server_default="0"),
     Column("granted_at", Double),
     Column("claimed_at", Double),
@@ -81,6 +81,13 @@ _open = text("state <> 'ended'")
 Index(
     "respawner_requests_open",
     requests.c.holder,
+    unique=True,
+    sqlite_where=_open,
+    postgresql_where=_open,
+)
+Index(
+    "respawner_requests_fence",
+    requests.c.fence,
     unique=True,
     sqlite_where=_open,
     postgresql_where=_open,

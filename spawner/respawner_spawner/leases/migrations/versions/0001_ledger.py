@@ -176,10 +176,17 @@ def _create_tables() -> None:
         sa.Column("suspend_failure", sa.Text(), nullable=True),
         sa.Column("flag", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("fence"),
         sqlite_autoincrement=True,
     )
     op.create_index("respawner_requests_ended_at", "respawner_requests", ["ended_at"], unique=False)
+    op.create_index(
+        "respawner_requests_fence",
+        "respawner_requests",
+        ["fence"],
+        unique=True,
+        sqlite_where=sa.text("state <> 'ended'"),
+        postgresql_where=sa.text("state <> 'ended'"),
+    )
     op.create_index(
         "respawner_requests_open",
         "respawner_requests",

@@ -1,0 +1,107 @@
+"""A session's lease at the start of its container: claimed, or the reason why it has none.
+
+Nothing waits here. What cannot be granted at once stays in the queue, and the scheduler starts the server when its
+turn comes; callers that go through the queue first find their lease granted. Every function blocks: for a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .failure import SessionStartError
+from .leases.asks import BadAsk, ask_from, wants_cpu_meanwhile
+from .leases.ledger import Ledger
+from .leases.model import Ask, Kind, Lease, State, Wait
+from .leases.policy import decide
+from .leases.records import EndReason, NoLease, OpenRequest, Standing
+
+Schedule = Callable[[Ledger], object]
+
+
+@dataclass(frozen=True)
+class Claimant:
+    """Whose session it is, and what it may have."""
+
+    holder: str
+    user: str
+    groups: Sequence[str] = ()
+    default_gpus: int = 0
+    max_gpus: int = 1
+
+
+def schedule(ledger: Ledger) -> None:
+    """Grant what can be granted now, by the policy's default rules."""
+    now = ledger.clock()
+    ledger.apply(decide(ledger.cluster(ledger.devices(now), now), now), now)
+
+
+def claim(
+    ledger: Ledger, who: Claimant, options: Mapping[str, Any], schedule: Schedule = schedule
+) -> Lease | None:
+    """The lease with which the session's container starts; None for one without GPUs.
+
+    What has been granted is taken, whatever the options say: the scheduler starts servers without any. No container
+    of the session runs when this is called.
+
+    :raises SessionStartError: it waits, and where; or what it asks for cannot be.
+    """
+    standing = ledger.request_of(who.holder)
+    came_back = False
+    if standing and standing.state is State.RUNNING:
+        # Its container ended and nobody saw it. Where it ended only for us, its number must not be used again.
+        ledger.release(who.holder, EndReason.LOST, detail="its container was gone at the next start")
+        standing, came_back = ledger.request_of(who.holder), True
+    if standing is None:
+        ask, cpu_meanwhile = _ask(who, options)
+        if ask.kind is Kind.NONE:
+            return None
+        try:
+            ledger.submit(
+                who.holder, who.user, ask, groups=who.groups, resumes=came_back, cpu_meanwhile=cpu_meanwhile
+            )
+        except OpenRequest as error:
+            raise SessionStartError(str(error), reason="gpus") from error
+    if standing is None or standing.state is State.QUEUED:
+        schedule(ledger)
+        standing = ledger.request_of(who.holder)
+    if standing and standing.state is State.QUEUED and standing.request.cpu_meanwhile:
+        return None
+    try:
+        return ledger.claim(who.holder)
+    except NoLease as error:
+        raise _waits(ledger, who, standing) from error
+
+
+def fence_without_lease(ledger: Ledger, holder: str) -> int:
+    """A number for a session that starts without GPUs: newer than every lease that it has had; 0 if it had none."""
+    if not ledger.ended(holder, most=1):
+        return 0
+    fence = ledger.last_fence() + 1
+    ledger.raise_fence(fence, by="spawner", reason=f"{holder} starts without a GPU")
+    return fence
+
+
+def _ask(who: Claimant, options: Mapping[str, Any]) -> tuple[Ask, bool]:
+    try:
+        ask = ask_from(options, default_gpus=who.default_gpus, max_gpus=who.max_gpus)
+        return ask, wants_cpu_meanwhile(options)
+    except BadAsk as error:
+        raise SessionStartError(str(error), reason="gpus") from error
+
+
+def _waits(ledger: Ledger, who: Claimant, standing: Standing | None) -> SessionStartError:
+    wait = standing.wait if standing else None
+    if wait and wait.impossible:
+        ledger.cancel(who.holder, "scheduler", wait.reason)
+        return SessionStartError(f"This cannot be granted here: {wait.reason}", reason="gpus")
+    return SessionStartError(
+        f"No GPU is free for you yet: your session is {_place(wait)} "
+        "It starts by itself when its turn comes; the page GPUs shows the queue, and there you can give it up.",
+        reason="queued",
+    )
+
+
+def _place(wait: Wait | None) -> str:
+    return f"number {wait.position} in the queue. {wait.reason.rstrip('.')}." if wait else "in the queue."

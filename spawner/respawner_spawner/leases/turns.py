@@ -1,0 +1,296 @@
+"""Whose session is suspended so that another gets its turn. A suspended session loses nothing but time.
+
+Only where `rules.preempt` is on, the session may be preempted, it has run for `min_run_seconds` and no cell runs
+(unless `interrupt_cells`). Then, in this order of grounds: a lower priority; a borrower, when the waiting account is
+below its guarantee; others, when the waiting group has a booking now; and whoever has had `slice_seconds` of GPU time
+more than the one that waits (least attained service: nobody knows how long a session runs, but short ones have had
+little, so short work passes long work). A session whose booking is over may go also without `rules.preempt`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import merge
+
+from .free import Sort
+from .model import Ask, Kind, Lease, Request, Suspension
+from .placement import ANYWHERE
+from .queueing import Walk, least_cost
+from .view import View
+
+
+def suspensions(walk: Walk) -> tuple[Suspension, ...]:
+    """For those whom `walk` could not serve, in their order."""
+    view = walk.view
+    if len(view.queue) == len(walk.grants):
+        return ()
+    if not view.rules.preempt and not any(
+        _is_over(view.leases[lease_id], walk.now) for lease_id in view.ending
+    ):
+        return ()
+    turns = Turns(walk)
+    walk.in_order(turns.make_room)
+    return tuple(turns.out)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """Who waits, as a comparison with those who run needs it."""
+
+    request: Request
+    priority: int
+    account: str
+    attained: float
+    """GPU-seconds that it has had, less those that it has waited for since."""
+    guaranteed: bool
+    """Its account is below its guarantee."""
+    booked: bool
+    fills: bool
+    """At least half of what it needs is free and of no use to others: served, it keeps more GPUs busy."""
+
+    @property
+    def least(self) -> float:
+        """What a session must have had for each of its GPUs, in seconds, before its turn ends for this one's sake; the
+        rules' slice comes on top."""
+        return 0.0 if self.fills else self.attained
+
+
+class Turns:
+    def __init__(self, walk: Walk) -> None:
+        self.walk = walk
+        self.view: View = walk.view
+        self.now = walk.now
+        self.out: list[Suspension] = []
+        self._chosen: set[int] = set()
+        self._room = Room(walk)
+        self._wanted = (
+            self.view.wanted - sum(len(grant.uuids) for grant in walk.grants.values()) - self._room.free()
+        )
+        """Devices that all who wait want more than are free or soon free."""
+        self._refused: dict[tuple[int, str, int], float] = {}
+        """The least attained service for which there was nobody to suspend, by ask, account and priority."""
+        self._given: defaultdict[str, int] = defaultdict(int)
+        """What accounts lose by the suspensions so far."""
+
+    def make_room(self, request: Request) -> bool:
+        """Whether there will be room for it, because of suspensions under way or ordered here."""
+        if request.ask.kind == Kind.SHARE or self.walk.over_limit(request, least_cost(request.ask)):
+            return False
+        waiter = self._waiter(request)
+        key = (self.view.ask_ids[request.id], waiter.account, waiter.priority)
+        special = waiter.guaranteed or waiter.booked or waiter.fills
+        if not special and waiter.attained >= self._refused.get(key, float("inf")):
+            return False
+        victims = self._victims(waiter)
+        if victims is None:
+            if not special:
+                self._refused[key] = waiter.attained
+            return False
+        for lease in victims:
+            self._chosen.add(lease.id)
+            self._given[self.view.account(lease)] += self.view.cost(lease.uuids)
+            self.out.append(Suspension(lease.id, request.id, self._why(lease, waiter)))
+            self._room.add(lease)
+            self._wanted -= len(lease.uuids)
+        self._room.claim(request.ask)
+        return True
+
+    def _waiter(self, request: Request) -> Waiter:
+        view, account = self.view, self.view.account(request)
+        waited = max(0.0, self.now - request.submitted)
+        return Waiter(
+            request,
+            view.priority(request),
+            account,
+            max(0.0, request.attained_seconds / request.ask.count - waited),
+            view.guarantee(account) > 0 and view.over_guarantee(account) + least_cost(request.ask) <= 0,
+            self.walk.bookings.active_for(request.groups, request.ask) is not None,
+            request.ask.count > 1 and 2 * self._room.count(request.ask) >= request.ask.count,
+        )
+
+    def _victims(self, waiter: Waiter) -> list[Lease] | None:
+        """The fewest that make room together with what is free or soon free; None where that is not enough.
+
+        None as well where more GPUs would come free than all who wait could use.
+        """
+        ask = waiter.request.ask
+        if self._room.host_for(ask) is not None:
+            return []
+        found: list[Lease] = []
+        freed: defaultdict[str, int] = defaultdict(int)
+        for lease in self._in_preference(waiter):
+            if not self._may_suspend(lease, waiter):
+                continue
+            found.append(lease)
+            for host in self._room.hosts_of(lease, ask):
+                freed[host] += 1
+            where = self._room.host_for(ask, freed)
+            if where is not None:
+                needed = self._needed(found, ask, where)
+                if sum(len(lease.uuids) for lease in needed) <= max(ask.count, self._wanted):
+                    return needed
+                return None
+        return None
+
+    def _needed(self, found: list[Lease], ask: Ask, host: str) -> list[Lease]:
+        """Without those that are on other hosts or more than needed."""
+        here = [lease for lease in found if host == ANYWHERE or host in self._room.hosts_of(lease, ask)]
+        if len(here) == 1:
+            return here
+        for lease in list(here):
+            freed: defaultdict[str, int] = defaultdict(int)
+            for other in here:
+                for name in self._room.hosts_of(other, ask) if other is not lease else ():
+                    freed[name] += 1
+            if self._room.host_for(ask, freed) is not None:
+                here.remove(lease)
+        return here
+
+    def _in_preference(self, waiter: Waiter) -> Iterator[Lease]:
+        """Who has had most first; those that hold more than is needed last."""
+        sorts = self.view.matching(waiter.request.ask)
+        lower = any(priority < waiter.priority for priority in self.view.lease_priorities)
+        everybody = lower or waiter.guaranteed or waiter.booked or bool(self.view.ending)
+        least = 0.0 if everybody else waiter.least + self.view.rules.slice_seconds
+        for wide in (False, True):
+            lists = [
+                self._most_first(width, entries, least)
+                for (sort, width), entries in self.view.served.items()
+                if sort in sorts and (width > waiter.request.ask.count) == wide
+            ]
+            for _, lease_id in merge(*lists):
+                yield self.view.leases[lease_id]
+
+    def _most_first(
+        self, width: int, entries: list[tuple[float, int]], least: float
+    ) -> Iterator[tuple[float, int]]:
+        for at_zero, lease_id in reversed(entries):
+            attained = at_zero + self.now
+            if attained < least:
+                return
+            yield -attained, lease_id
+
+    def _may_suspend(self, lease: Lease, waiter: Waiter) -> bool:
+        if lease.id in self._chosen or not self._is_ripe(lease):
+            return False
+        priority = self.view.priority(lease)
+        if priority != waiter.priority:
+            return priority < waiter.priority
+        if _is_over(lease, self.now):
+            return True
+        account = self.view.account(lease)
+        left = self.view.over_guarantee(account) - self._given[account] - self.view.cost(lease.uuids)
+        if account != waiter.account and self.view.guarantee(account) and left < 0:
+            return False  # it would fall below its guarantee
+        if waiter.booked and not self.walk.bookings.active_for(lease.groups, lease.ask):
+            return True
+        if waiter.guaranteed and account != waiter.account:
+            return True
+        return lease.attained_at(self.now) / len(lease.uuids) >= waiter.least + self.view.rules.slice_seconds
+
+    def _is_ripe(self, lease: Lease) -> bool:
+        rules = self.view.rules
+        if lease.cell_running and not rules.interrupt_cells:
+            return False
+        return _is_over(lease, self.now) or (
+            rules.preempt and self.now - lease.since >= rules.min_run_seconds
+        )
+
+    def _why(self, lease: Lease, waiter: Waiter) -> str:
+        hours = lease.attained_at(self.now) / max(1, len(lease.uuids)) / 3600
+        return (
+            f"has had its GPUs for {hours:.1f} h; {waiter.request.user} waits for {waiter.request.ask.count}"
+        )
+
+
+class Room:
+    """Devices that are free, or will be when those on their way out are gone, less what was claimed."""
+
+    def __init__(self, walk: Walk) -> None:
+        self.view = walk.view
+        self._hosts: dict[Sort, dict[str, int]] | None = None
+        self._total = {sort: pool.free for sort, pool in self.view.pools.items()}
+        self._soon: list[int] = []
+        for lease_id in sorted(self.view.suspending):
+            self.add(self.view.leases[lease_id])
+
+    def free(self) -> int:
+        return sum(self._total.values())
+
+    def count(self, ask: Ask) -> int:
+        """Those that would help `ask`; on one host where it needs that."""
+        if _fits_anywhere(ask):
+            return sum(self._total[sort] for sort in self.view.matching(ask))
+        hosts: dict[str, int] = {}
+        for sort in self.view.matching(ask):
+            for host, count in self._by_host()[sort].items():
+                hosts[host] = hosts.get(host, 0) + count
+        return max((count for host, count in hosts.items() if ask.host in ("", host)), default=0)
+
+    def add(self, lease: Lease) -> None:
+        for uuid in lease.uuids:
+            at = self.view.position.get(uuid)
+            if at is None or self.view.devices[at].cordon:
+                continue
+            self._total[self.view.sorts[at]] += 1
+            self._soon.append(at)
+            if self._hosts is not None:
+                self._count(self._hosts, at)
+
+    def host_for(self, ask: Ask, freed: dict[str, int] | None = None) -> str | None:
+        """A host with room for it, when `freed` is free as well; `ANYWHERE` where it does not matter which."""
+        sorts = self.view.matching(ask)
+        if _fits_anywhere(ask):
+            have = sum(self._total[sort] for sort in sorts) + sum((freed or {}).values())
+            return ANYWHERE if have >= ask.count else None
+        hosts = dict(freed or {})
+        for sort in sorts:
+            for host, count in self._by_host()[sort].items():
+                hosts[host] = hosts.get(host, 0) + count
+        return min(
+            (host for host, n in hosts.items() if n >= ask.count and ask.host in ("", host)), default=None
+        )
+
+    def hosts_of(self, lease: Lease, ask: Ask) -> list[str]:
+        """One entry for each device of it that would help `ask`."""
+        places = [self.view.position[uuid] for uuid in lease.uuids if uuid in self.view.position]
+        sorts = self.view.matching(ask)
+        named = [at for at in places if not ask.uuids or self.view.devices[at].uuid in ask.uuids]
+        return [
+            self.view.devices[at].host
+            for at in named
+            if self.view.sorts[at] in sorts and not self.view.devices[at].cordon
+        ]
+
+    def claim(self, ask: Ask) -> None:
+        """Later ones do not count on it as well."""
+        host, left = self.host_for(ask), ask.count
+        for sort in self.view.matching(ask):
+            part = min(left, self._total[sort])
+            if self._hosts is not None and host not in (None, ANYWHERE):
+                part = min(part, self._hosts[sort].get(str(host), 0))
+                self._hosts[sort][str(host)] = self._hosts[sort].get(str(host), 0) - part
+            self._total[sort] -= part
+            left -= part
+
+    def _by_host(self) -> dict[Sort, dict[str, int]]:
+        if self._hosts is None:
+            pools = self.view.pools.items()
+            self._hosts = {sort: {host: len(at) for host, at in pool.hosts.items()} for sort, pool in pools}
+            for at in self._soon:
+                self._count(self._hosts, at)
+        return self._hosts
+
+    def _count(self, hosts: dict[Sort, dict[str, int]], at: int) -> None:
+        of_sort, host = hosts[self.view.sorts[at]], self.view.devices[at].host
+        of_sort[host] = of_sort.get(host, 0) + 1
+
+
+def _fits_anywhere(ask: Ask) -> bool:
+    return not ask.uuids and not ask.host and (ask.count == 1 or not ask.one_host)
+
+
+def _is_over(lease: Lease, now: float) -> bool:
+    return lease.ends is not None and lease.ends <= now

@@ -1,0 +1,346 @@
+"""A cluster with indexes: what a decision looks things up in, kept from one decision to the next.
+
+A `View` is changed by what happens (a lease begins or ends, a request comes or goes), so that a decision costs by
+what waits and not by what there is. `View.of(cluster)` builds one from nothing, `follow` brings one up to date.
+Both ways lead to the same decisions. Not thread-safe: one scheduler owns it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from .free import Pool, Sort
+from .model import Ask, Cluster, Device, Kind, Lease, Limit, Request, Reservation, Rules, State
+
+WHOLE = 1_000_000
+"""One GPU in the unit in which limits are counted: whole numbers, so that sums do not drift."""
+
+Entry = tuple[float, int]
+"""Where a request stands in its account's line, and its id."""
+
+
+Alike = tuple[int, str, tuple[str, ...], bool]
+"""Requests for which this is the same are served the same way, one after the other: number of the ask, user, groups,
+preemptible."""
+
+Line = dict[Alike, list[Entry]]
+"""Who waits on one account: those who are alike, the next one first."""
+
+
+class View:
+    def __init__(
+        self,
+        devices: Sequence[Device] = (),
+        limits: Sequence[Limit] = (),
+        reservations: Sequence[Reservation] = (),
+        rules: Rules | None = None,
+    ) -> None:
+        self.rules = rules or Rules()
+        self._frame = (tuple(devices), tuple(limits), tuple(reservations), self.rules)
+        self.limits = {limit.subject: limit for limit in limits}
+        self.reservations = tuple(reservations)
+        self.devices = tuple(devices)
+        self.position = {device.uuid: at for at, device in enumerate(self.devices)}
+        sorts = {key: Sort(*key) for key in sorted({_sort_key(device) for device in self.devices})}
+        self.sorts = [sorts[_sort_key(device)] for device in self.devices]
+        self.pools: dict[Sort, Pool] = {sort: Pool() for sort in sorts.values()}
+        self.leases: dict[int, Lease] = {}
+        self.queue: dict[int, Request] = {}
+        self.lines: dict[int, dict[str, Line]] = {}
+        """By priority and account, who waits."""
+        self.held: defaultdict[str, int] = defaultdict(int)
+        """By user and group, in millionths of a GPU."""
+        self.holders: dict[str, list[int]] = {}
+        """By device: the leases on it, in the order of their ids."""
+        self.suspending: set[int] = set()
+        self.ending: set[int] = set()
+        """Leases with a known end."""
+        self.lease_priorities: Counter[int] = Counter()
+        self.by_begin: list[tuple[float, int]] = []
+        """(since, id) of all leases, the youngest last."""
+        self.served: dict[tuple[Sort, int], list[tuple[float, int]]] = {}
+        """Leases that may be suspended, by sort and number of devices: (GPU-seconds attained at time 0, id), who has
+        had most last. Their order does not change with time."""
+        self.wanted = 0
+        """Devices that all who wait ask for."""
+        self.version = 0
+        self._shares = {at: 0 for at, sort in enumerate(self.sorts) if sort.shared}
+        """Bytes taken, by position."""
+        self._siblings = _memory_by_parent(self.devices)
+        self.ask_ids: dict[int, int] = {}
+        """By request: a number that requests with the same ask share."""
+        self._asks: dict[Ask, int] = {}
+        self._matching: dict[tuple[object, ...], tuple[Sort, ...]] = {}
+        self._accounts: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._rooms: dict[tuple[object, ...], dict[str, int]] = {}
+        for at, device in enumerate(self.devices):
+            if self._is_pooled(device):
+                self._pool(device).put(device.host, at)
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> View:
+        view = cls(cluster.devices, cluster.limits, cluster.reservations, cluster.rules)
+        for lease in cluster.leases:
+            view.add_lease(lease)
+        for request in cluster.queue:
+            view.add_request(request)
+        return view
+
+    def follow(self, cluster: Cluster) -> View:
+        """Bring it to `cluster` by what differs; returns the view to go on with."""
+        if self._frame != (cluster.devices, cluster.limits, cluster.reservations, cluster.rules):
+            return View.of(cluster)
+        leases = {lease.id: lease for lease in cluster.leases}
+        requests = {request.id: request for request in cluster.queue}
+        for lease_id in [known for known, lease in self.leases.items() if leases.get(known) != lease]:
+            self.remove_lease(lease_id)
+        for request_id in [known for known, request in self.queue.items() if requests.get(known) != request]:
+            self.remove_request(request_id)
+        for lease_id in leases.keys() - self.leases.keys():
+            self.add_lease(leases[lease_id])
+        for request_id in requests.keys() - self.queue.keys():
+            self.add_request(requests[request_id])
+        return self
+
+    # what happens
+
+    def add_lease(self, lease: Lease) -> None:
+        self.version += 1
+        self.leases[lease.id] = lease
+        insort(self.by_begin, (lease.since, lease.id))
+        self.lease_priorities[self.priority(lease)] += 1
+        if lease.suspending:
+            self.suspending.add(lease.id)
+        if lease.ends is not None:
+            self.ending.add(lease.id)
+        self._note_served(lease, True)
+        for subject in subjects(lease.user, lease.groups):
+            self.held[subject] += self.cost(lease.uuids, lease.share_bytes)
+        for uuid in lease.uuids:
+            insort(self.holders.setdefault(uuid, []), lease.id)
+            self.occupy(uuid, lease.share_bytes)
+
+    def remove_lease(self, lease_id: int) -> None:
+        self.version += 1
+        lease = self.leases.pop(lease_id)
+        self.lease_priorities[self.priority(lease)] -= 1
+        self.lease_priorities += Counter()  # without those that nobody has
+        del self.by_begin[bisect_left(self.by_begin, (lease.since, lease_id))]
+        self.suspending.discard(lease_id)
+        self.ending.discard(lease_id)
+        self._note_served(lease, False)
+        for subject in subjects(lease.user, lease.groups):
+            self.held[subject] -= self.cost(lease.uuids, lease.share_bytes)
+            if not self.held[subject]:
+                del self.held[subject]
+        for uuid in lease.uuids:
+            self.holders[uuid].remove(lease_id)
+            if not self.holders[uuid]:
+                del self.holders[uuid]
+            self.vacate(uuid, lease.share_bytes)
+
+    def add_request(self, request: Request) -> None:
+        self.version += 1
+        self.queue[request.id] = request
+        self.wanted += request.ask.count
+        self.ask_ids[request.id] = self._asks.setdefault(request.ask, len(self._asks))
+        line = self.lines.setdefault(self.priority(request), {}).setdefault(self.account(request), {})
+        insort(line.setdefault(self._alike(request), []), _entry(request))
+
+    def remove_request(self, request_id: int) -> None:
+        self.version += 1
+        request = self.queue.pop(request_id)
+        self.wanted -= request.ask.count
+        priority, account, alike = self.priority(request), self.account(request), self._alike(request)
+        entries = self.lines[priority][account][alike]
+        del entries[bisect_left(entries, _entry(request))]
+        del self.ask_ids[request_id]
+        if entries:
+            return
+        del self.lines[priority][account][alike]
+        if not self.lines[priority][account]:
+            del self.lines[priority][account]
+        if not self.lines[priority]:
+            del self.lines[priority]
+
+    # devices
+
+    def occupy(self, uuid: str, share_bytes: int = 0) -> None:
+        """Take a device, or a share of it, from what is free."""
+        at = self.position.get(uuid)
+        if at is None:
+            return  # lost since it was leased
+        if at in self._shares:
+            self._shares[at] += share_bytes
+        elif self._is_pooled(self.devices[at]) and at in self.pools[self.sorts[at]].hosts.get(
+            self.devices[at].host, ()
+        ):
+            self._pool(self.devices[at]).take(self.devices[at].host, at)
+
+    def vacate(self, uuid: str, share_bytes: int = 0) -> None:
+        at = self.position.get(uuid)
+        if at is None:
+            return
+        if at in self._shares:
+            self._shares[at] -= share_bytes
+        elif self._is_pooled(self.devices[at]) and uuid not in self.holders:
+            self._pool(self.devices[at]).put(self.devices[at].host, at)
+
+    def share_left(self, position: int) -> int:
+        device = self.devices[position]
+        return 0 if device.cordon else device.shareable_bytes - self._shares[position]
+
+    def shared_positions(self) -> Iterable[int]:
+        return self._shares
+
+    def matching(self, ask: Ask) -> tuple[Sort, ...]:
+        """The sorts that fulfil it, the smallest memory first."""
+        key = (ask.kind, ask.model, ask.min_memory_bytes, ask.profile, ask.share_bytes)
+        found = self._matching.get(key)
+        if found is None:
+            found = self._matching[key] = tuple(sort for sort in self.pools if fulfils(sort, ask))
+        return found
+
+    def rooms(self, ask: Ask) -> dict[str, int]:
+        """Devices that fulfil it and take leases, free or not, by host."""
+        key = (ask.kind, ask.model, ask.min_memory_bytes, ask.profile, ask.host, ask.uuids)
+        found = self._rooms.get(key)
+        if found is None:
+            found = self._rooms[key] = self._count_rooms(ask)
+        return found
+
+    def anything_free(self) -> bool:
+        return bool(self._shares) or any(pool.free for pool in self.pools.values())
+
+    def cost(self, uuids: Sequence[str], share_bytes: int = 0) -> int:
+        """What a lease counts, in millionths of a GPU: MIG devices and shares by their part of the memory."""
+        total = 0
+        for uuid in uuids:
+            at = self.position.get(uuid)
+            if at is None:
+                total += WHOLE
+                continue
+            device = self.devices[at]
+            if share_bytes:
+                total += WHOLE * share_bytes // max(1, device.memory_bytes)
+            elif device.kind == Kind.MIG:
+                total += WHOLE * device.memory_bytes // max(1, self._siblings[device.parent])
+            else:
+                total += WHOLE
+        return total
+
+    # users and groups
+
+    def priority(self, request: Request | Lease) -> int:
+        """Its own on top of its user's, or else of the highest of its groups'."""
+        own = self.limits.get(f"user:{request.user}")
+        if own is not None and own.priority is not None:
+            return own.priority + request.priority
+        of_groups = [self.limits[name].priority for name in _groups(request.groups) if name in self.limits]
+        return request.priority + max((priority for priority in of_groups if priority is not None), default=0)
+
+    def account(self, request: Request | Lease) -> str:
+        """On whose account it goes, in the sharing of GPUs: a guaranteed user, a guaranteed group, the first
+        group that has a limit, the first group, the user."""
+        key = (request.user, request.groups)
+        known = self._accounts.get(key)
+        if known is None:
+            known = self._accounts[key] = self._choose_account(request.user, request.groups)
+        return known
+
+    def guarantee(self, subject: str) -> int:
+        limit = self.limits.get(subject)
+        return int(limit.guarantee * WHOLE) if limit else 0
+
+    def most(self, subject: str) -> float | None:
+        """The limit of a user or a group, in GPUs; None without one."""
+        limit = self.limits.get(subject)
+        if limit is None and subject.startswith("user:"):
+            limit = self.limits.get("everyone")
+        return limit.most if limit else None
+
+    def over_guarantee(self, account: str) -> int:
+        return self.held.get(account, 0) - self.guarantee(account)
+
+    def _choose_account(self, user: str, groups: tuple[str, ...]) -> str:
+        names = _groups(groups)
+        for name in (f"user:{user}", *sorted(names, key=self.guarantee, reverse=True)):
+            if self.guarantee(name):
+                return name
+        limited = [name for name in names if name in self.limits]
+        return (limited or names or [f"user:{user}"])[0]
+
+    def _count_rooms(self, ask: Ask) -> dict[str, int]:
+        rooms: dict[str, int] = {}
+        sorts = self.matching(ask)
+        for device, sort in zip(self.devices, self.sorts, strict=True):
+            named = ask.host in ("", device.host) and (not ask.uuids or device.uuid in ask.uuids)
+            if sort in sorts and named and not device.cordon:
+                rooms[device.host] = rooms.get(device.host, 0) + 1
+        return rooms
+
+    def _alike(self, request: Request) -> Alike:
+        return (self.ask_ids[request.id], request.user, request.groups, request.preemptible)
+
+    def _note_served(self, lease: Lease, begins: bool) -> None:
+        at = self.position.get(lease.uuids[0]) if lease.uuids else None
+        if (
+            at is None
+            or lease.share_bytes
+            or not lease.preemptible
+            or lease.suspending
+            or lease.state != State.RUNNING
+        ):
+            return
+        width = len(lease.uuids)
+        entries = self.served.setdefault((self.sorts[at], width), [])
+        entry = (lease.attained_seconds / width - lease.since, lease.id)
+        if begins:
+            insort(entries, entry)
+        else:
+            del entries[bisect_left(entries, entry)]
+
+    def _is_pooled(self, device: Device) -> bool:
+        return not device.cordon and not device.shareable_bytes
+
+    def _pool(self, device: Device) -> Pool:
+        return self.pools[self.sorts[self.position[device.uuid]]]
+
+
+def subjects(user: str, groups: tuple[str, ...]) -> tuple[str, ...]:
+    """Whose limits count for a session."""
+    return (f"user:{user}", *_groups(groups))
+
+
+def fulfils(sort: Sort, ask: Ask) -> bool:
+    if sort.shared != (ask.kind == Kind.SHARE) or sort.memory_bytes < ask.min_memory_bytes:
+        return False
+    if ask.kind == Kind.MIG and (sort.kind != Kind.MIG or ask.profile not in ("", sort.profile)):
+        return False
+    if ask.kind == Kind.GPU and sort.kind != Kind.GPU:
+        return False
+    return ask.model.lower() in sort.model.lower()
+
+
+def _groups(groups: tuple[str, ...]) -> list[str]:
+    return [f"group:{name}" for name in groups]
+
+
+def _entry(request: Request) -> Entry:
+    """First come first served; who has had GPU time already stands as though it had come so much later."""
+    return (request.submitted + request.attained_seconds, request.id)
+
+
+def _sort_key(device: Device) -> tuple[int, str, Kind, str, bool]:
+    """The smallest memory first."""
+    return (device.memory_bytes, device.model, device.kind, device.profile, device.shareable_bytes > 0)
+
+
+def _memory_by_parent(devices: Sequence[Device]) -> dict[str, int]:
+    memory: defaultdict[str, int] = defaultdict(int)
+    for device in devices:
+        if device.parent:
+            memory[device.parent] += device.memory_bytes
+    return memory

@@ -1,0 +1,90 @@
+"""The lease at a start, with the real ledger and the real policy."""
+
+import pytest
+from respawner_spawner.claim import Claimant, claim, fence_without_lease
+from respawner_spawner.failure import SessionStartError
+from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.model import Ask, Device, Kind, State
+from respawner_spawner.leases.records import EndReason
+
+ADA, BOB, EVE = (Claimant(f"d/{name}/", name, groups=["ml"], max_gpus=2) for name in ("ada", "bob", "eve"))
+ONE = {"gpus": 1}
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """Two GPUs on one host, whose agent has just told of them."""
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    ledger.heartbeat("here", [Device(f"GPU-{name}", "here", "A100", 80 << 30) for name in "ab"])
+    yield ledger
+    ledger.close()
+
+
+def test_a_session_without_gpus_needs_no_lease(ledger):
+    assert claim(ledger, ADA, {}) is None
+    assert ledger.request_of(ADA.holder) is None
+
+
+def test_a_caller_without_the_queue_gets_what_is_free_at_once(ledger):
+    lease = claim(ledger, ADA, {"gpus": "2"})
+    assert set(lease.uuids) == {"GPU-a", "GPU-b"}
+    assert lease.groups == ("ml",)
+    assert ledger.request_of(ADA.holder).state is State.RUNNING
+
+
+def test_a_granted_lease_is_taken_whatever_the_options_say(ledger):
+    """The scheduler starts servers without options."""
+    ledger.submit(ADA.holder, "ada", Ask(Kind.GPU))
+    with pytest.raises(SessionStartError):  # a caller in between, who may not schedule, changes nothing
+        claim(ledger, ADA, {}, schedule=lambda ledger: None)
+    assert len(claim(ledger, ADA, {}).uuids) == 1
+
+
+def test_who_cannot_have_one_now_is_told_the_place_in_the_queue_and_waits_there(ledger):
+    claim(ledger, ADA, {"gpus": 2})
+    for place, who in enumerate((BOB, EVE), start=1):
+        with pytest.raises(SessionStartError, match=f"number {place} in the queue.*page GPUs") as caught:
+            claim(ledger, who, ONE)
+        assert caught.value.reason == "queued"
+    assert [standing.request.holder for standing in ledger.queue()] == [BOB.holder, EVE.holder]
+    ledger.release(ADA.holder)
+    assert claim(ledger, BOB, {}).uuids != claim(ledger, EVE, {}).uuids
+
+
+def test_what_can_never_be_is_said_and_does_not_wait(ledger):
+    with pytest.raises(SessionStartError, match="This cannot be granted here"):
+        claim(ledger, ADA, {"gpus": 1, "gpu_model": "B200"})
+    assert ledger.queue() == []
+
+
+@pytest.mark.parametrize("wanted", [3, -1, "many"])
+def test_an_impossible_number_is_named_with_the_choice(ledger, wanted):
+    with pytest.raises(SessionStartError, match=rf"gpus = {wanted!r}: choose 0 to 2"):
+        claim(ledger, ADA, {"gpus": wanted})
+    assert ledger.request_of(ADA.holder) is None
+
+
+def test_a_lease_whose_container_is_gone_is_never_taken_again(ledger):
+    first = claim(ledger, ADA, ONE)
+    again = claim(ledger, ADA, ONE)
+    assert again.fence > first.fence
+    (ended,) = ledger.ended(ADA.holder)
+    assert (ended.lease.fence, ended.end_reason) == (first.fence, EndReason.LOST)
+
+
+def test_cpu_now_gpu_when_free(ledger):
+    claim(ledger, ADA, {"gpus": 2})
+    assert claim(ledger, BOB, {"gpus": 1, "cpu_meanwhile": True}) is None
+    assert ledger.request_of(BOB.holder).request.cpu_meanwhile
+    assert claim(ledger, BOB, {}) is None, "a restart meanwhile keeps the place"
+    ledger.release(ADA.holder)
+    assert claim(ledger, BOB, {}) is not None
+
+
+def test_a_session_that_had_a_lease_and_goes_on_without_gpu_has_a_newer_number(ledger):
+    assert fence_without_lease(ledger, ADA.holder) == 0
+    lease = claim(ledger, ADA, ONE)
+    ledger.release(ADA.holder)
+    without = fence_without_lease(ledger, ADA.holder)
+    assert without > lease.fence
+    assert claim(ledger, ADA, ONE).fence > without
