@@ -368,7 +368,6 @@ def test_nothing_is_granted_twice_nobody_starves_and_every_lease_ends(capsys):
         "preempted",
         "reconcile: adopt",
         "reconcile: fence off",
-        "reconcile: revoke",
         "expired",
     ):
         assert counted[what], f"the model never came to: {what}"
