@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Ask, Decision, Device, Kind, Lease, Limit, Rules
+from respawner_spawner.leases.model import Ask, Decision, Device, Grant, Kind, Lease, Limit, Request, Rules
 from respawner_spawner.leases.policy import decide
 from respawner_spawner.leases.reconcile import Container, Do, carry_out, known, plan
 from respawner_spawner.leases.records import HeldByAnother, NoLease, OpenRequest
@@ -143,6 +143,13 @@ class World:
                 assert wait.reason.strip(), f"{request} waits without a reason"
                 assert wait.position >= 1
         return decision
+
+    def any_grant(self, request: Request, at: int) -> Grant:
+        """Devices of the kind that is asked for, on one host, and nothing else looked at."""
+        kind = Kind.GPU if request.ask.kind is Kind.SHARE else request.ask.kind
+        host = ("host-a", "host-b")[at % 2]
+        fit = [d.uuid for d in DEVICES if d.kind is kind and d.host == host] or [DEVICES[0].uuid]
+        return Grant(request.id, tuple(fit[(at + n) % len(fit)] for n in range(request.ask.count)))
 
     def apply(self, decision: Decision) -> list[Lease]:
         leases = self.ledger.apply(decision, self.clock.now)
