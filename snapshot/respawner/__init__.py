@@ -20,6 +20,7 @@ __all__ = [
     "clean_next_start",
     "exclude",
     "flush",
+    "include",
     "load_ipython_extension",
     "report",
     "restore",
@@ -61,11 +62,15 @@ def flush(timeout: float | None = None) -> bool:
 
 
 def status() -> dict[str, Any]:
-    """Whether Respawner is on (else why not), where it saves, the last snapshot, the last error."""
+    """Whether Respawner is on (else why not), where it saves, the last snapshot, the last error.
+
+    A plain dict for code, one block where it is shown.
+    """
+    from .overview import Status
     from .startup import active_engine, why_off
 
     engine = active_engine()
-    return engine.status() if engine else {"active": False, "why": why_off(), "error": None}
+    return Status(engine.status() if engine else {"active": False, "why": why_off(), "error": None})
 
 
 def report() -> dict[str, Any]:
@@ -77,12 +82,19 @@ def snapshots() -> list[dict[str, Any]]:
     """This notebook's snapshots, newest first, each a plain dict; damaged ones have a ``damaged`` reason."""
     from .listing import describe
 
-    return [describe(found) for found in _engine().timeline.snapshots()]
+    timeline = _engine().timeline
+    pins = timeline.pins()
+    return [describe(found, pins) for found in timeline.snapshots()]
 
 
 def exclude(*names: str) -> None:
-    """Leave these variables out of snapshots from now on, also after restarts."""
-    _engine().recorder.excluded.update(names)
+    """Leave these variables out of snapshots from now on, also after restarts. `include` undoes it."""
+    _engine().recorder.excluded.update(_checked(names))
+
+
+def include(*names: str) -> None:
+    """Save these variables again that `exclude` has left out."""
+    _engine().recorder.excluded.difference_update(_checked(names))
 
 
 def clean_next_start() -> None:
@@ -114,6 +126,15 @@ def unload_ipython_extension(shell: Any) -> None:
     from .startup import deactivate
 
     deactivate()
+
+
+def _checked(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises `TypeError` for what is no name: the variable itself is easily given instead of its name."""
+    for name in names:
+        if not isinstance(name, str) or not name.isidentifier():
+            what = repr(name) if isinstance(name, str) else f"an object of type {type(name).__name__}"
+            raise TypeError(f"{what} is no variable's name; write it in quotes: respawner.exclude('name')")
+    return names
 
 
 def _engine() -> Engine:

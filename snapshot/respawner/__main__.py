@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     moves.set_defaults(run=_move)
     moves.add_argument("old")
     moves.add_argument("new")
-    command(_undelete, "undelete", "bring a deleted notebook's timeline back", one_timeline=True)
+    command(
+        _undelete, "undelete", "bring back what belonged to a deleted notebook or folder", one_timeline=True
+    )
     return parser
 
 
@@ -80,11 +82,12 @@ def _list(store: Path, options: argparse.Namespace) -> int:
     for timeline in _timelines(store, options.timeline):
         if not options.json:
             print(f"{timeline.name}  ({timeline.slug})")
+        pins = timeline.pins()
         for found in timeline.snapshots():
             if options.json:
-                print(json.dumps({"timeline": timeline.name, "slug": timeline.slug, **describe(found)}))
+                print(json.dumps({"timeline": timeline.name, "slug": timeline.slug, **describe(found, pins)}))
             else:
-                print(f"  {one_line(found)}")
+                print(f"  {one_line(found, pins)}")
     return 0
 
 
@@ -174,8 +177,8 @@ def _move(store: Path, options: argparse.Namespace) -> int:
 
 
 def _undelete(store: Path, options: argparse.Namespace) -> int:
-    timeline = undelete(store, options.timeline)
-    print(f"-> {timeline.name}  ({timeline.slug})")
+    for timeline in undelete(store, options.timeline):
+        print(f"-> {timeline.name}  ({timeline.slug})")
     return 0
 
 

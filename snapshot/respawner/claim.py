@@ -57,7 +57,9 @@ def claim_timeline(store: Path, name: str, kernel: str | None) -> Claim:
             continue
         with contextlib.suppress(OSError):  # a full disk: the fork is found by its number then
             timeline.belongs_to(kernel)
-            timeline.follow()
+        for seen in filter(None, (timeline, existing.get(base), earlier)):
+            with contextlib.suppress(OSError):
+                seen.follow()
         if slug in own or (slug == base and earlier is None):
             return Claim(timeline, lock, timeline)
         if earlier is not None:

@@ -19,7 +19,7 @@ SESSION_NAME_ENV = "JPY_SESSION_NAME"
 """Set by Jupyter Server in every kernel: the path of the notebook."""
 
 RESTORE_ENV = "RESPAWNER_RESTORE"
-"""When a starting kernel restores: ``always`` (the default) or ``never``."""
+"""When a starting kernel restores: ``always`` (the default), ``crash`` (not after a user's restart), ``ask``, ``never``."""
 
 OBJECT_SECONDS_ENV = "RESPAWNER_OBJECT_SECONDS"
 """The most that one object's own code (``__reduce__``, ``__getstate__``) may take at a save, in seconds (5);

@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from . import reports
@@ -26,10 +27,12 @@ from .claim import Claim
 from .ending import SaveOnTerminate
 from .errors import DamagedError, NoSnapshotError
 from .guard import Guard
+from .listing import describe
 from .manifest import Manifest
 from .namespace import user_names
 from .pickling.limits import another_chance
 from .pickling.survivors import SURVIVORS
+from .progress import Screen, shown
 from .recorder import Recorder, explain
 from .restoring import Loaded, load, load_latest, put
 from .unsaved import note_of_unsaved, tell_running
@@ -94,7 +97,7 @@ class Engine:
     def close(self) -> None:
         """At the kernel's exit: everything becomes durable."""
         if self.mine():
-            self.recorder.close()
+            self.recorder.close(self.shell.kernel.log.warning)
 
     def release(self) -> None:
         """Let another kernel have the timeline."""
@@ -115,15 +118,13 @@ class Engine:
         if why_not is None:
             self._restore_newest(head)
         else:
+            self.report = reports.nothing_report(why_not, offered=self._offered(head))
             self._guard.begin_clean(head if source is self.timeline else None, why_not)
-            self.report = reports.nothing_report(why_not)
-            if head is not None:
-                self.report["notes"].append(f"`%restore {head.id}` brings back the last state")
         if self._claim.note:
             self.report["notes"].insert(0, self._claim.note)
         self.report["notes"] += note_of_unsaved(source, head)
         self.recorder.prepare()
-        if head is not None or self.report["damaged"] or self.report["notes"]:
+        if head is not None or any(self.report.get(key) for key in ("damaged", "notes", "offered")):
             reports.show(self.report)
 
     def start_late(self) -> None:
@@ -144,13 +145,27 @@ class Engine:
         for inputs in (history.input_hist_parsed, history.input_hist_raw):
             inputs.extend([""] * (count - len(inputs)))
 
+    def _offered(self, head: Manifest | None) -> list[dict[str, Any]]:
+        """What `%restore` can bring back instead: the last state, and those that other starts did not continue."""
+        offered = [] if head is None else [head]
+        if pinned := self._claim.source.pins().keys() - {found.id for found in offered}:
+            snapshots = self._claim.source.snapshots()
+            offered += [found for found in snapshots if isinstance(found, Manifest) and found.id in pinned]
+        return [describe(found) for found in offered]
+
+    def user_restarts(self) -> None:
+        """A user restarts the kernel, in order (see `guard`). Called in the kernel's control thread."""
+        if os.getpid() == self.pid:
+            self._guard.user_restarts()
+
     def _restore_newest(self, head: Manifest | None) -> None:
         if head is not None:
             self._guard.begin_attempt()
         try:
-            found = load_latest(self.shell, self._claim.source, eager=False)
-            if isinstance(found, Loaded):
-                self._put(found, "start")
+            with self._progress("restoring"):
+                found = load_latest(self.shell, self._claim.source, eager=False)
+                if isinstance(found, Loaded):
+                    self._put(found, "start")
         except Exception as error:
             self._guard.begin_clean(head, "could not be restored")
             self.report = reports.nothing_report(f"the last state could not be restored: {explain(error)}")
@@ -184,10 +199,12 @@ class Engine:
         self.recorder.hold(None)
         self.recorder.distrust()
         damaged = verification.manifest
-        found = load_latest(self.shell, self._claim.source, before=damaged.sequence)
+        with self._progress("going back to the snapshot before"):
+            found = load_latest(self.shell, self._claim.source, before=damaged.sequence)
+            if isinstance(found, Loaded):
+                self._put(found, "in place")
         what = "; ".join(f"{', '.join(d.names)} ({d.about}): {d.reason}" for d in verification.damage)
         if isinstance(found, Loaded):
-            self._put(found, "in place")
             self.report["notes"].append(
                 "cells that ran since the restore are not in this state: it is the one before the damaged one"
             )
@@ -206,7 +223,8 @@ class Engine:
         if kind == "manual":
             another_chance()
         moment = Moment(self.shell.execution_count, kind, labels=[label] if label else [])
-        return self.recorder.save(moment)
+        with self._progress("saving the state as it is" if kind == "undo" else "saving"):
+            return self.recorder.save(moment)
 
     def restore(self, id_or_label: str | None = None, *, salvage: bool = False) -> dict[str, Any]:
         """Replace the namespace by a snapshot's. The state before is saved first, so this can be undone.
@@ -222,12 +240,13 @@ class Engine:
         self.started = True
         with SURVIVORS.holding():
             undo = self.save(kind="undo")
-        try:
-            loaded = load(self.shell, timeline, wanted, salvage=salvage)
-        except DamagedError:
-            self.recorder.distrust()
-            raise
-        self._put(loaded, "in place")
+        with self._progress("restoring"):
+            try:
+                loaded = load(self.shell, timeline, wanted, salvage=salvage)
+            except DamagedError:
+                self.recorder.distrust()
+                raise
+            self._put(loaded, "in place")
         self.report["notes"].append(f"`%restore {undo.id}` undoes this")
         return self.report
 
@@ -237,7 +256,12 @@ class Engine:
 
     def flush(self, timeout: float | None = None) -> bool:
         """Whether everything up to the last ended cell is durable; waits for that."""
-        return self.recorder.flush(timeout)
+        with self._progress("saving"):
+            return self.recorder.flush(timeout)
+
+    def _progress(self, what: str) -> AbstractContextManager[None]:
+        """Shown in the cell that runs, where it takes long."""
+        return shown(what, Screen(self.shell))
 
     def status(self) -> dict[str, Any]:
         return {

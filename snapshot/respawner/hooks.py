@@ -32,9 +32,21 @@ class Hooks:
         for event, callback in self._callbacks.items():
             shell.events.register(event, callback)
 
+        self._do_shutdown = shell.kernel.do_shutdown
+        shell.kernel.do_shutdown = self._shutdown_asked
+
     def unregister(self) -> None:
         for event, callback in self._callbacks.items():
             self._shell.events.unregister(event, callback)
+        if self._shell.kernel.do_shutdown == self._shutdown_asked:
+            self._shell.kernel.do_shutdown = self._do_shutdown
+
+    def _shutdown_asked(self, restart: bool) -> Any:
+        """Jupyter's shutdown request, which alone says whether it is a restart by a person: the restarter of
+        dead kernels and the end of a server, a culler or a container do not."""
+        if restart:
+            self._engine.user_restarts()
+        return self._do_shutdown(restart)
 
     def _pre_execute(self) -> None:
         if self._engine.mine():

@@ -6,7 +6,7 @@ Standard library only.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +14,11 @@ from .manifest import Manifest
 from .readable import age_seconds, readable_age, readable_size
 from .store.timeline import Damage
 
+Pins = Mapping[str, str]
+"""Ids of snapshots that retention leaves alone, with the reason."""
 
-def describe(found: Manifest | Damage) -> dict[str, Any]:
+
+def describe(found: Manifest | Damage, pins: Pins | None = None) -> dict[str, Any]:
     """The facts of one snapshot that a person chooses by."""
     if isinstance(found, Damage):
         return {"sequence": found.sequence, "damaged": found.reason}
@@ -28,42 +31,54 @@ def describe(found: Manifest | Damage) -> dict[str, Any]:
         "state": found.state,
         "cell": found.cell,
         "labels": found.labels,
+        "kept": (pins or {}).get(found.id),
         "variables": len(found.names),
         "bytes": found.size_bytes,
+        "added_bytes": found.added_bytes,
         "skipped": len(found.skipped),
     }
 
 
-def one_line(found: Manifest | Damage) -> str:
+def one_line(found: Manifest | Damage, pins: Pins | None = None) -> str:
     """The same in one line."""
     if isinstance(found, Damage):
         return f"{found.sequence:>5}  damaged: {found.reason}"
-    label = f"  {', '.join(found.labels)}" if found.labels else ""
+    label = f"  {labels}" if (labels := _labels(found, pins)) else ""
     count = found.cell.get("execution_count")
     cell = f"[{count}] {found.cell.get('first_line', '')}" if count else found.kind
     age = readable_age(age_seconds(found.created))
     return (
-        f"{found.id}  {readable_size(found.size_bytes):>9}  {age:>14}  {found.state:<11}  {cell[:60]}{label}"
+        f"{found.id}  {readable_size(found.size_bytes):>9}  {_changed(found):>9} changed  {age:>14}  "
+        f"{found.state:<11}  {cell[:60]}{label}"
     )
 
 
-_HEADS = ("id", "saved at", "age", "after cell", "state", "variables", "size", "labels")
-_RIGHT = ("variables", "size")
+def _changed(found: Manifest) -> str:
+    return "" if found.added_bytes is None else readable_size(found.added_bytes)
+
+
+_HEADS = ("id", "saved at", "age", "after cell", "state", "variables", "size", "changed", "labels")
+_RIGHT = ("variables", "size", "changed")
 _CODE = ("id", "after cell")
 _CELL_SHOWN = 48
 
 
-def table(found: Sequence[Manifest | Damage]) -> dict[str, str]:
+def table(found: Sequence[Manifest | Damage], pins: Pins | None = None) -> dict[str, str]:
     """All of them with column heads, as what IPython displays: HTML, and aligned text."""
     if not found:
         return {"text/plain": "This notebook has no snapshot yet."}
-    rows = [_row(item) for item in found]
+    rows = [_row(item, pins) for item in found]
     return {"text/plain": _as_text(rows), "text/html": _as_html(rows)}
 
 
-def _row(found: Manifest | Damage) -> tuple[str, ...]:
+def _labels(found: Manifest, pins: Pins | None) -> str:
+    kept = (pins or {}).get(found.id)
+    return ", ".join([*found.labels, *([f"kept: {kept}"] if kept else [])])
+
+
+def _row(found: Manifest | Damage, pins: Pins | None) -> tuple[str, ...]:
     if isinstance(found, Damage):
-        return (f"number {found.sequence}", "", "", "", f"damaged: {found.reason}", "", "", "")
+        return (f"number {found.sequence}", "", "", "", f"damaged: {found.reason}", "", "", "", "")
     count = found.cell.get("execution_count")
     cell = f"[{count}] {found.cell.get('first_line', '')}" if count else f"({found.kind})"
     return (
@@ -74,7 +89,8 @@ def _row(found: Manifest | Damage) -> tuple[str, ...]:
         found.state,
         str(len(found.names)),
         readable_size(found.size_bytes),
-        ", ".join(found.labels),
+        _changed(found),
+        _labels(found, pins),
     )
 
 

@@ -33,7 +33,8 @@ class RespawnerMagics(Magics):
     @line_magic
     def snapshots(self, line: str) -> None:
         """``%snapshots``: list this notebook's snapshots as a table, newest first."""
-        display(table(list(self._engine.timeline.snapshots())), raw=True)
+        timeline = self._engine.timeline
+        display(table(list(timeline.snapshots()), timeline.pins()), raw=True)
 
     @line_magic
     def restore(self, line: str) -> None:

@@ -177,6 +177,8 @@ class Manifest:
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    added_bytes: int | None = None
+    """What was written to packs for it; None where it was not counted."""
 
     def streams(self) -> Iterator[tuple[str, Stream]]:
         """Yield every stream with a name for messages."""
@@ -212,6 +214,8 @@ class Manifest:
         ]
         data["names"] = [asdict(name) for name in self.names]
         data["skipped"] = [asdict(skipped) for skipped in self.skipped]
+        if self.added_bytes is not None:
+            data["added_bytes"] = self.added_bytes
         data["checksum"] = _checksum(data)
         return _canonical(data)
 
@@ -252,6 +256,9 @@ class Manifest:
         for key in ("labels", "notes", "live"):
             if not all(isinstance(item, str) for item in data[key]):
                 raise ValueError(f"{key} has what is no text: {data[key]!r}")
+        added = data.get("added_bytes")
+        if added is not None and (type(added) is not int or added < 0):
+            raise ValueError(f"added_bytes is {added!r}, not a number of bytes")
         return cls(
             id=data["id"],
             sequence=int(data["sequence"]),
@@ -274,6 +281,7 @@ class Manifest:
             skipped=[Skipped(s["path"], s["type"], s["reason"]) for s in data["skipped"]],
             notes=list(data["notes"]),
             labels=list(data["labels"]),
+            added_bytes=added,
         )
 
 

@@ -20,6 +20,7 @@ from .errors import BuiltOnDamageError, FencedError, OverBudgetError, RespawnerE
 from .interrupts import interrupts_later
 from .manifest import Manifest
 from .processstate import Baseline
+from .progress import PATIENCE_SECONDS, Step, step
 from .readable import readable_size
 from .runtime import DIRTY, FAILED, SAVED, StatusFile, flush_wanted_since, runtime_folder
 from .saving.job import Job
@@ -32,6 +33,7 @@ from .store.writer import TimelineWriter
 _LOG = logging.getLogger("respawner")
 _PRUNE_EVERY = 5
 _LOOK_SECONDS = 0.5
+_LOG_SECONDS = 5.0
 _UNBUDGETED_BYTES = 16 << 20
 """Less is always written: a notebook of small states never comes near the budget."""
 _DISK_ERRORS = {
@@ -182,6 +184,7 @@ class Recorder:
         """Capture, and return when it is durable. Raises what goes wrong with either."""
         self.capture_pending()
         job = self.capture(moment)
+        self._tell_step()
         job.done.wait()
         if isinstance(job.error, TornError):
             moment.restless = True
@@ -194,7 +197,15 @@ class Recorder:
     def flush(self, timeout: float | None = None) -> bool:
         """Whether everything up to the last ended cell is durable, waiting for it at most ``timeout`` s."""
         self.capture_pending(force=True)
+        self._tell_step()
         return self._saver.wait(timeout) and not self._failing
+
+    def _tell_step(self) -> Step:
+        """Of the states that are on their way to the disk now."""
+        jobs = self._saver.unfinished()
+        return step(
+            "writing", lambda: sum(job.taken_bytes for job in jobs), sum(job.changed_bytes for job in jobs)
+        )
 
     def prepare(self) -> None:
         """Get ready to save, in the writing thread: it may have to read many manifests."""
@@ -206,9 +217,15 @@ class Recorder:
     def hold(self, gate: Callable[[], bool] | None) -> None:
         self._saver.hold(gate)
 
-    def close(self) -> None:
-        """Make everything durable; take the status file away."""
-        self.flush()
+    def close(self, log: Callable[[str], object] = lambda text: None) -> None:
+        """Make everything durable; take the status file away. What takes long is told to ``log``."""
+        self.capture_pending(force=True)
+        writing = self._tell_step()
+        if not self._saver.wait(PATIENCE_SECONDS):
+            log(f"Respawner: saving the last state before the kernel ends, {writing}")
+            while not self._saver.wait(_LOG_SECONDS):
+                log(f"Respawner: {writing}")
+            log(f"Respawner: {self.error if self._failing else 'saved'}")
         if self._status:
             self.guarded(self._status.remove)
 

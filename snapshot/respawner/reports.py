@@ -65,6 +65,7 @@ def lines_of(report: dict[str, Any]) -> list[str]:
     ):
         if report.get(key):
             lines.append(f"{label}: {', '.join(report[key])}")
+    lines += [_line_of_offer(*numbered) for numbered in enumerate(report.get("offered", [])[:_SHOWN])]
     lines += _some("note", report["notes"])
     lines += _some(
         "damaged, passed over", [f"snapshot {d['sequence']}: {d['reason']}" for d in report["damaged"]]
@@ -77,6 +78,20 @@ def lines_of(report: dict[str, Any]) -> list[str]:
 def _line_of_loss(loss: dict[str, str]) -> str:
     made_by = f"; made by {loss['origin']}" if loss.get("origin") else ""
     return f"{loss['path']} ({loss['type']}): {loss['reason']}{made_by}"
+
+
+def _line_of_offer(number: int, offer: dict[str, Any]) -> str:
+    what = "the last state" if number == 0 else "an earlier state that was not continued"
+    cell = offer["cell"]
+    after = (
+        f", after cell [{cell['execution_count']}] `{cell.get('first_line', '')}`"
+        if "execution_count" in cell
+        else ""
+    )
+    return (
+        f"`%restore {offer['id']}` brings back {what}: {_count(offer['variables'], 'variable')}, "
+        f"{readable_size(offer['bytes'])}, {readable_age(age_seconds(offer['created']))}{after}"
+    )
 
 
 def show(report: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from .pickling.remarks import collecting
 from .pickling.unpickler import GUARDED_CALLS, FastUnpickler, PatientUnpickler, seed_pickle
 from .pickling.watch import Watch
 from .processstate import put_random_state, put_surroundings
+from .progress import step
 from .quiet import warnings_are_no_errors
 from .settings import put_settings
 from .store.reader import SnapshotReader
@@ -115,6 +116,7 @@ def load(
 
 
 def _make_objects(shell: Any, reader: SnapshotReader, eager: bool, salvage: bool) -> Loaded:
+    _tell_step("reading and checking", reader)
     if not salvage:
         try:
             return _unpickle(FastUnpickler, shell, reader, Memory(reader, eager=eager))
@@ -125,11 +127,18 @@ def _make_objects(shell: Any, reader: SnapshotReader, eager: bool, salvage: bool
             # again as well, because the first try may have changed it.
             if isinstance(error, MemoryError) and not memory_is_left():
                 raise
+        _tell_step("once more, object by object", reader)
     return _unpickle(PatientUnpickler, shell, reader, Memory(reader, eager=eager, salvage=salvage))
+
+
+def _tell_step(text: str, reader: SnapshotReader) -> None:
+    before = reader.bytes_done
+    step(text, lambda: reader.bytes_done - before, reader.manifest.size_bytes)
 
 
 def put(shell: Any, loaded: Loaded, *, replace: bool, with_history: bool) -> list[str]:
     """Make the namespace that of the snapshot; returns names of the fresh kernel that gave way."""
+    step("setting variables and options")
     overwritten = put_variables(shell, loaded.variables, replace=replace)
     if with_history:
         put_history(shell, loaded.history)

@@ -1,6 +1,7 @@
 """Jupyter Server extension: timelines follow their notebooks, and kernels get more than five seconds to end.
 
-What Jupyter renames, copies or deletes is told by its contents events; `store.moves` does the work.
+What Jupyter renames, copies or deletes is told by its contents events; `store.moves` does the work. Kernels in what was
+renamed are restarted where it is now.
 
 Stopping a kernel, jupyter_client interrupts it, asks it to shut down and kills it after
 ``KernelManager.shutdown_wait_time``. An interrupted cell's state is captured at that moment, and gigabytes
@@ -15,6 +16,7 @@ from typing import Any
 from jupyter_server.utils import ApiPath, to_os_path
 from traitlets.utils.importstring import import_item
 
+from .contract import SESSION_NAME_ENV
 from .errors import RespawnerError
 from .store import moves
 from .store.layout import default_store
@@ -44,9 +46,13 @@ def _follower(server: Any) -> Any:
 
     async def follow(logger: Any, schema_id: str, data: dict[str, Any]) -> None:
         action, store = data["action"], default_store()
-        if action not in _CHANGES or not (store / "format.json").exists():
+        if action not in _CHANGES:
             return
         paths = [path_of(data[key]) for key in ("source_path", "path") if data.get(key)]
+        if action == "rename":
+            _restart_where_they_are_now(server.kernel_manager, *paths)
+        if not (store / "format.json").exists():
+            return
         try:
             async with one_by_one:
                 await asyncio.to_thread(_CHANGES[action], store, *paths)
@@ -54,6 +60,22 @@ def _follower(server: Any) -> Any:
             server.log.warning("respawner: %s of %s was not followed: %s", action, data["path"], error)
 
     return follow
+
+
+def _restart_where_they_are_now(managers: Any, old: str, new: str) -> None:
+    """Jupyter restarts a kernel in the folder and with the name that it was started with. Where the folder has been
+    renamed meanwhile that fails, and a killed kernel would stay dead."""
+
+    def renamed(path: Any) -> Any:
+        below = isinstance(path, str) and (path == old or path.startswith(old.rstrip("/") + "/"))
+        return new + path[len(old) :] if below else path
+
+    for kernel_id in managers.list_kernel_ids():
+        arguments = getattr(managers.get_kernel(kernel_id), "_launch_args", None) or {}
+        if "cwd" in arguments:
+            arguments["cwd"] = renamed(arguments["cwd"])
+        if SESSION_NAME_ENV in (environment := arguments.get("env") or {}):
+            environment[SESSION_NAME_ENV] = renamed(environment[SESSION_NAME_ENV])
 
 
 def _give_time_to_end(server: Any) -> None:

@@ -18,12 +18,11 @@ from .claim import claim_timeline
 from .contract import OWNER_ENV, RESTORE_ENV, SESSION_NAME_ENV, SWITCH_ENV, TIMELINE_ENV
 from .engine import Engine
 from .errors import RespawnerError
+from .guard import ALWAYS, ASK, POLICIES
 from .hooks import Hooks
 from .magics import RespawnerMagics
 from .runtime import parent_of, process_start
 from .store.layout import default_store, open_store
-
-POLICIES = ("always", "never")
 
 _active: tuple[Engine, Hooks] | None = None
 _why_off = "it has not been switched on in this process: `%load_ext respawner`"
@@ -54,7 +53,10 @@ def activate(shell: Any) -> Engine | None:
     name = timeline_name()
     try:
         claim = claim_timeline(open_store(default_store(), create=True), str(name), kernel_id(shell))
-        engine = Engine(shell, claim, _policy())
+        policy, wrong = _policy()
+        engine = Engine(shell, claim, policy)
+        if wrong:
+            engine.recorder.notice(wrong)
     except (RespawnerError, OSError) as error:
         _why_off = f"{type(error).__name__}: {error}"
         _say_in_first_cell(shell, f"Respawner is off, this session is not saved. {_why_off}")
@@ -129,11 +131,13 @@ def _mark(pid: int, name: str) -> str:
     return f"{pid}:{process_start(pid) or ''}:{name}"
 
 
-def _policy() -> str:
-    policy = os.environ.get(RESTORE_ENV, "always").strip().lower()
-    if policy not in POLICIES:
-        raise RespawnerError(f"{RESTORE_ENV} is {policy!r}; this version knows {' and '.join(POLICIES)}")
-    return policy
+def _policy() -> tuple[str, str | None]:
+    """When to restore, and what to tell where the setting is wrong: then nothing is lost by asking."""
+    policy = os.environ.get(RESTORE_ENV, "").strip().lower() or ALWAYS
+    if policy in POLICIES:
+        return policy, None
+    known = ", ".join(POLICIES)
+    return ASK, f"{RESTORE_ENV} is {policy!r}; it must be one of {known}. Until then it counts as {ASK}."
 
 
 def _say_in_first_cell(shell: Any, text: str) -> None:

@@ -70,14 +70,20 @@ class Notebook:
             **environment,
         }
         self.manager = KernelManager()
+        self.options: dict[str, Any] = {}
+        """For the kernel's process, as `subprocess.Popen` takes them."""
         self.client: Any = None
 
     def start(self) -> Notebook:
         """Start the kernel; after `kill` this is what Jupyter's autorestarter does."""
         if self.client is None:
-            self.manager.start_kernel(env=self.environment, cwd=str(self.folder))
+            self.manager.start_kernel(env=self.environment, cwd=str(self.folder), **self.options)
         else:
             self.manager.restart_kernel(now=True, env=self.environment)
+        return self._connect()
+
+    def _connect(self) -> Notebook:
+        if self.client is not None:
             self.client.stop_channels()
         self.client = self.manager.client()
         self.client.start_channels()
@@ -141,6 +147,12 @@ class Notebook:
     def kill_at_once(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
         self.manager.provisioner.process.wait()
+
+    def restart_in_order(self) -> Notebook:
+        """What "Restart Kernel" does: interrupt, ask to shut down for a restart, wait, start again."""
+        self.manager.shutdown_wait_time = PATIENCE_SECONDS
+        self.manager.restart_kernel(now=False, env=self.environment)
+        return self._connect()
 
     def restart_after_kill(self) -> Notebook:
         self.kill()

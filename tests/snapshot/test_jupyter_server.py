@@ -72,15 +72,35 @@ class Server:
 
     def open_notebook(self, name: str) -> str:
         """Start a session the way JupyterLab does, and return the kernel's id."""
-        body = {"path": name, "name": name, "type": "notebook", "kernel": {"name": "python3"}}
+        return self._start_session(name, name)
+
+    def _start_session(self, path: str, name: str) -> str:
+        body = {
+            "path": path.lstrip("/"),
+            "name": name.rpartition("/")[2],
+            "type": "notebook",
+            "kernel": {"name": "python3"},
+        }
         return self.request("POST", "sessions", body)["kernel"]["id"]
+
+    def second_kernel(self, name: str) -> str:
+        """Another kernel that is told the same notebook: a session of its own, with the notebook's folder and name."""
+        return self._start_session(f"{name.rpartition('/')[0]}/second-kernel", name)
 
     def client(self, kernel: str) -> BlockingKernelClient:
         connection = self.folder / "jupyter-runtime" / f"kernel-{kernel}.json"
         client = BlockingKernelClient(connection_file=str(connection))
         client.load_connection_file()
         client.start_channels()
-        client.wait_for_ready(timeout=PATIENCE_SECONDS)
+
+        def ready() -> bool:
+            try:
+                client.wait_for_ready(timeout=PATIENCE_SECONDS)
+            except RuntimeError:  # one late heartbeat counts as dead, which a loaded machine easily makes
+                return False
+            return True
+
+        self._wait(ready, "the kernel answers")
         return client
 
     def run(self, kernel: str, code: str) -> Ran:

@@ -101,6 +101,50 @@ def test_pack_may_be_deleted_while_it_is_mapped(timeline: Timeline) -> None:
     assert bytes(memory) == content
 
 
+MAPPER = """
+import sys
+from pathlib import Path
+from respawner.store.reader import SnapshotReader
+from respawner.store.timeline import Timeline
+timeline = Timeline(Path(sys.argv[1]))
+manifest = timeline.latest()
+with SnapshotReader(timeline, manifest) as reader:
+    memory = reader.map(manifest.payloads[0].stream)
+print("mapped", flush=True)
+sys.stdin.readline()
+print(sum(memory[::4096]), flush=True)
+"""
+
+
+@pytest.mark.parametrize("before", [0, 1], ids=["the only one", "one of two"])
+def test_bytes_whose_manifest_is_gone_stay_for_whoever_has_mapped_them(
+    timeline: Timeline, before: int
+) -> None:
+    """Cut off, they would end that process with SIGBUS at the first touch."""
+    for number in range(before):
+        publish(timeline, os.urandom(BYTES) + bytes([number]))
+    content = os.urandom(BYTES)
+    manifest = publish(timeline, content)
+    command = [PYTHON, "-c", MAPPER, str(timeline.folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mapper:
+        assert mapper.stdin is not None
+        assert mapper.stdout is not None
+        assert mapper.stdout.readline() == "mapped\n"
+        timeline.manifest_path(manifest.sequence).unlink()
+        writer = TimelineWriter(timeline)
+        writer.add_stream([os.urandom(CHUNK_BYTES)])
+        writer.roll_back()
+        writer.close()
+        newer = publish(timeline, os.urandom(BYTES))
+        mapper.stdin.write("touch\n")
+        mapper.stdin.close()
+        touched = mapper.stdout.readline()
+    assert mapper.returncode == 0
+    assert touched == f"{sum(content[::4096])}\n"
+    with SnapshotReader(timeline, newer) as opened:
+        opened.verify()
+
+
 def test_memory_is_unmapped_with_its_last_owner(timeline: Timeline) -> None:
     manifest = publish(timeline, os.urandom(BYTES))
     pieces = mapping._pieces

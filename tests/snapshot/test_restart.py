@@ -176,21 +176,10 @@ def test_clean_start_that_dies_at_once_is_still_clean_the_next_time(notebook: No
     assert "restored" in notebook.run("pass").text
 
 
-def test_policy_never_starts_clean_but_saves(open_notebook: OpenNotebook) -> None:
-    notebook = open_notebook(RESPAWNER_RESTORE="never").start()
-    notebook.run("x = 1")
-    notebook.restart_after_kill()
-    assert notebook.run("print('x' in globals())").text.endswith("False\n")
-    assert notebook.settle()["durable"]
-    assert len(notebook.manifests()) == 2
-
-
 def test_switched_off_by_the_environment(open_notebook: OpenNotebook) -> None:
     notebook = open_notebook(RESPAWNER="off").start()
     notebook.run("x = 1; import respawner")
-    assert notebook.run("print(respawner.status())").text.startswith(
-        "{'active': False, 'why': 'RESPAWNER=off"
-    )
+    assert notebook.run("print(respawner.status())").text == "Respawner: off: RESPAWNER=off is set\n"
     assert "NotActiveError" in (notebook.run("respawner.save()").error or "")
     assert not notebook.store.exists()
 
@@ -271,6 +260,49 @@ def test_orphan_worker_does_not_hold_the_lock(notebook: Notebook) -> None:
         assert len(list((notebook.store / "timelines").iterdir())) == 1
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_pools_of_processes_leave_the_timeline_alone(notebook: Notebook) -> None:
+    """Their processes are forks of the kernel, and run functions of the notebook that try all they can."""
+    notebook.run(
+        "import multiprocessing, respawner\n"
+        "def work(number):\n"
+        "    get_ipython().run_cell(f'x = {number}', store_history=True)\n"
+        "    try: respawner.save('from a worker')\n"
+        "    except respawner.errors.NotActiveError as error: return number * 2\n"
+        "import respawner.errors; x = 'parent'"
+    )
+    ran = notebook.run(
+        "with multiprocessing.get_context('fork').Pool(2) as pool: print(pool.map(work, range(6)))"
+    )
+    assert ran.text.endswith("[0, 2, 4, 6, 8, 10]\n")
+    assert notebook.settle()["durable"]
+    assert [m.labels for m in notebook.manifests()] == [[], []]
+    assert len(list((notebook.store / "timelines").iterdir())) == 1
+    assert notebook.restart_after_kill().run("print(x, work.__name__)").text.endswith("parent work\n")
+
+
+def test_workers_of_a_data_loader_leave_the_timeline_whole(notebook: Notebook) -> None:
+    """Killed in the middle of an epoch: the workers are orphans when the next kernel takes the lock."""
+    notebook.run(
+        "import os, torch\n"
+        "class Numbers(torch.utils.data.Dataset):\n"
+        "    def __len__(self): return 400\n"
+        "    def __getitem__(self, index): return index * scale, os.getpid()\n"
+        "scale = 2; loader = torch.utils.data.DataLoader(Numbers(), batch_size=2, num_workers=2)\n"
+        "batches = iter(loader)"
+    )
+    notebook.run(
+        "values, processes = next(batches); seen = values.tolist(); workers = set(processes.tolist())"
+    )
+    assert notebook.settle()["durable"]
+    assert notebook.value("os.getpid() in workers") == "False"
+    ran = notebook.restart_after_kill().run("print(seen, sum(int(values.sum()) for values, _ in loader))")
+    assert "batches (torch" in ran.text
+    assert ran.text.endswith(f"[0, 2] {2 * sum(range(400))}\n")
+    assert notebook.settle()["durable"]
+    assert len(list((notebook.store / "timelines").iterdir())) == 1
+    assert [m.cell["execution_count"] for m in notebook.manifests()] == [3, 2, 1]
 
 
 def test_second_kernel_of_a_notebook_forks_the_timeline(open_notebook: OpenNotebook) -> None:

@@ -91,7 +91,7 @@ def test_status_tells_saved_size_and_stall(notebook: Notebook) -> None:
     notebook.run("import respawner; " + BIG)
     notebook.settle()
     assert notebook.value("respawner.flush(60)") == "True"
-    status = eval(notebook.value("respawner.status()"))
+    status = eval(notebook.value("dict(respawner.status())"))
     assert status["saved"]
     assert status["error"] is None
     assert status["snapshot_bytes"] > ABOUT_384_MB
@@ -105,7 +105,7 @@ def test_states_beyond_the_budget_wait_for_a_flush(open_notebook: Callable[..., 
     assert notebook.value("respawner.flush(60)") == "True"
     notebook.run("a += 1")
     notebook.run("small = 1")
-    status = eval(notebook.value("respawner.status()"))
+    status = eval(notebook.value("dict(respawner.status())"))
     assert not status["saved"]
     assert "GB have been written in 24 hours" in status["deferred"]
     assert len([m for m in notebook.manifests() if m.kind == "cell"]) == 1
@@ -124,6 +124,27 @@ def test_flush_from_outside_does_not_wait_for_the_budget(open_notebook: Callable
     notebook.restart_after_kill()
     notebook.run("pass")
     assert notebook.value("int(a[0])") == "1"
+
+
+def test_quota_takes_old_states_and_never_the_labelled_or_the_last(
+    open_notebook: Callable[..., Notebook],
+) -> None:
+    notebook = open_notebook(RESPAWNER_TIMELINE_QUOTA="30MB").start()
+    notebook.run("import numpy as np; a = np.random.default_rng(0).random(1_000_000); total = a.sum()")
+    notebook.run("%snapshot first")
+    for number in range(1, 15):  # 8 MB each, and retention alone would keep them all
+        notebook.run(f"a = np.random.default_rng({number}).random(1_000_000); total = a.sum()")
+    assert notebook.settle()["durable"]
+    found = notebook.manifests()
+    assert len(found) < 10
+    assert found[-1].labels == ["first"]
+    notebook.restart_after_kill()
+    assert notebook.run("print(a.sum() == total)").text.endswith("True\n")
+    notebook.run("%restore first")
+    assert (
+        notebook.run("print(a.sum() == total, a[0] == np.random.default_rng(0).random())").text
+        == "True True\n"
+    )
 
 
 def test_wrong_budget_is_told_and_keeps_nothing_from_being_saved(

@@ -18,6 +18,7 @@ import pytest
 from respawner.errors import DamagedError, NewerFormatError, StoreError
 from respawner.manifest import CHUNK_BYTES, Manifest, Name, Stream
 from respawner.store import codec, digest, writer
+from respawner.store.compaction import compact
 from respawner.store.layout import open_store, slug_of
 from respawner.store.lock import TimelineLock
 from respawner.store.pack import align
@@ -139,15 +140,33 @@ def test_unpublished_chunks_are_forgotten_on_roll_back(timeline: Timeline) -> No
     assert read(timeline, publish(target, b"second")) == b"second"
 
 
-def test_left_overs_of_a_crash_are_cut_off(timeline: Timeline) -> None:
-    """A writer that died between its chunks and its manifest."""
+def test_left_overs_of_a_crash_are_left_alone_and_given_back_by_compaction(timeline: Timeline) -> None:
+    """A writer that died between its chunks and its manifest. Nobody can tell them from bytes that a manifest
+    named which is gone, and which a kernel has mapped."""
     publish(TimelineWriter(timeline), b"first")
     TimelineWriter(timeline).add_stream([os.urandom(64 * CHUNK_BYTES)])  # more than the buffer holds
-    left = _pack_bytes(timeline)
-    manifest = publish(TimelineWriter(timeline), b"second")
-    assert _pack_bytes(timeline) < left
+    [left] = timeline.packs.iterdir()
+    size = left.stat().st_size
+    target = TimelineWriter(timeline)
+    manifest = publish(target, b"second")
+    assert left.stat().st_size == size > 32 * CHUNK_BYTES
+    assert {extent.pack for extent in manifest.skeleton.extents} == {2}
     assert read(timeline, manifest) == b"second"
     assert [m.id for m in timeline.snapshots() if isinstance(m, Manifest)] == ["id-2", "id-1"]
+    compact(timeline, keep=2, least_bytes=0)
+    assert not left.exists()
+    assert [read(timeline, m) for m in timeline.snapshots() if isinstance(m, Manifest)] == [
+        b"second",
+        b"first",
+    ]
+
+
+def test_writer_without_left_overs_goes_on_in_the_last_pack(timeline: Timeline) -> None:
+    for content in (b"first", os.urandom(3 * CHUNK_BYTES + 5), b"third"):
+        target = TimelineWriter(timeline)
+        publish(target, content)
+        target.close()
+    assert len(list(timeline.packs.iterdir())) == 1
 
 
 # Damage ---------------------------------------------------------------------------------------------------

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
+import subprocess
+import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -135,6 +139,22 @@ def test_kill_at_every_change_of_the_disk(tmp_path: Path, capsys: pytest.Capture
         print(f" {len(numbers)} kills", end="")
 
 
+def test_sigkill_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Real processes, which restore, save and tidy up; see `killing`."""
+    kills = 400 if LONG else 20
+    command = [sys.executable, "-m", "tests.snapshot.killing", str(tmp_path / "store"), str(kills), "11"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(tmp_path / "ipython")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    with capsys.disabled():
+        print(f" {told}", end="")
+    assert told["kills"] == kills
+    assert told["states"] > 0
+    if LONG:
+        assert {"restoring", "saving", "tidying"} <= set(told["killed_while"])
+
+
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from there on"])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, "short"])
 def test_disk_error_at_every_change(
@@ -203,3 +223,20 @@ def test_power_cut_at_every_change(tmp_path: Path, capsys: pytest.CaptureFixture
     with capsys.disabled():
         print(f" {cuts} power cuts", end="")
     assert cuts > 100
+
+
+def test_clock_that_goes_backwards_hides_no_newer_state(tmp_path: Path) -> None:
+    """The order is that of the numbers; retention takes what is from the future for made now."""
+    timeline = Timeline.create(open_store(tmp_path, create=True), NAME)
+    target = TimelineWriter(timeline)
+    for number, year in enumerate([2026, 2031, 2020, 1971, 1999, 1970, 1970, 1970]):
+        content = b"%d " % number * 1000
+        created = datetime(year, 1, 2, tzinfo=timezone.utc)
+        stream = target.add_stream([content])
+        target.publish(manifest_of(target, stream, id=f"{year}-{number}", created=created.isoformat()))
+        prune(timeline, rules=RULES, now=created.timestamp())
+        target.drop_unnamed_packs()
+        newest = timeline.target()
+        assert newest is not None
+        assert read(timeline, newest) == content
+    assert [m.sequence for m in timeline.snapshots() if isinstance(m, Manifest)] == [8, 7, 6]

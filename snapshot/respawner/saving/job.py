@@ -87,6 +87,11 @@ class Job:
     def changed_bytes(self) -> int:
         return sum(source.length for source in self.sources)
 
+    @property
+    def taken_bytes(self) -> int:
+        """How much of that has been read for writing. May be asked by any thread."""
+        return sum(source.length for source in self.sources if source.state == GONE)
+
     def keys(self) -> set[tuple[bytes, int]]:
         """What this job will add to the store."""
         return {

@@ -185,13 +185,16 @@ class Saver:
             payloads.append(Payload(0, "small", "all memory below 64 KiB", small))
         skeleton_bytes = sum(len(piece) for piece in job.skeleton)
         facts = {**job.facts, "parent": job.facts["parent"] or self._last_published}
+        regions = writer.add_stream([job.regions], compress=True)
+        skeleton = writer.add_stream(job.skeleton, compress=skeleton_bytes < _COMPRESS_BELOW)
         return Manifest(
             sequence=writer.next_sequence,
             timeline=writer.timeline.name,
             hash=writer.hash,
-            regions=writer.add_stream([job.regions], compress=True),
-            skeleton=writer.add_stream(job.skeleton, compress=skeleton_bytes < _COMPRESS_BELOW),
+            regions=regions,
+            skeleton=skeleton,
             payloads=payloads,
+            added_bytes=writer.added_bytes,
             **facts,
         )
 

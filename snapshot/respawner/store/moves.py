@@ -7,6 +7,7 @@ Names are those of ``JPY_SESSION_NAME``: absolute paths.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -15,12 +16,16 @@ import time
 from pathlib import Path
 
 from ..errors import StoreError
+from ..manifest import Manifest
 from .files import fsync_folder, make_folder, write_atomically
 from .layout import slug_of
 from .lock import TimelineLock
+from .pack import pack_path
 from .timeline import Timeline
 
 TRASH_SECONDS = 7 * 86400.0
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+"""What file systems without hard links answer."""
 
 
 def move(store: Path, old: str, new: str) -> list[Timeline]:
@@ -44,19 +49,44 @@ def move(store: Path, old: str, new: str) -> list[Timeline]:
 def copy(store: Path, old: str, new: str) -> Timeline | None:
     """Give ``new`` what a start of ``old`` would restore. Packs are hard-linked: no bytes are copied.
 
-    None where there is nothing to copy, or where ``new`` has a timeline.
+    None where there is nothing to copy, or where ``new`` has a timeline. When it raises, ``new`` has none.
     """
-    source = Timeline.find(store, slug_of(old))
-    state = source.target() if source else None
-    if source is None or state is None or Timeline.find(store, slug_of(new)):
+    if Timeline.find(store, slug_of(new)):
         return None
-    made = Timeline.create(store, new)
+    for last_try in (False, True):
+        found = _newest(store, old)
+        if found is None:
+            return None
+        made = Timeline.create(store, new)
+        try:
+            _link_packs(*found, made)
+        except BaseException as error:
+            shutil.rmtree(made.folder, ignore_errors=True)
+            if last_try or not isinstance(error, FileNotFoundError):
+                raise
+            continue  # its kernel has tidied the packs meanwhile
+        made.publish(found[1])
+        return made
+    return None
+
+
+def _newest(store: Path, name: str) -> tuple[Timeline, Manifest] | None:
+    """Of a notebook's timeline and its forks, the one with the newest state that a start would restore."""
+    timelines = [timeline for timeline in _of(store, name) if timeline.name == name]
+    found = [(timeline, state) for timeline in timelines if (state := timeline.target())]
+    return max(found, key=lambda pair: pair[1].created, default=None)
+
+
+def _link_packs(source: Timeline, state: Manifest, target: Timeline) -> None:
     for number in {e.pack for _, stream in state.streams() for e in stream.extents} - {0}:
-        name = f"{number:08d}.pack"
-        os.link(source.packs / name, made.packs / name)
-    fsync_folder(made.packs)
-    made.publish(state)
-    return made
+        pack, linked = (pack_path(timeline.packs, number) for timeline in (source, target))
+        try:
+            os.link(pack, linked)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            shutil.copyfile(pack, linked)
+    fsync_folder(target.packs)
 
 
 def delete(store: Path, name: str) -> int:
@@ -68,19 +98,28 @@ def delete(store: Path, name: str) -> int:
     return len(found)
 
 
-def undelete(store: Path, name: str) -> Timeline:
-    """Bring back what was deleted last under that name (or folder's name in the trash)."""
+def undelete(store: Path, name: str) -> list[Timeline]:
+    """Bring back what was deleted last under that name: a notebook's timeline with its forks, those of all notebooks
+    of a folder, or the one of that folder in the trash. Raises `FileExistsError` before anything is moved."""
+    wanted: dict[Path, Path] = {}
     for folder in sorted((store / "trash").glob("*"), key=lambda path: path.name, reverse=True):
         with contextlib.suppress(StoreError):
             found = Timeline(folder)
-            if name not in (found.name, folder.name):
-                continue
-            target = store / "timelines" / (slug_of(found.name) + _fork(found))
-            if target.exists():
-                raise FileExistsError(f"{found.name} has a timeline again ({target}); move that one first")
-            folder.rename(target)
-            return Timeline(target)
-    raise StoreError(f"{store / 'trash'} has no timeline {name!r}")
+            if folder.name == name or _is_at(found, name):
+                target = store / "timelines" / (slug_of(found.name) + _fork(found))
+                wanted.setdefault(target, folder)
+    if not wanted:
+        raise StoreError(f"{store / 'trash'} has no timeline of {name!r}")
+    for target, folder in wanted.items():
+        if target.exists():
+            raise FileExistsError(
+                f"{Timeline(folder).name} has a timeline again ({target}); "
+                "`python -m respawner move` that one to another name first"
+            )
+    for target, folder in wanted.items():
+        folder.rename(target)
+    fsync_folder(store / "timelines")
+    return [Timeline(target) for target in wanted]
 
 
 def purge(store: Path) -> None:
@@ -95,8 +134,12 @@ def purge(store: Path) -> None:
 
 
 def _of(store: Path, name: str) -> list[Timeline]:
-    below = name.rstrip("/") + "/"
-    return [t for t in Timeline.all_in(store) if t.name == name or t.name.startswith(below)]
+    return [timeline for timeline in Timeline.all_in(store) if _is_at(timeline, name)]
+
+
+def _is_at(timeline: Timeline, name: str) -> bool:
+    """Whether it is that notebook's, or of a notebook below that folder."""
+    return timeline.name == name or timeline.name.startswith(name.rstrip("/") + "/")
 
 
 def _fork(timeline: Timeline) -> str:

@@ -1,7 +1,9 @@
 """Append-only files of chunks. A pack knows nothing of what it holds: only manifests do.
 
 Every chunk starts at a multiple of `ALIGNMENT`, so that packs can be mapped and written with direct I/O.
-Bytes behind the last chunk that a manifest names are left-overs of a crash, and are cut off on opening.
+Bytes behind the last chunk that a manifest names are left-overs of a crash, or of a manifest that is gone: then some
+kernel may have them mapped, and would die by SIGBUS if they were cut off. So only what this very writer has added since
+its last publish is ever cut off (see `TimelineWriter`).
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class PackWriter:
     """
 
     def __init__(self, folder: Path, number: int, timeline_uuid: bytes, end: int = 0) -> None:
-        """Open the pack, made if it is missing, and cut off whatever lies behind ``end``."""
+        """Open the pack, made if it is missing. Behind ``end`` there must be nothing but the zeros of a last page,
+        or what was added by this process and never published: it is cut off."""
         self.number = number
         self.path = pack_path(folder, number)
         self._buffer, self._spare = _Buffer(), _Buffer()

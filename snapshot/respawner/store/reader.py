@@ -33,6 +33,8 @@ class SnapshotReader:
         self._may_map: bool | None = None
         self._tells_writes: bool | None = None
         self.verified = self._digest is not None
+        self.bytes_done = 0
+        """How much has been read or mapped, each time that it was."""
 
     def __enter__(self) -> SnapshotReader:
         return self
@@ -102,6 +104,7 @@ class SnapshotReader:
             return None
         if any(extent.encoding not in (RAW, ZERO) for extent in stream.extents):
             self._read_encoded(stream, memoryview(memory))
+        self.bytes_done += stream.length
         if self._digest is not None and self._tells_writes:
             remember(memory, stream, self.manifest.hash)
         return memory
@@ -167,6 +170,7 @@ class SnapshotReader:
 
     def _read_chunk(self, chunk: Any, target: memoryview) -> None:
         digest, extent, offset, stored, length = chunk
+        self.bytes_done += length
         if extent.encoding == ZERO:
             target[:] = bytes(length)
             return

@@ -48,11 +48,17 @@ class Timeline:
         """Kept by `store.facts`."""
         self.slug = folder.name
         data = _describe(folder)
-        self.name: str = data["name"]
+        self._name: str = data["name"]
         self.uuid = bytes.fromhex(data["uuid"])
         self.kernel: str | None = data.get("kernel")
         self.was: list[str] = list(data.get("was", []))
         """Names that its notebook had before (see `moves`)."""
+
+    @property
+    def name(self) -> str:
+        """The notebook's path; that of a followed timeline changes when Jupyter Server renames the notebook."""
+        self.folder  # noqa: B018 - takes notice of a rename
+        return self._name
 
     @property
     def folder(self) -> Path:
@@ -62,8 +68,15 @@ class Timeline:
                 now = Path(os.readlink(f"/proc/self/fd/{self._held}"))  # noqa: PTH115
                 if self._is_held(now):
                     move_lock(self._folder / "lock", now / "lock")
-                    self._folder = now
+                    self._folder, self.slug = now, now.name
+                    self._read_name()
         return self._folder
+
+    def _read_name(self) -> None:
+        """The description was written anew before the folder was renamed (see `moves.move`)."""
+        with contextlib.suppress(StoreError):
+            data = _describe(self._folder)
+            self._name, self.was = data["name"], list(data.get("was", []))
 
     def _is_held(self, folder: Path) -> bool:
         """Whether it is the very folder that is held: another may have its name by now."""
@@ -73,7 +86,7 @@ class Timeline:
             return False
 
     def follow(self) -> None:
-        """Hold the folder open, so that `folder` finds it after a rename. For the lock's holder."""
+        """Hold the folder open, so that `folder` finds it after a rename."""
         if self._held is None:
             self._held = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 

@@ -21,7 +21,7 @@ from .digest import ALGORITHMS, PREFERRED
 from .facts import remember
 from .fence import Fence
 from .lock import renew_lock
-from .pack import PackWriter, pack_path
+from .pack import PackWriter, align, pack_path
 from .retention import delete_unnamed_packs, prune
 from .timeline import Damage, Timeline
 
@@ -97,9 +97,13 @@ class TimelineWriter:
         self._places = {key: place for key, place in self._places.items() if place.pack not in short}
         self._committed_pack = max(ends, default=0)
         self._committed_end = ends.get(self._committed_pack, 0)
-        last = self.timeline.packs / f"{self._committed_pack:08d}.pack"
+        last = pack_path(self.timeline.packs, self._committed_pack)
         shared = last.exists() and last.stat().st_nlink > 1  # with a copy of the notebook (see `moves`)
-        if short or not whole or shared or self._follows_another_session():
+        # Bytes that no manifest names any more may still be mapped by a kernel that restored one that did:
+        # they are never cut off. What is left behind is compaction's.
+        longer = sizes.get(self._committed_pack, 0) > align(self._committed_end)
+        unnamed = not self._committed_pack and sizes
+        if self._follows_another_session() or short or not whole or shared or longer or unnamed:
             self._start_new_pack()
 
     def _follows_another_session(self) -> bool:
@@ -120,7 +124,8 @@ class TimelineWriter:
         self._start_new_pack()
 
     def _start_new_pack(self) -> None:
-        """Leave the packs that exist alone, left-overs too: we do not know all of what they hold."""
+        """Leave the packs that exist alone, left-overs too: we do not know all of what they hold, nor who has
+        mapped it."""
         existing = [int(path.stem) for path in self.timeline.packs.glob("*.pack")]
         self._committed_pack, self._committed_end = max([self._committed_pack, *existing]) + 1, 0
 
@@ -220,6 +225,11 @@ class TimelineWriter:
             self._pack = PackWriter(self.timeline.packs, number, self.timeline.uuid)
         return self._pack
 
+    @property
+    def added_bytes(self) -> int:
+        """What has been written to packs since the last `publish`."""
+        return sum(self._places[key].stored for key in self._added)
+
     def publish(self, manifest: Manifest) -> None:
         """Make the chunks durable, then the manifest. From here on the snapshot exists.
 
@@ -238,7 +248,7 @@ class TimelineWriter:
         remember(self.timeline, manifest)
         self._streams = {payload.stream.digests: payload.stream for payload in manifest.payloads}
         self.next_sequence = manifest.sequence + 1
-        self._account.add(sum(self._places[key].stored for key in self._added))
+        self._account.add(self.added_bytes)
         self._added.clear()
         self._state_bytes = manifest.size_bytes
         if self._pack is not None:
