@@ -19,12 +19,14 @@ from .manifest import Manifest
 from .namespace import put_history, put_variables
 from .origins import tell_origins
 from .pickling.early_names import names_meanwhile
+from .pickling.late_hashes import hashes_wait
 from .pickling.limits import memory_is_left
 from .pickling.memory import Memory
 from .pickling.placeholder import Placeholder, losses_counted
 from .pickling.remarks import collecting
 from .pickling.unpickler import GUARDED_CALLS, FastUnpickler, PatientUnpickler, seed_pickle
 from .pickling.watch import Watch
+from .portability import notes_on_versions
 from .processstate import put_random_state, put_surroundings
 from .progress import step
 from .quiet import warnings_are_no_errors
@@ -109,6 +111,7 @@ def load(
         raise
     if not reader.verified:
         loaded.notes.append(f"not verified: its hash {manifest.hash} is not installed here")
+    loaded.notes += notes_on_versions(manifest.versions)
     tell_origins(loaded.lost, loaded.variables, loaded.history["Out"], loaded.history["In"])
     loaded.seconds = time.perf_counter() - started
     loaded.verification.start()
@@ -156,7 +159,11 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: 
             with losses_counted() as losses:
                 prelude = unpickler.load()
                 notes = put_surroundings(prelude)
-                with collecting() as remarks, names_meanwhile(shell.user_ns) as unpickler.names:
+                with (
+                    collecting() as remarks,
+                    names_meanwhile(shell.user_ns) as unpickler.names,
+                    hashes_wait(),
+                ):
                     body = unpickler.load()
             notes += remarks
         finally:

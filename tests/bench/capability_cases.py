@@ -55,6 +55,24 @@ GROUPS: dict[str, list[Case]] = {
             ("a = 1; b = 2", "del a"),
             "ok = b == 2 and 'a' not in globals()",
         ),
+        Case(
+            "an object with a hash of its own in a set that it holds",
+            (
+                (
+                    "class Node:\n    def __init__(self, name): self.name = name; self.near = {self}\n"
+                    "    def __hash__(self): return hash(self.name)\n"
+                    "    def __eq__(self, other): return self.name == other.name\nnode = Node('a')"
+                ),
+            ),
+            "ok = node in node.near and Node('a') in node.near",
+        ),
+        Case(
+            "weak references lead to the same objects",
+            (
+                "import weakref\nclass C: pass\nc = C(); table = weakref.WeakValueDictionary({'c': c}); r = weakref.ref(c)",
+            ),
+            "ok = table['c'] is c and r() is c",
+        ),
         Case("`Out[n]` is the variable, not a copy", ("a = [1]", "a"), "ok = Out[2] is a"),
     ],
     "Functions and classes of the notebook": [
@@ -105,6 +123,13 @@ GROUPS: dict[str, list[Case]] = {
                 "class C:\n    def version(self): return 2\nnew = C()",
             ),
             "ok = (old.version(), new.version()) == (1, 2) and type(new) is C",
+        ),
+        Case(
+            "an enum's members as keys of a table in the enum",
+            (
+                "import enum\nclass Color(enum.Enum):\n    RED = 1\n    BLUE = 2\nColor.names = {Color.RED: 'red'}; c = Color.RED",
+            ),
+            "ok = Color.names[c] == 'red' and c is Color.RED",
         ),
         Case(
             "dataclass, enum and namedtuple",
@@ -193,6 +218,23 @@ GROUPS: dict[str, list[Case]] = {
             "ok = torch.equal(torch.rand(3, generator=g), torch.rand(3, generator=h))",
         ),
         Case(
+            "a TorchScript function and module",
+            (
+                (
+                    "import torch\n@torch.jit.script\ndef double(x): return x * 2\n"
+                    "m = torch.jit.script(torch.nn.Linear(2, 2)); m.note = 'mine'; o = torch.optim.SGD(m.parameters(), 0.1)"
+                ),
+            ),
+            "import torch\nok = double(torch.ones(1)).item() == 2 and m.note == 'mine' and o.param_groups[0]['params'][0] is m.weight",
+        ),
+        Case(
+            "a weight-normed layer (parametrization) trains on",
+            (
+                "import torch; m = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 2)); o = torch.optim.SGD(m.parameters(), 0.1)",
+            ),
+            "import torch\nw = m.weight.detach().clone(); m(torch.ones(1, 2)).sum().backward(); o.step()\nok = not torch.equal(w, m.weight)",
+        ),
+        Case(
             "a DataLoader with its dataset",
             (
                 (
@@ -221,6 +263,11 @@ GROUPS: dict[str, list[Case]] = {
             ),
             "import numpy as np\nm[4] = 6; m.flush()\n"
             "ok = isinstance(m, np.memmap) and np.fromfile('{folder}/mapped', 'f4')[4] == 6",
+        ),
+        Case(
+            "a memoryview of an array",
+            ("import array; a = array.array('d', [1, 2]); v = memoryview(a)",),
+            "a[0] = 7\nok = v[0] == 7",
         ),
         Case(
             "an object array's elements are the variables",
@@ -295,6 +342,16 @@ GROUPS: dict[str, list[Case]] = {
             "warnings filters",
             ("import warnings; warnings.filterwarnings('ignore', message='noise of mine')",),
             "import warnings\nok = any(f[1] and 'noise of mine' in f[1].pattern for f in warnings.filters)",
+        ),
+        Case(
+            "a logger with a handler of the notebook",
+            (
+                (
+                    "import io, logging; text = io.StringIO(); log = logging.getLogger('mine')\n"
+                    "log.addHandler(logging.StreamHandler(text)); log.setLevel(logging.INFO); log.info('one')"
+                ),
+            ),
+            "log.info('two')\nok = text.getvalue() == 'one\\ntwo\\n'",
         ),
         Case(
             "a loaded IPython extension",

@@ -5,8 +5,9 @@ system under ``var/pythons``, entered with chroot). Each gets two environments: 
 cloudpickle, one with the libraries that have wheels for it. torch only where a CPU build can be had. A test that
 needs a library that is not there is skipped and counted.
 
-ONLY=3.10 tries one version, ONLY=3.10-bare one environment. Prints a table and the names of what failed; exits 1
-where something did.
+ONLY=3.10 tries one version, ONLY=3.10-bare one environment, TESTS="test_store.py test_cells.py" those files. Prints
+a table and the names of what failed; exits 1 where something did. In the end each Python restores what every other
+one has saved (ONLY=crossing does nothing else).
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from .crossing import AFTER, BEFORE
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "var" / "pythons"
@@ -32,7 +36,7 @@ LIBRARIES = ["numpy", "pandas", "xxhash", "zstandard", "scikit-learn", "matplotl
 TORCH = "torch==2.13.0+cpu"
 """The local version keeps pip from the CUDA build of several GB."""
 MAY_LACK = (
-    "torch,numpy,pandas,xxhash,zstandard,sklearn,matplotlib,scipy,polars,pyarrow,PIL,pydantic,"
+    "torch,numpy,pandas,xxhash,zstandard,sklearn,matplotlib,scipy,polars,pyarrow,PIL,pydantic,attrs,"
     "jupyter_server,jupyter_kernel_test,nbformat,docker,requests"
 )
 SETTINGS = """\
@@ -76,12 +80,15 @@ class Result:
 
 def main() -> int:
     only = os.environ.get("ONLY", "")
+    pythons = list(_pythons(only))
     results = [
         _test(python, variant)
-        for python in _pythons(only)
+        for python in pythons
         for variant in ("bare", "libraries")
         if only in ("", python.version, f"{python.version}-{variant}")
     ]
+    if len(pythons) > 1:
+        results.append(_cross(pythons))
     for result in results:
         print(f"| {result.name} | {result.libraries} | {result.summary} |")
     for result in results:
@@ -110,7 +117,7 @@ def main() -> int:
 
 def _pythons(only: str) -> Iterator[Python]:
     for version in VERSIONS:
-        if only and not only.startswith(version):
+        if only not in ("", "crossing") and not only.startswith(version):
             continue
         found = _installed(version) or _lent(version)
         if found:
@@ -178,8 +185,10 @@ def _test(python: Python, variant: str) -> Result:
         "--confcutdir",
         str(ROOT / "tests" / "snapshot"),
     ]
+    tests = [str(ROOT / "tests" / "snapshot" / name) for name in os.environ.get("TESTS", "").split()]
+    tests = tests or [str(ROOT / "tests" / "snapshot")]
     done = subprocess.run(
-        python.command(str(environment / "bin" / "python"), *arguments, str(ROOT / "tests" / "snapshot")),
+        python.command(str(environment / "bin" / "python"), *arguments, *tests),
         env={**_environment(), "RESPAWNER_TEST_LACKING": MAY_LACK, "PYTHONPATH": f"{ROOT}/snapshot"},
         cwd=ROOT,
         capture_output=True,
@@ -196,6 +205,47 @@ def _test(python: Python, variant: str) -> Result:
         failed = [summary]
     _say(f"{name}: {summary}")
     return Result(name, _versions(python, environment), summary, failed)
+
+
+def _cross(pythons: list[Python]) -> Result:
+    """Each Python saves a state, and every other one restores it."""
+    failed: list[str] = []
+    for writer in pythons:
+        store = FOLDER / f"crossing-{writer.version}"
+        shutil.rmtree(store, ignore_errors=True)
+        saved = _bare_shell(writer, "save", store, BEFORE)
+        if saved.get("outcome") != {"cell": None}:
+            failed.append(f"saving by {writer.version}: {saved}")
+            continue
+        for reader in pythons:
+            loaded = _bare_shell(reader, "load", store, AFTER)
+            lost = [item["respawner_path"] for item in loaded.get("lost", ())]
+            told = any("saved with" in note for note in loaded.get("notes", ()))
+            if loaded.get("outcome") != {"cell": None} or lost != ["lock"] or told != (writer != reader):
+                failed.append(f"{writer.version} to {reader.version}: {loaded}")
+    pairs = len(pythons) ** 2
+    summary = f"{pairs - len(failed)} of {pairs} pairs"
+    _say(f"crossing: {summary}")
+    return Result("crossing", ", ".join(python.version for python in pythons), summary, failed)
+
+
+def _bare_shell(python: Python, action: str, store: Path, cell: str) -> dict[str, Any]:
+    _make(python, environment := FOLDER / f"{python.version}-bare", "bare")
+    shell = str(ROOT / "tests" / "snapshot" / "bare_shell.py")
+    done = subprocess.run(
+        python.command(str(environment / "bin" / "python"), shell, action, str(store)),
+        input=json.dumps({"cell": cell}),
+        env={**_environment(), "PYTHONPATH": f"{ROOT}/snapshot"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return {"ended": done.returncode, "said": done.stderr.strip()[-300:]}
+    return found
 
 
 def _make(python: Python, environment: Path, variant: str) -> None:

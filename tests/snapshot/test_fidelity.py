@@ -295,12 +295,12 @@ CASES = [
     Case(
         "copy_on_write",
         "import pandas as pd\ncw = pd.DataFrame({'a': [1.0, 2.0], 'b': [3.0, 4.0]}); cw_s = cw['a']; cw_v = cw[:]; cw_i = pd.Index(cw_s)",
-        "cw_s.iloc[0] = 99; assert cw.iloc[0, 0] == 1 and cw_v.iloc[0, 0] == 1 and cw_s.iloc[0] == 99\ncw.iloc[1, 0] = 55; assert cw_v.iloc[1, 0] == 2 and cw_i[1] == 2.0",
+        "cw_s.iloc[0] = 99; assert pd.__version__ < '3' or cw.iloc[0, 0] == 1 and cw_v.iloc[0, 0] == 1 and cw_s.iloc[0] == 99\ncw.iloc[1, 0] = 55; assert pd.__version__ < '3' or cw_v.iloc[1, 0] == 2 and cw_i[1] == 2.0",
     ),
     Case(
         "copy_on_write_of_an_index",
         "import pandas as pd\ncwi_s = pd.Series([1.0, 2.0]); cwi = pd.Index(cwi_s)",
-        "cwi_s.iloc[0] = 99; assert cwi[0] == 1.0 and cwi_s.iloc[0] == 99",
+        "cwi_s.iloc[0] = 99; assert pd.__version__ < '3' or cwi[0] == 1.0 and cwi_s.iloc[0] == 99",
     ),
     Case(
         "categorical",
@@ -330,4 +330,5 @@ def test_nothing_is_lost(trip: RoundTrip) -> None:
 
 
 def test_lost_autograd_graph_is_reported(trip: RoundTrip) -> None:
+    """Of torch."""
     assert any(note.startswith("nl: its autograd graph") for note in trip.notes)

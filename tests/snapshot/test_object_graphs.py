@@ -25,6 +25,24 @@ class Node:
     """A plain instance, which the pickler treats in a way of its own."""
 
 
+class Hashed(Node):
+    """One whose hash is made of its state, so that it cannot be hashed before it has that."""
+
+    number = 0
+    """An empty one answers wrongly; an empty `Exact` one fails."""
+
+    def __hash__(self) -> int:
+        return hash(self.number)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hashed) and self.number == other.number
+
+
+class Exact(Hashed):
+    def __hash__(self) -> int:
+        return hash(("exact", self.__dict__["number"]))
+
+
 @pytest.fixture(scope="module")
 def shell() -> Iterator[Any]:
     yield InteractiveShell.instance()
@@ -46,10 +64,18 @@ def graphs(draw: st.DrawFn) -> list[Any]:
     )
     objects: list[Any] = draw(st.lists(leaves, min_size=1, max_size=5))
     for kind in draw(
-        st.lists(st.sampled_from(["list", "dict", "tuple", "set", "node", "array", "view"]), max_size=12)
+        st.lists(
+            st.sampled_from(["list", "dict", "tuple", "set", "node", "hashed", "exact", "array", "view"]),
+            max_size=12,
+        )
     ):
         parts = [objects[i] for i in draw(st.lists(st.integers(0, len(objects) - 1), max_size=4))]
         objects.append(_make(kind, parts, objects))
+    hashed = [o for o in objects if isinstance(o, Hashed)]
+    for node in hashed:
+        members = [hashed[i] for i in draw(st.lists(st.integers(0, len(hashed) - 1), max_size=4))]
+        node.near = draw(st.sampled_from([set, frozenset]))(members)  # type: ignore[attr-defined]
+        node.by = {(m, m.number): m for m in members} | dict.fromkeys(members)  # type: ignore[attr-defined]
     for container in [o for o in objects if isinstance(o, list | Node)]:
         other = objects[draw(st.integers(0, len(objects) - 1))]
         container.append(other) if isinstance(container, list) else setattr(container, "link", other)
@@ -69,6 +95,10 @@ def _make(kind: str, parts: list[Any], objects: list[Any]) -> Any:
         case "node":
             node = Node()
             node.parts = parts  # type: ignore[attr-defined]
+            return node
+        case "hashed" | "exact":
+            node = Hashed() if kind == "hashed" else Exact()
+            node.number = len(objects)
             return node
         case "array":
             return np.arange(len(parts) * 5000, dtype="i4")
@@ -126,6 +156,14 @@ def _compare(a: Any, b: Any) -> list[tuple[Any, Any]]:
     if isinstance(a, Node):
         assert a.__dict__.keys() == b.__dict__.keys()
         return [(a.__dict__[key], b.__dict__[key]) for key in a.__dict__]
+    if isinstance(a, set | frozenset) and any(isinstance(part, Hashed) for part in a):
+        assert len(a) == len(b)
+        found = {part.number: part for part in b}
+        assert all(part in b for part in found.values())
+        return [(part, found[part.number]) for part in a]
+    if isinstance(a, dict) and any(isinstance(key, Hashed | tuple) for key in a):
+        assert all(key in b for key in b)
+        return [*zip(a, b, strict=True), *zip(a.values(), b.values(), strict=True)]
     if isinstance(a, list | tuple):
         assert len(a) == len(b)
         return list(zip(a, b, strict=True))

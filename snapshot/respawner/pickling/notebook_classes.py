@@ -14,6 +14,9 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from . import late_hashes
+from .generated_methods import DATACLASS_REPLACE, make_again, take_unmade
+
 _HOOKS = ("__init_subclass__", "__pydantic_init_subclass__")
 _MADE_BY_TYPE = ("__dict__", "__weakref__", "__annotate_func__", "__annotations_cache__", "_abc_impl")
 _OF_ENUM = ("_member_map_", "_value2member_map_", "_unhashable_values_", "_inverted_")
@@ -67,6 +70,8 @@ def _slots(cls: type) -> list[str]:
 def _state(cls: Any) -> dict[str, Any]:
     left_out = {*_MADE_BY_TYPE, *_slots(cls)}
     state: dict[str, Any] = {"dict": {key: value for key, value in vars(cls).items() if key not in left_out}}
+    if state["dict"].get("__replace__") is DATACLASS_REPLACE:  # which older versions have not
+        state["dict"].pop("__replace__", None)
     if "__annotate_func__" in vars(cls):  # Python 3.14: evaluated, since the function holds the class's dict
         with contextlib.suppress(NameError):
             state["dict"]["__annotations__"] = dict(cls.__annotations__)
@@ -80,6 +85,8 @@ def _enum_state(cls: Any) -> dict[str, Any]:
     state = _state(cls)
     for name in _OF_ENUM:
         state["dict"].pop(name, None)
+    if state["dict"].get("_boundary_", cls) is getattr(cls.__mro__[1], "_boundary_", None):
+        del state["dict"]["_boundary_"]  # inherited; Python 3.10 has none
     named = {id(member) for member in cls._member_map_.values()}
     state["values"] = [(v, m._name_) for v, m in cls._value2member_map_.items() if id(m) in named]
     state["unhashable"] = list(getattr(cls, "_unhashable_values_", ()))
@@ -128,10 +135,16 @@ def _class(
 
     with _silenced(quiet):
         try:
-            return make()
+            return _made(make())
         except TypeError:  # a library's hook or metaclass wants what only the class statement had
             with _silenced(tuple(base for one in bases for base in one.__mro__)):
-                return type.__new__(meta, name, bases, dict(names)) if maker is meta else make()
+                return _made(type.__new__(meta, name, bases, dict(names)) if maker is meta else make())
+
+
+def _made(cls: Any) -> Any:
+    if (late := late_hashes.current()) is not None:
+        late.class_is_made(cls)
+    return cls
 
 
 @contextlib.contextmanager
@@ -165,7 +178,7 @@ def _enum_class(
         if member == first
     }
     type.__setattr__(cls, "_member_map_", {member: made[first] for member, first, _ in members})
-    return cls
+    return _made(cls)
 
 
 def _enum_member(cls: Any, name: str) -> Any:
@@ -177,14 +190,24 @@ def _parametrized(origin: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def _set_class_state(cls: Any, state: dict[str, Any]) -> None:
+    late = late_hashes.current()
+    if late is not None:
+        late.class_is_about_to_be_filled(cls)
     if "members" in state:
         _fill_members(cls, state)
+    unmade = take_unmade(state["dict"])
     for name, value in state["dict"].items():
         type.__setattr__(cls, name, value)
+    if unmade:
+        make_again(cls, unmade)
+    if DATACLASS_REPLACE and "__dataclass_params__" in state["dict"] and "__replace__" not in vars(cls):
+        type.__setattr__(cls, "__replace__", DATACLASS_REPLACE)
     if "__firstlineno__" in state["dict"]:  # setting __module__ after it has removed it
         type.__setattr__(cls, "__firstlineno__", state["dict"]["__firstlineno__"])
     for other in state.get("registered", ()):
         abc.ABCMeta.register(cls, other)
+    if late is not None:
+        late.class_is_there(cls)
 
 
 def _fill_members(cls: Any, state: dict[str, Any]) -> None:

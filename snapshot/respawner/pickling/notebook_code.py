@@ -16,6 +16,7 @@ import ast
 import functools
 import gc
 import importlib.util
+import inspect
 import linecache
 import sys
 import types
@@ -28,7 +29,8 @@ _MOST_GLOBALS = 256
 _FUTURE_FLAGS = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 
 Source = tuple[str, str, "int | None"]
-"""File name that the code carries, text, and the cell's number."""
+"""File name that the code carries, text, and the cell's number; or a module's name as the text."""
+_OF_A_MODULE = -1
 
 
 def reduce_function(function: types.FunctionType, namespace: dict[str, Any]) -> tuple[Any, ...] | None:
@@ -91,10 +93,12 @@ class CodeReducer:
 
 
 def _source_of(filename: str) -> Source | None:
-    """The text of a cell; files on the disk are not taken along."""
+    """The text of a cell; files on the disk are not taken along, but the name of their module is."""
     found = linecache.cache.get(filename)
     if found is None or len(found) != 4 or found[1] is not None:  # lazy, or a file with a time stamp
-        return None
+        files = ((name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items()))
+        module = next((name for name, file in files if file == filename), None)
+        return None if module is None else ("", module, _OF_A_MODULE)
     numbers = getattr(getattr(_shell(), "compile", None), "_filename_map", {})
     return filename, "".join(found[2]), numbers.get(filename)
 
@@ -132,10 +136,33 @@ def _annotations(function: types.FunctionType) -> dict[str, Any]:
         return {}
 
 
+_OF_NAMED_TUPLES = ("_make", "_replace", "_asdict")
+
+
+class MissingCode:
+    """Stands for code of another version of Python that cannot be compiled here. Harmless inside other code,
+    which is compiled whole."""
+
+    def __init__(self, reason: str, generated: bool) -> None:
+        self.reason = reason
+        self.generated = generated
+
+
+class Unmade:
+    """A method that a library generates for a class, such as a dataclass's: see `generated_methods`."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
 # The way back: these names stand in pickles, so they keep their meaning for as long as version 1 is read.
 
 
-def _function(code: types.CodeType, namespace: dict[str, Any], name: str, closure: Any) -> types.FunctionType:
+def _function(code: Any, namespace: dict[str, Any], name: str, closure: Any) -> Any:
+    if isinstance(code, MissingCode):
+        if code.generated and (name in _OF_NAMED_TUPLES or (name.startswith("__") and name.endswith("__"))):
+            return Unmade(code.reason)
+        raise ValueError(code.reason)
     return types.FunctionType(code, namespace, name, None, closure)
 
 
@@ -144,8 +171,8 @@ def _cached_function(function: Any, parameters: dict[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(function)
 
 
-def _function_of_module(code: types.CodeType, module: str, name: str, closure: Any) -> types.FunctionType:
-    return types.FunctionType(code, importlib.import_module(module).__dict__, name, None, closure)
+def _function_of_module(code: Any, module: str, name: str, closure: Any) -> Any:
+    return _function(code, importlib.import_module(module).__dict__, name, closure)
 
 
 def _function_of_made_module(
@@ -158,7 +185,9 @@ def _fill_module(module: types.ModuleType, state: dict[str, Any]) -> None:
     vars(module).update(state)
 
 
-def _set_function_state(function: types.FunctionType, state: dict[str, Any]) -> None:
+def _set_function_state(function: Any, state: dict[str, Any]) -> None:
+    if isinstance(function, Unmade):
+        return
     function.__dict__.update(state.pop("__dict__"))
     for name, value in state.items():
         setattr(function, name, value)
@@ -168,23 +197,52 @@ def _set_cell(cell: types.CellType, state: tuple[Any]) -> None:
     cell.cell_contents = state[0]
 
 
-def _code(
-    magic: int, source: Source | None, place: tuple[str, int, int], arguments: tuple[Any, ...]
-) -> types.CodeType:
-    if source is not None:
+def _code(magic: int, source: Source | None, place: tuple[str, int, int], arguments: tuple[Any, ...]) -> Any:
+    of_module = source is not None and source[2] == _OF_A_MODULE
+    if source is not None and not of_module:
         _remember(source)
     if magic == _magic():
         return types.CodeType(*arguments)
     name, line, flags = place
     if source is None:
-        raise ValueError(f"{name} was compiled by another version of Python, and its source is not known")
+        reason = f"{name} was compiled by another version of Python, and its source is not known"
+        return MissingCode(reason, generated=True)
     filename, text, _ = source
+    if of_module:
+        found = _code_of_module(text, name, arguments)
+        return found or MissingCode(f"{name} is not found in this version of {text}", generated=True)
     flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     whole = compile(text, filename, "exec", flags, dont_inherit=True)
-    for code in _all_code(whole):
-        if code.co_firstlineno == line and _same_name(code, name):
+    there = [c for c in _all_code(whole) if c.co_firstlineno == line and _same_name(c, name)]
+    if there:
+        return max(there, key=lambda code: _likeness(code, arguments))
+    return MissingCode(f"{name} is not found when its cell is compiled by this version of Python", False)
+
+
+def _likeness(code: types.CodeType, arguments: tuple[Any, ...]) -> int:
+    """How much is the same as in another version's code: several lambdas may stand in one line."""
+    ours = _arguments_of(code)
+    numbers, texts = ours[:3] == arguments[:3], ours[8:10] == arguments[8:10]
+    constants = [{repr(part) for part in args[7] if _is_plain(part)} for args in (ours, arguments)]
+    return sum(
+        (numbers, texts, ours[9][: ours[0]] == arguments[9][: arguments[0]], constants[0] == constants[1])
+    )
+
+
+def _is_plain(constant: Any) -> bool:
+    return constant is not None and not isinstance(constant, types.CodeType | MissingCode)
+
+
+def _code_of_module(module: str, name: str, arguments: tuple[Any, ...]) -> types.CodeType | None:
+    """That function's code in the module as it is here: of that name, with those parameters and free variables."""
+    loaded = importlib.import_module(module)
+    text, file = inspect.getsource(loaded), inspect.getsourcefile(loaded) or module
+    parameters = arguments[9][: arguments[0] + arguments[2]]
+    for code in _all_code(compile(text, file, "exec", dont_inherit=True)):
+        same = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] == parameters
+        if same and _same_name(code, name) and code.co_freevars == arguments[-2]:
             return code
-    raise ValueError(f"{name} is not found when its cell is compiled by this version of Python")
+    return None
 
 
 def _remember(source: Source) -> None:

@@ -22,7 +22,9 @@ import cloudpickle
 from cloudpickle.cloudpickle import _should_pickle_by_reference as is_importable
 
 from ..readable import readable_size
-from . import libraries, standard_library, synchronization, weak_references
+from . import containers, libraries, standard_library, synchronization, weak_references
+from .attributes import attributes_of, made_by, may_share_its_dict, set_attributes, set_whole_dict
+from .built_in_types import reduce_built_in
 from .limits import OVERDONE, Again, TakesTooLong, memory_is_left, object_seconds
 from .lineage import Lineage, weight
 from .notebook_classes import reduce_class, reduce_enum_member
@@ -58,15 +60,6 @@ class Failure:
 def entry(name: str, value: Any) -> tuple[str, Any]:
     """What an `Entry` is pickled as a call of."""
     return name, value
-
-
-def set_attributes(obj: Any, state: Any) -> None:
-    """What unpickling does with a state, without asking the class's own code for anything."""
-    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
-    if attributes:
-        object.__getattribute__(obj, "__dict__").update(attributes)
-    for name, value in (slots or {}).items():
-        object.__setattr__(obj, name, value)
 
 
 # Iterators that cannot raise, and so need not be unrolled to find out.
@@ -216,8 +209,14 @@ class NamespacePickler(cloudpickle.Pickler):
             reducer = reduce_by_torch
         elif of_library := libraries.reducer_for(cls, self.regions, self.note):
             reducer = of_library
+        elif containers.has_code_of_its_own(cls) and not is_importable(cls):
+            reducer = self._try_container
+        elif _has_constructor(cls, self.dispatch_table):
+            reducer = self._try_without_constructor
         elif _needs_setter(cls):
             reducer = self._try_with_setter
+        elif _is_plain(cls, self.dispatch_table) and not is_importable(cls) and may_share_its_dict(cls):
+            reducer = self._try_with_whole_dict
         elif _is_plain(cls, self.dispatch_table):
             reducer = self._try_plain
         else:
@@ -245,7 +244,7 @@ class NamespacePickler(cloudpickle.Pickler):
     def _reduce_any_class(self, cls: Any) -> Any:
         if cls.__module__ == "builtins" or is_importable(cls):
             return super().reducer_override(cls)
-        return reduce_class(cls, is_importable)
+        return reduce_built_in(cls) or reduce_class(cls, is_importable)
 
     def _try_plain(self, obj: Any) -> Any:
         reduced = self._try(obj)
@@ -253,10 +252,31 @@ class NamespacePickler(cloudpickle.Pickler):
         return reduced
 
     def _try_with_setter(self, obj: Any) -> Any:
+        if sys.version_info < (3, 11) and _is_plain(type(obj), self.dispatch_table, asks=False):
+            # There `object` has no __getstate__, and a __getattr__ of the user's may make one up.
+            return copyreg.__newobj__, (type(obj),), attributes_of(obj), None, None, set_attributes  # type: ignore[attr-defined]
         reduced = self._try(obj)
         if isinstance(reduced, str) or reduced[2] is None or reduced[5] is not None:
             return reduced
         return (*reduced[:5], set_attributes)
+
+    def _try_with_whole_dict(self, obj: Any) -> Any:
+        function, arguments, state, *rest = self._try(obj)
+        setter = set_whole_dict if state is not None and not hasattr(obj, "__setstate__") else rest[2]
+        return function, arguments, state, *rest[:2], setter
+
+    def _try_container(self, obj: Any) -> Any:
+        return _checked(obj, containers.reduce_container(obj))
+
+    def _try_without_constructor(self, obj: Any) -> Any:
+        """Made by the ``__new__`` of the first class that is not the notebook's: its own may want arguments,
+        or count and register what it makes."""
+        reduced = self._try_with_setter(obj) if _needs_setter(type(obj)) else self._try(obj)
+        function, arguments, *rest = reduced
+        if function is not copyreg.__newobj__:  # type: ignore[attr-defined]
+            return reduced
+        base = next(base for base in type(obj).__mro__ if "__new__" in vars(base) and is_importable(base))
+        return (made_by, (base, *arguments), *rest)
 
     def _try_warily(self, obj: Any) -> Any:
         """For types of which an object was given up for time or size."""
@@ -295,17 +315,42 @@ class NamespacePickler(cloudpickle.Pickler):
         self.bytes_by_name[self.variable] = self.bytes_by_name.get(self.variable, 0) + total
 
 
-def _is_plain(cls: type, dispatch_table: Any) -> bool:
-    """Whether instances are reduced by `object` alone: if one of them works, all do."""
+def _has_constructor(cls: Any, dispatch_table: Any) -> bool:
+    """Whether instances have a ``__new__`` of the notebook, and nothing of their own that minds pickling."""
+    makers = [base for base in cls.__mro__ if isinstance(vars(base).get("__new__"), staticmethod)]
+    return (
+        bool(makers)
+        and cls not in dispatch_table
+        and not is_importable(makers[0])
+        and cls.__reduce_ex__ is object.__reduce_ex__
+        and cls.__reduce__ is object.__reduce__
+        and getattr(cls, "__getstate__", None) is getattr(object, "__getstate__", None)
+        and not hasattr(cls, "__setstate__")
+        and not any(
+            isinstance(getattr(cls, name, None), types.FunctionType)
+            for name in ("__getnewargs__", "__getnewargs_ex__")
+        )
+    )
+
+
+def _is_plain(cls: type, dispatch_table: Any, asks: bool = True) -> bool:
+    """Whether instances are reduced by `object` alone: if one of them works, all do.
+
+    ``asks``: whether a ``__getattr__`` of the class counts, since it may answer for what the class lacks.
+    """
     return (
         cls not in dispatch_table
         and cls.__reduce_ex__ is object.__reduce_ex__
         and cls.__reduce__ is object.__reduce__
         and getattr(cls, "__getstate__", None) is getattr(object, "__getstate__", None)
-        and not any(hasattr(cls, name) for name in ("__getnewargs__", "__getnewargs_ex__", "__getattr__"))
-        and cls.__getattribute__ is object.__getattribute__
+        and not any(hasattr(cls, name) for name in ("__getnewargs__", "__getnewargs_ex__"))
+        and (not asks or _asks_nothing(cls))
         and not issubclass(cls, list | dict)  # a subclass may iterate in its own way
     )
+
+
+def _asks_nothing(cls: type) -> bool:
+    return not hasattr(cls, "__getattr__") and cls.__getattribute__ is object.__getattribute__
 
 
 def _needs_setter(cls: Any) -> bool:

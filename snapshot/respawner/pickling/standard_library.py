@@ -1,20 +1,28 @@
 """Objects of the standard library that its own pickling loses, empties or refuses.
 
-Caches keep their contents, weak containers their live entries, exceptions what they carry whatever their
+Caches keep their contents, exceptions what they carry whatever their
 constructor takes. What they were wrapped around (functions, classes) comes from `notebook_code`.
 """
 
 from __future__ import annotations
 
 import collections
+import ctypes
 import dataclasses
 import functools
 import gc
+import random
+import re
+import struct
 import types
 import typing
-import weakref
 from collections.abc import Callable
 from typing import Any
+
+from .ctypes_arrays import reduce_library
+from .generated_methods import Parameters, reduce_field, reduce_parameters
+from .late_hashes import when_hashable
+from .memory_views import reduce_memory_view
 
 Reducer = Callable[[Any], Any]
 
@@ -83,6 +91,10 @@ def _reduce_cached_property(cached: Any) -> Any:
     return type(cached), (cached.func,), state
 
 
+def _reduce_partial_method(partial: Any) -> Any:
+    return _partial_method, (partial.func, partial.args, partial.keywords)
+
+
 def _reduce_sort_key(key: Any) -> Any:
     """What ``functools.cmp_to_key`` returns, or one of the keys that this makes of an item."""
     compare, *item = (part for part in gc.get_referents(key) if part is not type(key))
@@ -109,19 +121,28 @@ def _constant(name: str) -> Reducer:
     return lambda constant: name
 
 
-# Weak containers ---------------------------------------------------------------------------------------
+# What is made of something that is known -----------------------------------------------------------------
 
 
-def _reduce_weak_dictionary(table: Any) -> Any:
-    return type(table), (), None, None, iter(list(table.items()))
+def _reduce_struct(layout: struct.Struct) -> Any:
+    return struct.Struct, (layout.format,)
 
 
-def _reduce_weak_proxy(proxy: Any) -> Any:
-    return weakref.proxy, (proxy.__repr__.__self__,)  # the object itself; raises where it is gone
+def _reduce_system_random(source: Any) -> Any:
+    return random.SystemRandom, ()
 
 
-def _reduce_weak_set(weak: Any) -> Any:
-    return weakref.WeakSet, (), list(weak), None, None, _fill_weak_set
+def _reduce_match(match: Any) -> Any:
+    """Found again in the same text, by the first way of searching that finds the same groups."""
+    ways = [(name, match.pos) for name in ("search", "match", "fullmatch")] + [("match", match.start())]
+    for way, start in ways:
+        if _is_same(match, _match(match.re, match.string, way, start, match.endpos)):
+            return _match, (match.re, match.string, way, start, match.endpos)
+    raise TypeError("cannot pickle 're.Match' object")
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return other is not None and one.regs == other.regs
 
 
 # Exceptions --------------------------------------------------------------------------------------------
@@ -159,8 +180,17 @@ _MAPPINGS: tuple[Any, ...] = ({}, collections.OrderedDict())
 REDUCERS: dict[type, Reducer] = {
     functools._lru_cache_wrapper: _reduce_cached_function,
     functools.cached_property: _reduce_cached_property,
+    functools.partialmethod: _reduce_partial_method,
     type(functools.cmp_to_key(lambda one, other: 0)): _reduce_sort_key,
     types.MappingProxyType: _reduce_mapping_proxy,
+    ctypes.CDLL: reduce_library,
+    ctypes.PyDLL: reduce_library,
+    memoryview: reduce_memory_view,
+    Parameters: reduce_parameters,
+    dataclasses.Field: reduce_field,
+    random.SystemRandom: _reduce_system_random,
+    re.Match: _reduce_match,
+    struct.Struct: _reduce_struct,
     **{
         type(getattr(table, kind)()): _reduce_dictionary_view
         for table in _MAPPINGS
@@ -170,11 +200,6 @@ REDUCERS: dict[type, Reducer] = {
         type(getattr(dataclasses, name)): _constant(name)
         for name in ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY")
     },
-    weakref.WeakKeyDictionary: _reduce_weak_dictionary,
-    weakref.WeakValueDictionary: _reduce_weak_dictionary,
-    weakref.ProxyType: _reduce_weak_proxy,
-    weakref.CallableProxyType: _reduce_weak_proxy,
-    weakref.WeakSet: _reduce_weak_set,
     typing.ParamSpec: _reduce_parameter_specification,
     typing.NewType: _reduce_new_type,
 }
@@ -195,7 +220,12 @@ def _nothing() -> None:
 
 
 def _fill_cache(cached: Any, state: tuple[Any, dict[str, Any], list[Any]]) -> None:
-    function, attributes, contents = state
+    _, _, contents = state
+    keys = [part for arguments, keywords, _ in contents for part in (*arguments, *keywords.values())]
+    when_hashable(keys, lambda: _fill_cache_now(cached, *state))
+
+
+def _fill_cache_now(cached: Any, function: Any, attributes: dict[str, Any], contents: list[Any]) -> None:
     partial = cached.__wrapped__
     for arguments, keywords, result in contents:
         partial.__setstate__((_returning(result), (), {}, {}))
@@ -211,6 +241,10 @@ def _returning(result: Any) -> Callable[..., Any]:
     return lambda *arguments, **keywords: result
 
 
+def _partial_method(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    return functools.partialmethod(function, *arguments, **keywords)
+
+
 def _sort_key(compare: Any, *item: Any) -> Any:
     return functools.cmp_to_key(compare)(*item) if item else functools.cmp_to_key(compare)
 
@@ -220,7 +254,12 @@ def _dictionary_view(mapping: Any, kind: str) -> Any:
 
 
 def _fill_weak_set(weak: Any, items: list[Any]) -> None:
+    """In older snapshots of version 1."""
     weak.update(items)
+
+
+def _match(pattern: Any, text: Any, way: str, start: int, end: int) -> Any:
+    return getattr(pattern, way)(text, start, end)
 
 
 def _exception(cls: Any, arguments: tuple[Any, ...]) -> Any:

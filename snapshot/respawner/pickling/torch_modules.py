@@ -28,6 +28,8 @@ def reducer_for(cls: type) -> Reducer | None:
         return _reduce_optimizer
     if issubclass(cls, torch.jit.ScriptModule):
         return _reduce_script_module
+    if cls is torch.jit.ScriptFunction:
+        return _reduce_script_function
     if cls.__module__ == parametrize.__name__ and issubclass(cls, torch.nn.Module) and _was_swapped(cls):
         return _reduce_parametrized
     if cls is getattr(sys.modules.get("torch.nn.parallel.distributed"), "DistributedDataParallel", None):
@@ -57,10 +59,26 @@ def _reduce_parametrized(module: Any) -> tuple[Any, ...]:
 
 
 def _reduce_script_module(module: Any) -> tuple[Any, ...]:
-    """As TorchScript's own archive; its tensors are put back in, since others may hold them too."""
+    """As TorchScript's own archive; its tensors are put back in, since others may hold them too, and what was
+    set on it from Python."""
     archive = io.BytesIO()
     torch.jit.save(module, archive)
-    return (_script_module, (archive.getvalue(),), _tensors_of(module), None, None, _set_script_tensors)
+    known = vars(vars(module).get("_actual_script_module", module))
+    named = {
+        name: value
+        for name, value in known.items()
+        if not name.startswith("_") and not isinstance(value, torch._C.ScriptMethod)
+    }
+    state = _tensors_of(module), named
+    return _script_module, (archive.getvalue(),), state, None, None, _set_script_state
+
+
+def _reduce_script_function(function: Any) -> tuple[Any, ...]:
+    """As an archive as well, which does not know defaults of parameters: with these it is compiled again."""
+    attributes = dict(vars(function))
+    if any(part.has_default_value() for part in function.schema.arguments):
+        return _compiled_script, (attributes.pop("_torchdynamo_inline"),), attributes, None, None, _set_names
+    return _script_function, (function.name, function.save_to_buffer()), attributes, None, None, _set_names
 
 
 def _tensors_of(module: Any) -> list[tuple[str, str, Any]]:
@@ -82,6 +100,7 @@ def reduce_compiled_function(function: types.FunctionType) -> tuple[Any, ...] | 
     return _compiled_function, (function.__dict__["_torchdynamo_orig_callable"], context)
 
 
+_COMM = ("_comm_hooks",)
 _DISTRIBUTED_SETTINGS = ("dim", "broadcast_buffers", "find_unused_parameters", "gradient_as_bucket_view")
 
 
@@ -94,7 +113,12 @@ def _reduce_distributed(wrapper: Any) -> tuple[Any, ...]:
     settings = {name: vars(wrapper)[name] for name in _DISTRIBUTED_SETTINGS if name in vars(wrapper)}
     if vars(wrapper).get("static_graph"):
         settings["static_graph"] = True
-    return _distributed, (wrapper.module, settings), wrapper.training, None, None, _set_training
+    hooks = {name: value for name, value in vars(wrapper).items() if "_hooks" in name and value}
+    state = (
+        wrapper.training,
+        {name: hooks[name] for name in (*vars(torch.nn.Module()), *_COMM) if name in hooks},
+    )
+    return _distributed, (wrapper.module, settings), state, None, None, _set_distributed
 
 
 # The way back: these names stand in pickles, so they keep their meaning for as long as version 1 is read.
@@ -137,6 +161,27 @@ def _script_module(archive: bytes) -> Any:
     return torch.jit.load(io.BytesIO(archive))
 
 
+def _script_function(name: str, archive: bytes) -> Any:
+    module = torch.jit.load(io.BytesIO(archive))
+    graph, _ = torch._C._jit_pass_lower_graph(module.forward.graph, module._c)
+    return torch._C._create_function_from_graph(name, graph)
+
+
+def _compiled_script(function: Any) -> Any:
+    return torch.jit.script(function)
+
+
+def _set_names(obj: Any, attributes: dict[str, Any]) -> None:
+    for name, value in attributes.items():
+        setattr(obj, name, value)
+
+
+def _set_script_state(module: Any, state: tuple[list[tuple[str, str, Any]], dict[str, Any]]) -> None:
+    tensors, named = state
+    _set_script_tensors(module, tensors)
+    vars(module).update(named)
+
+
 def _set_script_tensors(module: Any, tensors: list[tuple[str, str, Any]]) -> None:
     parts = dict(module.named_modules())
     for path, name, tensor in tensors:
@@ -155,7 +200,15 @@ def _distributed(module: Any, settings: dict[str, Any]) -> Any:
     return torch.nn.parallel.DistributedDataParallel(module, **settings)
 
 
+def _set_distributed(wrapper: Any, state: tuple[bool, dict[str, Any]]) -> None:
+    wrapper.training, hooks = state
+    for hook, its_state in hooks.pop("_comm_hooks", ()):
+        wrapper.register_comm_hook(its_state, hook)
+    vars(wrapper).update(hooks)
+
+
 def _set_training(module: Any, training: bool) -> None:
+    """In older snapshots of version 1."""
     module.training = training
 
 

@@ -16,7 +16,7 @@ from types import CodeType
 from typing import Any, ClassVar
 
 from ..errors import StoreError
-from . import memory
+from . import late_hashes, memory
 from .limits import TakesTooLong, memory_is_left, object_seconds
 from .pickler import entry
 from .placeholder import Placeholder, lost, lost_class
@@ -43,9 +43,7 @@ class _Finding:
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            found = importlib.import_module(module)
-            for part in name.split("."):
-                found = getattr(found, part)
+            found = _imported(module, name)
         except BaseException as error:  # importing runs the module's own code, which may even say sys.exit()
             reason = f"{module}.{name} cannot be imported: {one_line_reason(error)}"
             self.lose(f"{module}.{name}", reason)
@@ -54,6 +52,8 @@ class _Finding:
             return self._complete
         if found is Placeholder:  # as lost objects were written by the first versions
             return lost
+        if (late := late_hashes.current()) is not None:
+            late.class_is_there(found)
         return _fresh_class(found) if name in _CLASS_MAKERS and "cloudpickle" in module else found
 
     def lose(self, what: str, reason: str) -> Placeholder:
@@ -71,6 +71,23 @@ class _Finding:
         if name != "Out":  # the history, which is no variable
             self.names[name] = value
         return name, value
+
+
+def _imported(module: str, name: str) -> Any:
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError:
+        package, _, private = module.rpartition(".")
+        if not private.startswith("_") or not package:
+            raise
+        found = importlib.import_module(package)  # another version keeps it elsewhere, under the public name
+    for part in _RENAMED.get((module, name), name).split("."):
+        found = getattr(found, part)
+    return found
+
+
+_RENAMED = {("enum", "EnumType"): "EnumMeta"}
+"""The name of Python 3.11 is an alias there, and unknown before."""
 
 
 def _fresh_class(make_class: Any) -> Any:
@@ -236,8 +253,9 @@ GUARDED_CALLS: set[CodeType] = {
     PatientUnpickler._make.__code__,
     PatientUnpickler._guarded_build.__code__,
     PatientUnpickler._guarded_items.__code__,
+    *late_hashes.GUARDED_HASHES,
 }
-"""Of the patient unpickler: those that call an object's own code."""
+"""Those that call an object's own code."""
 
 
 def _guard_opcodes() -> None:

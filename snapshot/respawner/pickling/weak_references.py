@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from .late_hashes import when_hashable
+
 
 def _reduce_reference(reference: Any) -> tuple[Any, ...]:
     target = reference()
@@ -33,7 +35,7 @@ def _reduce_proxy(proxy: Any) -> tuple[Any, ...]:
 
 
 def _reduce_mapping(mapping: Any) -> tuple[Any, ...]:
-    return type(mapping), (), None, None, iter(list(mapping.items()))
+    return type(mapping), (), list(mapping.items()), None, None, _fill_mapping
 
 
 def _reduce_set(members: Any) -> tuple[Any, ...]:
@@ -67,4 +69,8 @@ def _dead_proxy() -> Any:
 
 
 def _fill(members: Any, items: list[Any]) -> None:
-    members.update(items)
+    when_hashable(items, lambda: members.update(items))
+
+
+def _fill_mapping(mapping: Any, items: list[tuple[Any, Any]]) -> None:
+    when_hashable([key for key, _ in items], lambda: mapping.update(items))

@@ -19,6 +19,7 @@ def now(shell: Any) -> dict[str, Any]:
         "gc": (gc.isenabled(), gc.get_threshold()),
         "decimal": _of_decimal(decimal.getcontext()),
         "warnings": [_packed(rule) for rule in warnings.filters],
+        "annotations": dict(shell.user_ns.get("__annotations__") or {}),
     }
 
 
@@ -43,6 +44,8 @@ def put(shell: Any, key: str, value: Any) -> None:
             decimal.setcontext(_to_decimal(value))
         case "warnings":
             _put_warnings(*value)
+        case "annotations":
+            shell.user_ns["__annotations__"] = value
         case _:
             raise KeyError("this version of Respawner does not know it")
 
