@@ -103,8 +103,7 @@ class TimelineWriter:
         # they are never cut off. What is left behind is compaction's.
         longer = sizes.get(self._committed_pack, 0) > align(self._committed_end)
         unnamed = not self._committed_pack and sizes
-        follows = self._follows_another_session()
-        if short or not whole or shared or longer or unnamed or follows:
+        if self._follows_another_session() or short or not whole or shared or longer or unnamed:
             self._start_new_pack()
 
     def _follows_another_session(self) -> bool:
