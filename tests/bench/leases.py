@@ -74,7 +74,7 @@ def chosen() -> list[Load]:
             "GPUS is set and TRACE is not: the clusters of the trace in the repository are given."
         )
     whole, team = trace.whole(), trace.team()
-    return [whole, team, team.since(0.5), whole.until(0.5), trace.synthetic()]
+    return [whole, team, team.since(0.5), trace.synthetic()]
 
 
 def play(load: Load) -> dict[str, Metrics]:
