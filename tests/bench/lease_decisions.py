@@ -34,7 +34,8 @@ class Traffic:
         self.number = 0
         self.view = View(_two_models(devices(gpus)), rules=rules)
         while self.view.anything_free():
-            self.hand_in()
+            for _ in range(max(1, gpus // 20)):
+                self.hand_in()
             self.apply()
         while len(self.view.queue) < max(5, gpus // 5):
             self.hand_in()
@@ -115,7 +116,7 @@ def measure_decisions(sizes: tuple[int, ...] = SIZES, steps: int = 200) -> dict[
     medians: list[float] = []
     for gpus in sizes:
         times = _times(gpus, Rules(), steps)
-        turns = _times(gpus, Rules(preempt=True), steps)
+        turns = _times(gpus, Rules(preempt=True), steps // 4)
         plain = _from_nothing(gpus)
         medians.append(median(times))
         result[f"decision_ms_p50_at_{gpus}"] = round(median(times) * 1000, 4)
