@@ -9,7 +9,7 @@ it is far from being served, whoever fits may pass, until twice `pass_seconds`; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
@@ -59,8 +59,8 @@ class Walk:
         self.bookings = Bookings(view, now)
         self._hopeless: set[int] = set()
         """Asks that nobody can be granted any more in this walk."""
-        self._headed: set[int] = set()
-        """Asks of which no further head is made."""
+        self._settled: set[int] = set()
+        """Hopeless asks for which no further head is made either."""
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -78,13 +78,18 @@ class Walk:
             return
         for request in self.overdue():
             self._try(request)
-        self.in_order(self._try)
+        self.in_order(self._try, self._settled, lambda: not self.view.anything_free())
 
-    def in_order(self, served: Callable[[Request], bool]) -> None:
+    def in_order(
+        self,
+        served: Callable[[Request], bool],
+        settled: Collection[int] = (),
+        done: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Offer the waiting requests in order to `served`, which says whether it was.
 
         An account whose request was served stands further behind. Of requests that are alike the later ones are
-        left out when one was not served.
+        left out when one was not served, and those whose ask is in `settled`. It ends when it is `done`.
         """
         for priority in sorted(self.view.lines, reverse=True):
             lines = {account: _by_turn(line) for account, line in self.view.lines[priority].items()}
@@ -95,14 +100,22 @@ class Walk:
             while turns:
                 account = heappop(turns)[2]
                 line = lines[account]
-                if self._serve_one(line, served) and line:
+                if not self._serve_one(line, served, settled):
+                    continue
+                if done():
+                    return
+                if line:
                     heappush(turns, (self.view.over_guarantee(account), line[0][0], account))
 
-    def _serve_one(self, line: list[Turn], served: Callable[[Request], bool]) -> bool:
+    def _serve_one(
+        self, line: list[Turn], served: Callable[[Request], bool], settled: Collection[int]
+    ) -> bool:
         """Whether one of an account could be served; those who were asked are out of `line`."""
-        queue, grants = self.view.queue, self.grants
+        queue, grants, ask_ids = self.view.queue, self.grants, self.view.ask_ids
         while line:
             (_, request_id), alike, at = heappop(line)
+            if ask_ids[request_id] in settled:
+                continue
             done = request_id not in grants and served(queue[request_id])
             if (done or request_id in grants) and at + 1 < len(alike):
                 heappush(line, (alike[at + 1], alike, at + 1))
@@ -160,11 +173,13 @@ class Walk:
             uuids = place(self.view, request.ask)
             if uuids is None:
                 self._hopeless.add(ask_id)
+                if not needs_a_head(request.ask):
+                    self._settled.add(ask_id)
             elif self.heads or self.bookings.near:
                 uuids = place(self.view, request.ask, self.barred(request))
             if uuids is not None:
                 return self._grant(request, uuids)
-        if ask_id not in self._headed and request.submitted + self.view.rules.patience_seconds <= self.now:
+        if request.submitted + self.view.rules.patience_seconds <= self.now:
             self._make_head(request)
         return False
 
@@ -187,7 +202,8 @@ class Walk:
         """Keep devices free for it, if it needs several at once and nobody stands there already."""
         view, ask = self.view, request.ask
         sorts = view.matching(ask)
-        self._headed.add(view.ask_ids[request.id])
+        if view.ask_ids[request.id] in self._hopeless:
+            self._settled.add(view.ask_ids[request.id])
         if not needs_a_head(ask) or any(not set(head.sorts).isdisjoint(sorts) for head in self.heads):
             return
         host = self._host_to_empty(ask, sorts)

@@ -65,10 +65,10 @@ class Turns:
         self.out: list[Suspension] = []
         self._chosen: set[int] = set()
         self._room = Room(walk)
-        self._wanted = (
-            self.view.wanted - sum(len(grant.uuids) for grant in walk.grants.values()) - self._room.free()
-        )
-        """Devices that all who wait want more than are free or soon free."""
+        self._wanted = dict(self.view.wanted)
+        """Devices that those who wait ask for, by the number that one asks for."""
+        for grant in walk.grants.values():
+            self._wanted[len(grant.uuids)] -= len(grant.uuids)
         self._refused: dict[tuple[int, str, int], float] = {}
         """The least attained service for which there was nobody to suspend, by ask, account and priority."""
         self._given: defaultdict[str, int] = defaultdict(int)
@@ -79,7 +79,8 @@ class Turns:
         if request.ask.kind == Kind.SHARE or self.walk.over_limit(request, least_cost(request.ask)):
             return False
         waiter = self._waiter(request)
-        key = (self.view.ask_ids[request.id], waiter.account, waiter.priority)
+        account = waiter.account if self.view.limits else ""
+        key = (self.view.ask_ids[request.id], account, waiter.priority)
         special = waiter.guaranteed or waiter.booked or waiter.fills
         if not special and waiter.attained >= self._refused.get(key, float("inf")):
             return False
@@ -93,9 +94,13 @@ class Turns:
             self._given[self.view.account(lease)] += self.view.cost(lease.uuids)
             self.out.append(Suspension(lease.id, request.id, self._why(lease, waiter)))
             self._room.add(lease)
-            self._wanted -= len(lease.uuids)
         self._room.claim(request.ask)
+        self._wanted[request.ask.count] -= request.ask.count
         return True
+
+    def _wanted_by_narrow(self, count: int) -> int:
+        """Devices that are asked for by those who can use what a wider session leaves."""
+        return sum(devices for width, devices in self._wanted.items() if width <= count)
 
     def _waiter(self, request: Request) -> Waiter:
         view, account = self.view, self.view.account(request)
@@ -120,33 +125,37 @@ class Turns:
             return []
         found: list[Lease] = []
         freed: defaultdict[str, int] = defaultdict(int)
+        anywhere = fits_anywhere(ask)
         for lease in self._in_preference(waiter):
             if not self._may_suspend(lease, waiter):
                 continue
             found.append(lease)
             for host in self._room.hosts_of(lease, ask):
-                freed[host] += 1
-            where = self._room.host_for(ask, freed)
-            if where is not None:
-                needed = self._needed(found, ask, where)
-                if sum(len(lease.uuids) for lease in needed) <= max(ask.count, self._wanted):
-                    return needed
-                return None
+                place = ANYWHERE if anywhere else host
+                freed[place] += 1
+                if freed[place] + self._room.at(place, ask) >= ask.count:
+                    return self._unless_wasteful(self._needed(found, ask, place), ask)
         return None
+
+    def _unless_wasteful(self, leases: list[Lease], ask: Ask) -> list[Lease] | None:
+        devices = sum(len(lease.uuids) for lease in leases)
+        return leases if devices <= max(ask.count, self._wanted_by_narrow(ask.count)) else None
 
     def _needed(self, found: list[Lease], ask: Ask, host: str) -> list[Lease]:
         """Without those that are on other hosts or more than needed."""
         here = [lease for lease in found if host == ANYWHERE or host in self._room.hosts_of(lease, ask)]
         if len(here) == 1:
             return here
+        surplus = self._room.at(host, ask) + sum(self._helps(lease, ask, host) for lease in here) - ask.count
         for lease in list(here):
-            freed: defaultdict[str, int] = defaultdict(int)
-            for other in here:
-                for name in self._room.hosts_of(other, ask) if other is not lease else ():
-                    freed[name] += 1
-            if self._room.host_for(ask, freed) is not None:
+            if self._helps(lease, ask, host) <= surplus:
+                surplus -= self._helps(lease, ask, host)
                 here.remove(lease)
         return here
+
+    def _helps(self, lease: Lease, ask: Ask, host: str) -> int:
+        hosts = self._room.hosts_of(lease, ask)
+        return len(hosts) if host == ANYWHERE else hosts.count(host)
 
     def _in_preference(self, waiter: Waiter) -> Iterator[Lease]:
         """Who has had most first; those that hold more than is needed last."""
@@ -173,7 +182,7 @@ class Turns:
             yield -attained, lease_id
 
     def _may_suspend(self, lease: Lease, waiter: Waiter) -> bool:
-        if lease.id in self._chosen or not self._is_ripe(lease):
+        if lease.id in self._chosen or not self._is_ripe(lease, waiter):
             return False
         priority = self.view.priority(lease)
         if priority != waiter.priority:
@@ -190,12 +199,14 @@ class Turns:
             return True
         return lease.attained_at(self.now) / len(lease.uuids) >= waiter.least + self.view.rules.slice_seconds
 
-    def _is_ripe(self, lease: Lease) -> bool:
+    def _is_ripe(self, lease: Lease, waiter: Waiter) -> bool:
+        """Who holds more than is needed runs for so much longer: it needs as many at once to come back."""
         rules = self.view.rules
         if lease.cell_running and not rules.interrupt_cells:
             return False
+        width = max(1.0, len(lease.uuids) / waiter.request.ask.count)
         return _is_over(lease, self.now) or (
-            rules.preempt and self.now - lease.since >= rules.min_run_seconds
+            rules.preempt and self.now - lease.since >= rules.min_run_seconds * width
         )
 
     def _why(self, lease: Lease, waiter: Waiter) -> str:
@@ -216,18 +227,12 @@ class Room:
         for lease_id in sorted(self.view.suspending):
             self.add(self.view.leases[lease_id])
 
-    def free(self) -> int:
-        return sum(self._total.values())
-
     def count(self, ask: Ask) -> int:
         """Those that would help `ask`; on one host where it needs that."""
-        if _fits_anywhere(ask):
-            return sum(self._total[sort] for sort in self.view.matching(ask))
-        hosts: dict[str, int] = {}
-        for sort in self.view.matching(ask):
-            for host, count in self._by_host()[sort].items():
-                hosts[host] = hosts.get(host, 0) + count
-        return max((count for host, count in hosts.items() if ask.host in ("", host)), default=0)
+        if fits_anywhere(ask):
+            return self.at(ANYWHERE, ask)
+        hosts = {host for sort in self.view.matching(ask) for host in self._by_host()[sort]}
+        return max((self.at(host, ask) for host in hosts), default=0)
 
     def add(self, lease: Lease) -> None:
         for uuid in lease.uuids:
@@ -239,19 +244,21 @@ class Room:
             if self._hosts is not None:
                 self._count(self._hosts, at)
 
-    def host_for(self, ask: Ask, freed: dict[str, int] | None = None) -> str | None:
-        """A host with room for it, when `freed` is free as well; `ANYWHERE` where it does not matter which."""
+    def host_for(self, ask: Ask) -> str | None:
+        """A host with room for it; `ANYWHERE` where it does not matter which."""
+        if fits_anywhere(ask):
+            return ANYWHERE if self.at(ANYWHERE, ask) >= ask.count else None
+        hosts = {host for sort in self.view.matching(ask) for host in self._by_host()[sort]}
+        return min((h for h in hosts if ask.host in ("", h) and self.at(h, ask) >= ask.count), default=None)
+
+    def at(self, host: str, ask: Ask) -> int:
+        """Devices there that would help `ask`."""
         sorts = self.view.matching(ask)
-        if _fits_anywhere(ask):
-            have = sum(self._total[sort] for sort in sorts) + sum((freed or {}).values())
-            return ANYWHERE if have >= ask.count else None
-        hosts = dict(freed or {})
-        for sort in sorts:
-            for host, count in self._by_host()[sort].items():
-                hosts[host] = hosts.get(host, 0) + count
-        return min(
-            (host for host, n in hosts.items() if n >= ask.count and ask.host in ("", host)), default=None
-        )
+        if host == ANYWHERE:
+            return sum(self._total[sort] for sort in sorts)
+        if ask.host not in ("", host):
+            return 0
+        return sum(self._by_host()[sort].get(host, 0) for sort in sorts)
 
     def hosts_of(self, lease: Lease, ask: Ask) -> list[str]:
         """One entry for each device of it that would help `ask`."""
@@ -288,7 +295,7 @@ class Room:
         of_sort[host] = of_sort.get(host, 0) + 1
 
 
-def _fits_anywhere(ask: Ask) -> bool:
+def fits_anywhere(ask: Ask) -> bool:
     return not ask.uuids and not ask.host and (ask.count == 1 or not ask.one_host)
 
 

@@ -63,8 +63,8 @@ class View:
         self.served: dict[tuple[Sort, int], list[tuple[float, int]]] = {}
         """Leases that may be suspended, by sort and number of devices: (GPU-seconds attained at time 0, id), who has
         had most last. Their order does not change with time."""
-        self.wanted = 0
-        """Devices that all who wait ask for."""
+        self.wanted: Counter[int] = Counter()
+        """Devices that those who wait ask for, by the number that one asks for."""
         self.version = 0
         self._shares = {at: 0 for at, sort in enumerate(self.sorts) if sort.shared}
         """Bytes taken, by position."""
@@ -144,7 +144,7 @@ class View:
     def add_request(self, request: Request) -> None:
         self.version += 1
         self.queue[request.id] = request
-        self.wanted += request.ask.count
+        self.wanted[request.ask.count] += request.ask.count
         self.ask_ids[request.id] = self._asks.setdefault(request.ask, len(self._asks))
         line = self.lines.setdefault(self.priority(request), {}).setdefault(self.account(request), {})
         insort(line.setdefault(self._alike(request), []), _entry(request))
@@ -152,7 +152,7 @@ class View:
     def remove_request(self, request_id: int) -> None:
         self.version += 1
         request = self.queue.pop(request_id)
-        self.wanted -= request.ask.count
+        self.wanted[request.ask.count] -= request.ask.count
         priority, account, alike = self.priority(request), self.account(request), self._alike(request)
         entries = self.lines[priority][account][alike]
         del entries[bisect_left(entries, _entry(request))]
