@@ -13,7 +13,7 @@ from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import State
 from sqlalchemy import Column, DateTime, MetaData, String, Table, create_engine, insert, inspect, text
 
-from tests.spawner.ledgers import grant, submit
+from tests.spawner.ledgers import database_on, grant, submit
 
 
 def test_the_migrations_make_the_tables_of_the_schema(database_url):
@@ -92,3 +92,18 @@ def test_processes_that_start_at_once_upgrade_once(database_url):
     for process in processes:
         output, errors = process.communicate(timeout=120)
         assert (process.returncode, output) == (0, "0\n"), errors
+
+
+def test_connections_that_the_server_has_closed_are_replaced(postgresql_server):
+    """The database was restarted: the next call works."""
+    with database_on(postgresql_server) as url:
+        ledger = Ledger(url)
+        submit(ledger, "alice")
+        admin = create_engine(url)
+        with admin.begin() as connection:
+            others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            closed = connection.execute(text(f"SELECT pg_terminate_backend(pid) {others}")).all()
+        assert closed
+        assert len(ledger.queue()) == 1
+        admin.dispose()
+        ledger.close()

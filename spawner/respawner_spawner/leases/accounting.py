@@ -1,9 +1,10 @@
 """GPU-hours by user, group, GPU and day; what was held and what was really used; how long people waited.
 
 Days are UTC, and a lease across midnight counts in both. Whole GPUs count as 1, MIG devices and shares by their part of
-the memory. Somebody in several groups counts fully in each, so groups may add up to more than users do. Used
-means utilisation integrated over time; what no agent saw counts as held and not as used (`sampled_hours` tells how
-much was seen). Plain functions on rows; the queries are at the end.
+the memory. Somebody in several groups counts fully in each, so groups may add up to more than users do. Used means
+utilisation integrated over time (of a share, its part of it, so that used never exceeds held); what no agent saw
+counts as held and not as used, `sampled_hours` tells how much was seen. Plain functions on rows; the queries are at
+the end.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class Use:
     holder: str
     uuid: str
     utilisation: float
-    """0 to 1, NVML's GPU utilisation or the session's share of it."""
+    """0 to 1: for how much of the time the device computed for the session (NVML's GPU utilisation)."""
 
 
 def ask_as_json(ask: Ask) -> dict[str, Any]:
