@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-.PHONY: up down status fast test test-long lint format bench-spawn bench-snapshot bench-restore capabilities dockerspawner-suite tour pythons clean
+.PHONY: up down status fast test test-long lint format bench-spawn bench-snapshot bench-restore bench-leases capabilities dockerspawner-suite tour pythons clean
 
 up: $(VENV)/.installed
 	@$(BIN)/respawner-hub up
@@ -49,6 +49,11 @@ bench-snapshot: $(VENV)/.installed-dev
 
 bench-restore: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.bench.restore
+
+# The lease policy on a real trace, beside FIFO, EASY backfill and static partition, and how long a decision takes.
+# TRACE=file GPUS=n play another trace.
+bench-leases: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.bench.leases
 
 # What comes back after kill -9, case by case, beside the peers. Writes docs/capabilities.md.
 capabilities: $(VENV)/.installed-dev

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from . import gateway, secrets
 from .auth import external
 from .auth.local import LocalAccountsAuthenticator
+from .gpus.agents import agents_of
+from .gpus.form import options_from_form, spawn_form
+from .gpus.rounds import policy_of, run_round
+from .gpus.scopes import CLI_SCOPES, CLI_SERVICE, SCHEDULER_SCOPES, SCHEDULER_SERVICE, SCOPES
 from .images import ensure_bundle
-from .settings import Settings
+from .settings import SETTINGS_ENV, Settings
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -21,6 +27,7 @@ def configure(c: Any, settings: Settings) -> None:
     _proxy(c, settings)
     _authentication(c, settings)
     _spawner(c, settings)
+    _gpus(c, settings)
 
 
 def _hub(c: Any, settings: Settings) -> None:
@@ -80,8 +87,44 @@ def _spawner(c: Any, settings: Settings) -> None:
     spawner.start_timeout = session.start_timeout_seconds
     spawner.http_timeout = session.http_timeout_seconds
     spawner.stop_grace_seconds = session.stop_grace_seconds
+    spawner.options_form, spawner.options_from_form = spawn_form, options_from_form
+    spawner.schedule = functools.partial(run_round, policy=policy_of(settings.gpus))
     spawner.poll_interval = 10
     spawner.default_url = "/lab"
+
+
+def _gpus(c: Any, settings: Settings) -> None:
+    c.RespawnerHub.deployment = settings.hub.name
+    c.RespawnerHub.ledger_url = settings.own_database_url
+    c.RespawnerHub.gpus = settings.gpus
+    c.RespawnerHub.agents = agents_of(settings)
+    c.RespawnerHub.max_gpus = settings.session.max_gpus
+    c.RespawnerHub.default_gpus = settings.session.gpus
+
+
+def add_services(c: Any, settings: Settings, settings_file: Path | None) -> None:
+    """The scheduler, and the command line's access. After the escape hatch, which often sets the same lists anew."""
+    c.JupyterHub.custom_scopes.update(SCOPES)
+    for name, granted in ((SCHEDULER_SERVICE, SCHEDULER_SCOPES), (CLI_SERVICE, CLI_SCOPES)):
+        c.JupyterHub.load_roles.append({"name": name, "scopes": granted, "services": [name]})
+    environment = _own_environment()
+    if settings_file:
+        environment[SETTINGS_ENV] = str(settings_file)
+    scheduler = {
+        "name": SCHEDULER_SERVICE,
+        "command": [sys.executable, "-m", "respawner_hub.gpus.service"],
+        "environment": environment,
+        "cwd": str(settings.folder.absolute()),
+        "display": False,
+    }
+    cli = {"name": CLI_SERVICE, "api_token": secrets.gpu_token(settings.state_dir), "display": False}
+    c.JupyterHub.services.extend([scheduler, cli])
+
+
+def _own_environment() -> dict[str, str]:
+    """The hub's own: JupyterHub starts services with hardly any of it."""
+    private = ("JUPYTERHUB_", "CONFIGPROXY_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(private)}
 
 
 def _machine_bytes() -> int:

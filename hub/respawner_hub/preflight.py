@@ -19,7 +19,7 @@ class PreflightError(Exception):
 def check(settings: Settings, *, ours_runs: bool) -> None:
     """Check folder, disk and ports.
 
-    :param ours_runs: hub and proxy of this deployment run already, so their ports are in use by right.
+    :param ours_runs: the programs of this deployment run already, so their ports are in use by right.
     :raises PreflightError: with all problems at once.
     """
     problems = list(_folder_problems(settings.state_dir))
@@ -46,8 +46,9 @@ def _folder_problems(state_dir: Path) -> Iterator[str]:
 def _port_problems(settings: Settings) -> Iterator[str]:
     hub = settings.hub
     for key, address, port in (
-        ("port", hub.bind, hub.port),
-        ("proxy_api_port", "127.0.0.1", hub.proxy_api_port),
+        ("[hub] port", hub.bind, hub.port),
+        ("[hub] proxy_api_port", "127.0.0.1", hub.proxy_api_port),
+        ("[agent] port", "127.0.0.1", settings.agent.port),
     ):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -55,9 +56,9 @@ def _port_problems(settings: Settings) -> Iterator[str]:
             try:
                 probe.bind((address, port))
             except PermissionError:
-                yield f"Port {port} needs root: run `sudo make up`, or set another [hub] {key}."
+                yield f"Port {port} needs root: run `sudo make up`, or set another {key}."
             except OSError as error:
                 yield (
                     f"Port {port} on {address} is taken ({error.strerror}): see `ss -ltnp 'sport = :{port}'`, "
-                    f"stop that program, or set another [hub] {key} in respawner.toml."
+                    f"stop that program, or set another {key} in respawner.toml."
                 )

@@ -17,6 +17,16 @@ def proxy_token(state_dir: Path) -> str:
     return _ensure(state_dir / "secrets" / "proxy-token").read_text().strip()
 
 
+def gpu_token(state_dir: Path) -> str:
+    """The token of `respawner-hub gpu` at the hub's API: it may do with GPUs what an admin may."""
+    return _ensure(state_dir / "secrets" / "gpu-token").read_text().strip()
+
+
+def agent_token_file(state_dir: Path) -> Path:
+    """The token with which the hub and Prometheus speak to this machine's agent."""
+    return _ensure(state_dir / "secrets" / "agent-token")
+
+
 def _ensure(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:

@@ -309,6 +309,33 @@ class GpuSettings(Section):
     )
 
 
+class AgentSettings(Section):
+    port: int = Field(
+        8082,
+        ge=1,
+        le=65535,
+        description="Port on loopback on which this machine's agent tells of its GPUs, to the hub and as Prometheus metrics.",
+    )
+    interval_seconds: float = Field(
+        2,
+        ge=0.5,
+        le=60,
+        description="Seconds between two readings of memory, utilisation, temperature and power.",
+    )
+    processes_seconds: float = Field(
+        10,
+        ge=1,
+        le=300,
+        description="Seconds between two lists of devices and of the processes on them, which cost the driver more.",
+    )
+    canary_seconds: float = Field(
+        60,
+        ge=5,
+        le=3600,
+        description="Seconds between two looks whether running sessions can still use the GPUs that they were given.",
+    )
+
+
 class Settings(Section):
     hub: HubSettings = Field(
         HubSettings(), description="The hub: where it listens and where it keeps things."
@@ -321,17 +348,19 @@ class Settings(Section):
     gpus: GpuSettings = Field(
         GpuSettings(), description="GPUs: the queue, and when idle ones are taken back."
     )
+    agent: AgentSettings = Field(AgentSettings(), description="The agent that watches this machine's GPUs.")
     folder: Path = Field(Path(), exclude=True, description="Folder of the file: relative paths start here.")
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:
         ports = {
-            "port": self.hub.port,
-            "hub_api_port": self.hub.hub_api_port,
-            "proxy_api_port": self.hub.proxy_api_port,
+            "hub.port": self.hub.port,
+            "hub.hub_api_port": self.hub.hub_api_port,
+            "hub.proxy_api_port": self.hub.proxy_api_port,
+            "agent.port": self.agent.port,
         }
         if len(set(ports.values())) < len(ports):
-            raise ValueError(f"hub.port, hub.hub_api_port and hub.proxy_api_port must differ: {ports}")
+            raise ValueError(f"ports must differ: {ports}")
         return self
 
     @property

@@ -6,11 +6,11 @@ from typing import Any
 
 import docker
 from respawner_spawner.container_spec import DEPLOYMENT_LABEL, SERVER_LABEL, USER_LABEL
-from respawner_spawner.gpus import inventory
+from respawner_spawner.devices import inventory
 from respawner_spawner.leases.ledger import Ledger
 
 from .settings import Settings
-from .supervision import Supervisor
+from .supervision import PROGRAMS, Supervisor
 
 
 def collect(settings: Settings, supervisor: Supervisor) -> dict[str, Any]:
@@ -43,7 +43,8 @@ def collect(settings: Settings, supervisor: Supervisor) -> dict[str, Any]:
 
 def describe(found: dict[str, Any]) -> str:
     """The same for people."""
-    lines = [f"{found['url']}: proxy {found['proxy'].lower()}, hub {found['hub'].lower()}"]
+    programs = ", ".join(f"{name} {found[name].lower()}" for name in PROGRAMS)
+    lines = [f"{found['url']}: {programs}"]
     lines += [
         f"  session {s['user']}{'/' + s['server'] if s['server'] else ''}: {s['state']} ({s['container']})"
         for s in found["sessions"]

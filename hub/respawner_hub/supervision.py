@@ -1,4 +1,4 @@
-"""Proxy and hub as processes that are looked after: supervisor starts them again and rotates their logs.
+"""Proxy, agent and hub as processes that are looked after: supervisor starts them again and rotates their logs.
 
 Not for the Docker engine, which outlives `respawner-hub down` together with the sessions.
 """
@@ -22,7 +22,7 @@ from supervisor.xmlrpc import SupervisorTransport
 from .processes import wait_for_end
 from .settings import SETTINGS_ENV
 
-PROGRAMS = ("proxy", "hub")
+PROGRAMS = ("proxy", "agent", "hub")
 STOP_SECONDS = 40
 
 _CONFIG = """\
@@ -63,7 +63,7 @@ stdout_logfile_backups = 5
 
 
 class ProcessError(Exception):
-    """Proxy or hub did not start; the message has the end of its log."""
+    """A program did not start; the message has the end of its log."""
 
 
 class Supervisor:
@@ -87,11 +87,11 @@ class Supervisor:
     def start(self) -> bool:
         """Start the supervisor, which starts nothing by itself. False when it runs already."""
         if self.is_running():
+            self._teach_new_programs()
             return False
         for folder in (self.run_dir, self.log_dir):
             folder.mkdir(parents=True, exist_ok=True)
-        config = self.run_dir / "supervisord.conf"
-        config.write_text(self._config())
+        config = self._write_config()
         self.socket.unlink(missing_ok=True)  # left over from a machine that lost power
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -102,8 +102,17 @@ class Supervisor:
             time.sleep(0.1)
         return True
 
+    def _teach_new_programs(self) -> None:
+        """To a supervisor that an older version started."""
+        missing = set(PROGRAMS) - {process["name"] for process in self._processes()}
+        if missing:
+            self._write_config()
+            self._rpc.reloadConfig()
+        for name in missing:
+            self._rpc.addProcessGroup(name)
+
     def stop(self) -> bool:
-        """Stop hub, proxy and the supervisor. False when it does not run."""
+        """Stop all programs and the supervisor. False when it does not run."""
         if not self.is_running():
             return False
         pid = int(self._rpc.getPID())  # type: ignore[arg-type]
@@ -137,7 +146,8 @@ class Supervisor:
         """Program → supervisor's word for its state, "STOPPED" when nothing runs."""
         if not self.is_running():
             return dict.fromkeys(PROGRAMS, "STOPPED")
-        return {process["name"]: process["statename"] for process in self._processes()}
+        states = {process["name"]: process["statename"] for process in self._processes()}
+        return {**dict.fromkeys(PROGRAMS, "STOPPED"), **states}
 
     def pids(self) -> Mapping[str, int]:
         """Program → its process, 0 while it does not run. A change means that it ended and was started again."""
@@ -163,6 +173,11 @@ class Supervisor:
     def _rpc(self) -> xmlrpc.client.ServerProxy:
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
         return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor  # type: ignore[return-value]
+
+    def _write_config(self) -> Path:
+        file = self.run_dir / "supervisord.conf"
+        file.write_text(self._config())
+        return file
 
     def _config(self) -> str:
         environment = f'{SETTINGS_ENV}="{self.settings_file}"' if self.settings_file else ""

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import __version__, gateway, images, local_engine, preflight, provision, proxy, secrets
+from . import __version__, agent, gateway, images, local_engine, preflight, provision, proxy, secrets
 from .auth.accounts import Accounts
 from .settings import Settings
 from .steps import step
-from .supervision import PROGRAMS, ProcessError, Supervisor
+from .supervision import ProcessError, Supervisor
 
 HUB_START_SECONDS = 180
 OWN_IMAGE = "respawner/notebook"
@@ -48,21 +48,23 @@ def up(settings: Settings, settings_file: Path | None) -> None:
         with step("Secrets and accounts") as say:
             secrets.cookie_secret_file(settings.state_dir)
             secrets.proxy_token(settings.state_dir)
+            secrets.agent_token_file(settings.state_dir)
             certificate = proxy.ensure_certificate(settings, say)
             code = _ensure_admin(settings)
-        with step("Proxy and hub") as say:
+        with step("Proxy, agent and hub") as say:
             supervisor.start()
             proxy_state = supervisor.ensure("proxy", proxy.fingerprint(settings, certificate))
+            agent_state = supervisor.ensure("agent", agent.fingerprint(settings))
             # A new proxy has no routes; the hub gives it all of them when it starts.
             hub_state = supervisor.ensure("hub", _hub_fingerprint(settings), restart=proxy_state != "running")
-            say(f"proxy {proxy_state}, hub {hub_state}")
+            say(f"proxy {proxy_state}, agent {agent_state}, hub {hub_state}")
             _wait_until_answering(settings, supervisor)
     _print_welcome(settings, code, time.monotonic() - started)
 
 
 def down(settings: Settings, settings_file: Path | None) -> None:
-    """Stop hub and proxy. Sessions, volumes, data and the engine stay as they are."""
-    with _alone(settings), step("Stopping hub and proxy") as say:
+    """Stop hub, agent and proxy. Sessions, volumes, data and the engine stay as they are."""
+    with _alone(settings), step("Stopping hub, agent and proxy") as say:
         supervisor = Supervisor(settings.state_dir, settings.folder, settings_file)
         say("stopped" if supervisor.stop() else "they were not running")
         say("sessions go on running: `make up` finds them again")
@@ -146,7 +148,8 @@ def _wait_until_answering(settings: Settings, supervisor: Supervisor) -> None:
                 return
         except (urllib.error.URLError, OSError):
             now = supervisor.pids()
-        ended = [name for name in PROGRAMS if now[name] != first[name]]
+        # The hub comes up without an agent; that one is started again, and its silence is shown.
+        ended = [name for name in ("proxy", "hub") if now[name] != first[name]]
         if ended:
             raise supervisor.give_up(ended[0])
         time.sleep(0.2)

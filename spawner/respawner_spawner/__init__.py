@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    # JupyterHub is imported when the class is asked for, not by `import respawner_spawner.gpus`.
+    # JupyterHub is imported when the class is asked for, not by `import respawner_spawner.devices`.
     if name == "GPUDockerSpawner":
         from .spawner import GPUDockerSpawner
 

@@ -34,7 +34,7 @@ from .image_facts import ImageFacts, image_facts
 from .leases.ledger import Ledger
 from .leases.model import Lease, State
 from .leases.records import EndReason, LedgerError
-from .spawn_form import gpu_form, image_form, options_from_form
+from .spawn_form import image_form, options_from_form
 from .volumes import fill_volumes
 
 READY_CHECK_SECONDS = 0.1
@@ -43,13 +43,10 @@ _images_with_kernels: set[str] = set()
 
 
 async def _spawn_form(spawner: GPUDockerSpawner) -> str:
-    """The spawn page's form: images where an admin allows several, and GPUs with what is free now."""
-    devices = await asyncio.to_thread(spawner.ledger.devices)
-    leases = await asyncio.to_thread(spawner.ledger.leases)
-    taken = {uuid for lease in leases if lease.holder != spawner.holder for uuid in lease.uuids}
+    """The spawn page's form: images where an admin allows several. The hub's own asks for GPUs too."""
     allowed = spawner._get_allowed_images()
     images = [] if allowed == "*" else list(allowed or [])
-    return image_form(images, spawner.image) + gpu_form(devices, taken, spawner.max_gpus, spawner.gpus)
+    return image_form(images, spawner.image)
 
 
 class GPUDockerSpawner(DockerSpawner):

@@ -60,7 +60,7 @@ class Deployment:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))  # short: it holds Unix sockets
         self.settings_file = self.folder / "respawner.toml"
         self.api_token = secrets.token_hex(16)
-        self.port, hub_port, proxy_port = free_ports(3)
+        self.port, hub_port, proxy_port, self.agent_port = free_ports(4)
         self.engine_socket = engine or Path(os.environ["DOCKER_HOST"].removeprefix("unix://"))
         # The hub reaches the engine by a link, which `engine_away` takes away.
         self.engine_link = self.folder / "engine.sock"
@@ -73,6 +73,7 @@ class Deployment:
                 "proxy_api_port": proxy_port,
                 "state_dir": str(self.folder / "state"),
             },
+            "agent": {"port": self.agent_port},
             "engine": {"host": f"unix://{self.engine_socket}"},
             "session": {
                 "mem_limit": "4G",

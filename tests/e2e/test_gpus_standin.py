@@ -5,45 +5,36 @@ That a container really gets its device needs a GPU (docs/unverified.md).
 """
 
 import json
+import os
+import signal
 
 import pytest
 import requests
+from respawner_hub import agent
 from respawner_hub.settings import load
-from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Device
+from respawner_hub.supervision import Supervisor
 
-from tests.standins import build_fake_nvml
+from tests.spawner.running_agent import until
+from tests.standins import build_fake_nvml, nvml_environment
+from tests.standins.nvml_state import Gpu, State
 
 from .deployment import PASSWORD, Deployment, SpawnFailed
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
-TWO_GPUS = "GPU-aaaa 85899345920 0 STAND-IN A100\nGPU-bbbb 25769803776 0 STAND-IN L4\n"
+TWO_GPUS = State([Gpu("GPU-aaaa"), Gpu("GPU-bbbb", "STAND-IN L4", memory_total=24 << 30)])
 
 
 @pytest.fixture(scope="module")
 def gpu_deployment(tmp_path_factory):
     folder = build_fake_nvml(tmp_path_factory.mktemp("nvml"))
-    (folder / "state").write_text(TWO_GPUS)
-    environment = {"LD_LIBRARY_PATH": str(folder), "FAKE_NVML_STATE": str(folder / "state")}
+    environment = nvml_environment(folder, TWO_GPUS.write(folder / "state"))
     deployment = Deployment(environment=environment, session={"max_gpus": 2}, image={"torch": "cpu"})
     try:
         deployment.up()
         yield deployment
     finally:
         deployment.close()
-
-
-@pytest.fixture(autouse=True)
-def heartbeat(gpu_deployment):
-    """The agent's part: the ledger believes it for half a minute."""
-    ledger = Ledger(load(gpu_deployment.settings_file).own_database_url)
-    devices = [
-        Device("GPU-aaaa", "here", "STAND-IN A100", 80 << 30),
-        Device("GPU-bbbb", "here", "STAND-IN L4", 24 << 30),
-    ]
-    ledger.heartbeat("here", devices)
-    ledger.close()
 
 
 @pytest.fixture
@@ -61,7 +52,19 @@ def test_the_spawn_page_says_what_is_free(gpu_deployment, ada):
     page = gpu_deployment.browse(ada, "hub/spawn").text
     assert "GPUs (2 of 2 free now)" in page
     assert "STAND-IN A100, 80 GiB: free" in page
-    assert "2 GPUs</option>" in page
+    assert "2 GPUs" in page
+
+
+async def test_the_agent_tells_of_the_gpus_and_is_started_again(gpu_deployment):
+    ask = agent.client(load(gpu_deployment.settings_file))
+    seen = await until(ask, lambda seen: seen.devices(0))
+    assert [device.uuid for device in seen.devices(0)] == ["GPU-aaaa", "GPU-bbbb"]
+    assert "agent running" in gpu_deployment.run("status").stdout
+    supervisor = Supervisor(gpu_deployment.folder / "state", gpu_deployment.folder, None)
+    hub, first = supervisor.pids()["hub"], seen.answer.started_at
+    os.kill(supervisor.pids()["agent"], signal.SIGKILL)
+    await until(ask, lambda seen: not seen.cause and seen.answer.started_at > first)
+    assert supervisor.pids()["hub"] == hub
 
 
 def test_a_gpu_that_the_engine_refuses_leaves_no_lease_and_no_container(gpu_deployment, ada):

@@ -158,7 +158,7 @@ def test_down_and_up_leave_sessions_running_and_reachable(deployment, user, serv
 def test_a_second_up_changes_nothing(deployment):
     hub = deployment.hub_pid()
     output = deployment.up()
-    assert "proxy running, hub running" in output
+    assert "proxy running, agent running, hub running" in output
     assert deployment.hub_pid() == hub
 
 

@@ -83,6 +83,7 @@ class RunningHub:
     """
 
     api_token = "0123456789abcdef" * 4
+    module = "jupyterhub"
 
     def __init__(self, folder: Path, authentication: str = _LOCAL_ACCOUNTS) -> None:
         self.folder = folder
@@ -106,7 +107,7 @@ class RunningHub:
         }
         with (self.folder / "hub.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "jupyterhub", "-f", "config.py"],
+                [sys.executable, "-m", self.module, "-f", "config.py"],
                 cwd=self.folder,
                 env=environment,
                 stdout=log,

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from respawner_hub.gpus.idle import Rules, Session, Verdict, judge, judge_preemption, may_snooze
 
-RULES = Rules(idle_seconds=100, warn_seconds=10, snoozes=2, snooze_seconds=50)
+RULES = Rules(idle_seconds=100, snoozes=2, snooze_seconds=50)
 IDLE = Session(since=0, gpu_used=50, kernel_active=20)
-WARNED = replace(IDLE, warned_at=150)
+WARNED = replace(IDLE, reclaim_at=160)
 
 
 def test_a_session_is_left_alone_until_gpu_and_kernel_have_idled_long_enough():
@@ -38,7 +38,7 @@ def test_a_running_cell_is_never_interrupted_unless_the_admin_says_so(cell):
 def test_a_snooze_puts_it_off_and_the_next_warning_comes_afterwards():
     snoozed = replace(WARNED, snoozed_until=200, snoozes_taken=1)
     assert judge(snoozed, RULES, now=199) is Verdict.FORGIVE
-    assert judge(replace(snoozed, warned_at=None), RULES, now=200) is Verdict.WARN
+    assert judge(replace(snoozed, reclaim_at=None), RULES, now=200) is Verdict.WARN
 
 
 def test_snoozes_are_limited_and_need_a_warning():
@@ -58,7 +58,7 @@ def test_a_device_that_tells_no_use_leaves_the_kernels_to_tell():
 def test_a_preempted_session_is_warned_also_while_it_works_and_waits_for_its_cell():
     busy = replace(IDLE, kernel_active=149, cell_running=True)
     assert judge_preemption(busy, RULES, now=150) is Verdict.WARN
-    warned = replace(busy, warned_at=150)
+    warned = replace(busy, reclaim_at=160)
     assert judge_preemption(warned, RULES, now=170) is Verdict.LEAVE
     assert judge_preemption(replace(warned, cell_running=False), RULES, now=170) is Verdict.SUSPEND
 

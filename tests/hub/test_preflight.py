@@ -21,6 +21,16 @@ def test_a_taken_port_is_named_with_setting_and_next_step(tmp_path):
         preflight.check(settings(tmp_path, port=port), ours_runs=True)
 
 
+def test_a_taken_port_of_the_agent_is_named_with_its_section(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        values = {"hub": {"state_dir": tmp_path / "var"}, "agent": {"port": port}}
+        with pytest.raises(preflight.PreflightError, match=rf"Port {port} .*taken.*\[agent\] port"):
+            preflight.check(Settings.model_validate(values), ours_runs=False)
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "var").write_text("a file where the folder should be")
     with pytest.raises(preflight.PreflightError, match=r"var cannot be written .*state_dir"):

@@ -34,6 +34,8 @@ def test_an_empty_file_gives_the_defaults(tmp_path):
         ('[auth]\nmethod = "oidc"\n', r"needs a section \[auth\.oidc\]"),
         ('[tls]\ncertificate = "a.pem"\n', r"certificate and key belong together"),
         ("[hub]\nport = 8001\n", r"must differ"),
+        ("[agent]\nport = 8081\n", r"must differ: .*'agent.port': 8081"),
+        ("[agent]\ninterval_seconds = 0\n", r":2: agent\.interval_seconds = 0"),
         ("[hub\n", r"not valid TOML.*line 1"),
         ('folder = "/tmp"\n', r"folder: not a setting"),
         ('[engine]\nhost = "docker"\n', r":2: engine\.host = 'docker'"),

@@ -1,4 +1,4 @@
-"""A real supervisord with stand-ins for hub and proxy."""
+"""A real supervisord with stand-ins for its programs."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ SLEEPER = "import time; print('ready', flush=True); time.sleep(600)"
 
 @pytest.fixture
 def supervisor(tmp_path, monkeypatch):
-    """Both programs sleep; `crash` in the folder makes them fail at once."""
+    """All programs sleep; `crash` in the folder makes them fail at once."""
     program = tmp_path / "program.py"
     program.write_text(
         f"import pathlib, sys\nif pathlib.Path('crash').exists(): sys.exit('no licence')\n{SLEEPER}"
@@ -69,7 +69,7 @@ def test_stop_ends_everything_and_may_be_repeated(supervisor):
     assert not supervisor.stop()
     with pytest.raises(ProcessLookupError):
         os.kill(running, 0)
-    assert supervisor.states() == {"proxy": "STOPPED", "hub": "STOPPED"}
+    assert supervisor.states() == dict.fromkeys(("proxy", "agent", "hub"), "STOPPED")
 
 
 def test_a_socket_left_over_from_a_crash_is_no_obstacle(supervisor):
@@ -81,6 +81,19 @@ def test_a_socket_left_over_from_a_crash_is_no_obstacle(supervisor):
         assert time.monotonic() < deadline
     assert supervisor.socket.exists()
     assert supervisor.start()
+
+
+def test_a_supervisor_that_an_older_version_started_learns_new_programs(supervisor, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr(supervision, "PROGRAMS", ("proxy", "hub"))
+        supervisor.start()
+    supervisor.ensure("hub", "1")
+    hub = pid(supervisor, "hub")
+    assert supervisor.states()["agent"] == "STOPPED"
+    assert not supervisor.start()
+    assert supervisor.ensure("agent", "1") == "started"
+    assert supervisor.states() == {"proxy": "STOPPED", "agent": "RUNNING", "hub": "RUNNING"}
+    assert pid(supervisor, "hub") == hub
 
 
 def test_a_long_path_gets_a_socket_that_fits(tmp_path):

@@ -249,15 +249,26 @@ def test_forked_child_leaves_the_timeline_alone(notebook: Notebook) -> None:
 
 
 def test_orphan_worker_does_not_hold_the_lock(notebook: Notebook) -> None:
-    """A forked worker outlives its killed kernel, as DataLoader workers do; the next kernel is not locked out."""
+    """A forked daemon outlives its killed kernel; the next one is not locked out.
+
+    It leaves the kernel's process group, which jupyter_client kills, and its sockets: their ports are the next kernel's.
+    """
     notebook.run(
-        "import os, time; x = 1; child = os.fork()\nif child == 0:\n    time.sleep(600); os._exit(0)"
+        "import os, time; x = 1; child = os.fork()\n"
+        "if child == 0:\n"
+        "    os.setsid()\n"
+        "    for fd in map(int, os.listdir('/proc/self/fd')):\n"
+        "        try:\n"
+        "            if os.readlink(f'/proc/self/fd/{fd}').startswith('socket:'): os.close(fd)\n"
+        "        except OSError: pass\n"
+        "    time.sleep(600); os._exit(0)"
     )
     child = int(notebook.value("child"))
     try:
         notebook.restart_after_kill()
         assert "restored" in notebook.run("pass").text
         assert len(list((notebook.store / "timelines").iterdir())) == 1
+        os.kill(child, 0)  # it was there all the time
     finally:
         os.kill(child, signal.SIGKILL)
 

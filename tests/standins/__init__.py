@@ -5,7 +5,13 @@ from pathlib import Path
 
 
 def build_fake_nvml(folder: Path) -> Path:
-    """Compile the stand-in libnvidia-ml.so.1 into `folder`, for LD_LIBRARY_PATH. State: FAKE_NVML_STATE."""
+    """Compile the stand-in libnvidia-ml.so.1 into `folder`, for LD_LIBRARY_PATH. Its state: `nvml_state`."""
     source = Path(__file__).parent / "fake_nvml.c"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "libnvidia-ml.so.1", source], check=True)
+    command = ["gcc", "-shared", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*command, "-o", folder / "libnvidia-ml.so.1", source], check=True)
     return folder
+
+
+def nvml_environment(library: Path, state: Path) -> dict[str, str]:
+    """Variables of a process that shall see the stand-in's devices."""
+    return {"LD_LIBRARY_PATH": str(library), "FAKE_NVML_STATE": str(state)}

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import docker.errors
 
-from .. import example, local_engine, preflight, provision, proxy, up
+from .. import agent, example, local_engine, preflight, provision, proxy, up
 from ..auth.external import ExternalAuthError
 from ..gateway import NetworkError
 from ..images import ImageError
 from ..settings import SETTINGS_ENV, Settings, SettingsError, find_file, load
-from ..supervision import ProcessError, Supervisor
+from ..supervision import PROGRAMS, ProcessError, Supervisor
 from ..tls import TlsError
-from . import users
+from . import gpu, users
 
 EXPECTED_ERRORS = (
     SettingsError,
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("up", help="bring the hub up, installing and building what is missing")
-    down = commands.add_parser("down", help="stop hub and proxy; sessions go on running")
+    down = commands.add_parser("down", help="stop hub, agent and proxy; sessions go on running")
     down.add_argument(
         "--engine",
         action="store_true",
@@ -73,8 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("--check", action="store_true", help="only say what would change")
     commands.add_parser("settings", help="print an example settings file with every setting explained")
     run = commands.add_parser("run", help="run one process in the foreground, for an init system")
-    run.add_argument("program", choices=("hub", "proxy"))
+    run.add_argument("program", choices=PROGRAMS)
     users.add_parser(commands)
+    gpu.add_parser(commands)
     return parser
 
 
@@ -91,20 +92,24 @@ def _run(arguments: argparse.Namespace, settings: Settings, file: Path | None) -
         provision.provision_local(settings.state_dir, print, check=arguments.check, force=True)
     elif arguments.command == "run":
         _execute(arguments.program, settings, file)
+    elif arguments.command == "gpu":
+        return gpu.run(arguments, settings)
     elif arguments.command == "user":
         return users.run(arguments, up.accounts(settings), f"{settings.url}hub/")
     return 0
 
 
 def _execute(program: str, settings: Settings, file: Path | None) -> None:
-    """Become the proxy or the hub; does not return."""
+    """Become the program; does not return."""
     os.chdir(settings.folder)
     if program == "proxy":
         proxy.execute(settings)
+    if program == "agent":
+        agent.execute(settings)
     config = Path(__file__).parents[1] / "jupyterhub_config.py"
     if file:
         os.environ[SETTINGS_ENV] = str(file)
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterhub", "-f", str(config)])
+    os.execv(sys.executable, [sys.executable, "-m", "respawner_hub.app", "-f", str(config)])
 
 
 def _status(settings: Settings, file: Path | None, *, as_json: bool) -> int:
@@ -117,4 +122,4 @@ def _status(settings: Settings, file: Path | None, *, as_json: bool) -> int:
             f"The Docker engine at {settings.engine.host} does not answer: {error}"
         ) from error
     print(json.dumps(found, indent=2) if as_json else describe(found))
-    return 0 if found["hub"] == found["proxy"] == "RUNNING" else 1
+    return 0 if {found[name] for name in PROGRAMS} == {"RUNNING"} else 1

@@ -6,7 +6,7 @@ where nobody can tell whether a cell runs it counts as running.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 
@@ -16,7 +16,6 @@ class Rules:
 
     idle_seconds: float
     """0: nobody is ever idle."""
-    warn_seconds: float
     snoozes: int
     snooze_seconds: float
     interrupt_cells: bool = False
@@ -35,7 +34,8 @@ class Session:
     """JupyterHub's `last_activity`."""
     cell_running: bool | None = False
     """None: nobody can tell."""
-    warned_at: float | None = None
+    reclaim_at: float | None = None
+    """When it was told that it will be suspended; None: it was not warned."""
     snoozed_until: float | None = None
     snoozes_taken: int = 0
 
@@ -52,6 +52,10 @@ class Verdict(Enum):
     SUSPEND = "suspend"
 
 
+def with_cell(session: Session, running: bool | None) -> Session:
+    return replace(session, cell_running=running)
+
+
 def is_due(session: Session, rules: Rules, now: float) -> bool:
     """Whether it has idled long enough for a question to its kernels to be worth it."""
     return bool(rules.idle_seconds) and now - session.idle_since() >= rules.idle_seconds
@@ -61,22 +65,22 @@ def judge(session: Session, rules: Rules, now: float) -> Verdict:
     """What happens to a session that nobody waits for."""
     busy = not is_due(session, rules, now) or _is_working(session, rules)
     if busy or _is_snoozed(session, now):
-        return Verdict.LEAVE if session.warned_at is None else Verdict.FORGIVE
-    return _warn_then_suspend(session, rules, now)
+        return Verdict.LEAVE if session.reclaim_at is None else Verdict.FORGIVE
+    return _warn_then_suspend(session, now)
 
 
 def judge_preemption(session: Session, rules: Rules, now: float) -> Verdict:
     """What happens to a session that the policy wants to give way. It keeps its warning while a cell runs."""
     if rules.can_snooze_preemption and _is_snoozed(session, now):
         return Verdict.LEAVE
-    if session.warned_at is not None and _is_working(session, rules):
+    if session.reclaim_at is not None and _is_working(session, rules):
         return Verdict.LEAVE
-    return _warn_then_suspend(session, rules, now)
+    return _warn_then_suspend(session, now)
 
 
 def may_snooze(session: Session, rules: Rules) -> bool:
     """Whether its user may put the suspension off once more."""
-    return session.warned_at is not None and session.snoozes_taken < rules.snoozes
+    return session.reclaim_at is not None and session.snoozes_taken < rules.snoozes
 
 
 def _is_working(session: Session, rules: Rules) -> bool:
@@ -87,7 +91,7 @@ def _is_snoozed(session: Session, now: float) -> bool:
     return session.snoozed_until is not None and now < session.snoozed_until
 
 
-def _warn_then_suspend(session: Session, rules: Rules, now: float) -> Verdict:
-    if session.warned_at is None:
+def _warn_then_suspend(session: Session, now: float) -> Verdict:
+    if session.reclaim_at is None:
         return Verdict.WARN
-    return Verdict.SUSPEND if now - session.warned_at >= rules.warn_seconds else Verdict.LEAVE
+    return Verdict.SUSPEND if now >= session.reclaim_at else Verdict.LEAVE

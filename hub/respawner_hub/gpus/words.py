@@ -41,6 +41,13 @@ def expected(wait: Wait, now: float) -> str:
     return "any moment" if left < 60 else f"in about {duration(left)} ({clock(wait.expected, now)})"
 
 
+def reason(wait: Wait) -> str:
+    """Why somebody waits, without the place in the queue, which stands beside it."""
+    place, _, rest = wait.reason.partition(" in the queue: ")
+    why = rest or place
+    return why[:1].upper() + why[1:]
+
+
 def device(found: Device) -> str:
     """ "NVIDIA A100, 80 GiB", "MIG 1g.10gb of NVIDIA H100, 10 GiB"."""
     name = f"MIG {found.profile} of {found.model}" if found.kind is Kind.MIG else found.model

@@ -9,22 +9,18 @@ from bisect import bisect_left, insort
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from .model import Device, Kind
+from .model import Kind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sort:
-    """Devices that are alike for every request."""
+    """Devices that are alike for every request. Compared by identity, which is fast: a view makes each one once."""
 
     memory_bytes: int
     model: str
     kind: Kind
     profile: str
     shared: bool
-
-    @classmethod
-    def of(cls, device: Device) -> Sort:
-        return cls(device.memory_bytes, device.model, device.kind, device.profile, device.shareable_bytes > 0)
 
 
 class Pool:

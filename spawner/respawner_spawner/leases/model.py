@@ -179,7 +179,7 @@ class Rules:
     patience_seconds: float = 4 * 3600
     """From then on GPUs are kept free for a request that does not fit; only who holds less than it would may pass."""
     pass_seconds: float = 48 * 3600
-    """From then on nobody of its priority passes it any more."""
+    """From then on it stands in front of its priority, and who passes must not delay it; after twice as long, nobody."""
     booking_lead_seconds: float = 2 * 3600
     """How long before a booking its GPUs go only to sessions that can be ended by then."""
 

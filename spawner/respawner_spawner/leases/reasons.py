@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 
@@ -120,7 +120,10 @@ def _impossible(walk: Walk, request: Request) -> Cause | None:
     there_is = max(rooms.values(), default=0) if ask.one_host else sum(rooms.values())
     if there_is >= ask.count:
         return None
-    return Cause(f"cannot be granted: no host has {needs(ask)}; {_largest(rooms, ask)}", 2)
+    return Cause(
+        f"cannot be granted: {'no host has' if ask.one_host else 'there are not'} {needs(replace(ask, one_host=False))}; {_largest(rooms, ask)}",
+        2,
+    )
 
 
 def _largest(rooms: dict[str, int], ask: Ask) -> str:

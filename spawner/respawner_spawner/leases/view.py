@@ -8,17 +8,25 @@ Both ways lead to the same decisions. Not thread-safe: one scheduler owns it.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from .free import Pool, Sort
-from .model import Ask, Cluster, Device, Kind, Lease, Limit, Request, Reservation, Rules
+from .model import Ask, Cluster, Device, Kind, Lease, Limit, Request, Reservation, Rules, State
 
 WHOLE = 1_000_000
 """One GPU in the unit in which limits are counted: whole numbers, so that sums do not drift."""
 
 Entry = tuple[float, int]
 """Where a request stands in its account's line, and its id."""
+
+
+Alike = tuple[int, str, tuple[str, ...], bool]
+"""Requests for which this is the same are served the same way, one after the other: number of the ask, user, groups,
+preemptible."""
+
+Line = dict[Alike, list[Entry]]
+"""Who waits on one account: those who are alike, the next one first."""
 
 
 class View:
@@ -35,17 +43,28 @@ class View:
         self.reservations = tuple(reservations)
         self.devices = tuple(devices)
         self.position = {device.uuid: at for at, device in enumerate(self.devices)}
-        self.sorts = [Sort.of(device) for device in self.devices]
-        self.pools: dict[Sort, Pool] = {sort: Pool() for sort in sorted(set(self.sorts), key=_cheapest)}
+        sorts = {key: Sort(*key) for key in sorted({_sort_key(device) for device in self.devices})}
+        self.sorts = [sorts[_sort_key(device)] for device in self.devices]
+        self.pools: dict[Sort, Pool] = {sort: Pool() for sort in sorts.values()}
         self.leases: dict[int, Lease] = {}
         self.queue: dict[int, Request] = {}
-        self.lines: dict[int, dict[str, list[Entry]]] = {}
-        """By priority and account, who waits, the next one first."""
+        self.lines: dict[int, dict[str, Line]] = {}
+        """By priority and account, who waits."""
         self.held: defaultdict[str, int] = defaultdict(int)
         """By user and group, in millionths of a GPU."""
         self.holders: dict[str, list[int]] = {}
         """By device: the leases on it, in the order of their ids."""
         self.suspending: set[int] = set()
+        self.ending: set[int] = set()
+        """Leases with a known end."""
+        self.lease_priorities: Counter[int] = Counter()
+        self.by_begin: list[tuple[float, int]] = []
+        """(since, id) of all leases, the youngest last."""
+        self.served: dict[tuple[Sort, int], list[tuple[float, int]]] = {}
+        """Leases that may be suspended, by sort and number of devices: (GPU-seconds attained at time 0, id), who has
+        had most last. Their order does not change with time."""
+        self.wanted: Counter[int] = Counter()
+        """Devices that those who wait ask for, by the number that one asks for."""
         self.version = 0
         self._shares = {at: 0 for at, sort in enumerate(self.sorts) if sort.shared}
         """Bytes taken, by position."""
@@ -90,8 +109,13 @@ class View:
     def add_lease(self, lease: Lease) -> None:
         self.version += 1
         self.leases[lease.id] = lease
+        insort(self.by_begin, (lease.since, lease.id))
+        self.lease_priorities[self.priority(lease)] += 1
         if lease.suspending:
             self.suspending.add(lease.id)
+        if lease.ends is not None:
+            self.ending.add(lease.id)
+        self._note_served(lease, True)
         for subject in subjects(lease.user, lease.groups):
             self.held[subject] += self.cost(lease.uuids, lease.share_bytes)
         for uuid in lease.uuids:
@@ -101,7 +125,12 @@ class View:
     def remove_lease(self, lease_id: int) -> None:
         self.version += 1
         lease = self.leases.pop(lease_id)
+        self.lease_priorities[self.priority(lease)] -= 1
+        self.lease_priorities += Counter()  # without those that nobody has
+        del self.by_begin[bisect_left(self.by_begin, (lease.since, lease_id))]
         self.suspending.discard(lease_id)
+        self.ending.discard(lease_id)
+        self._note_served(lease, False)
         for subject in subjects(lease.user, lease.groups):
             self.held[subject] -= self.cost(lease.uuids, lease.share_bytes)
             if not self.held[subject]:
@@ -115,21 +144,26 @@ class View:
     def add_request(self, request: Request) -> None:
         self.version += 1
         self.queue[request.id] = request
+        self.wanted[request.ask.count] += request.ask.count
         self.ask_ids[request.id] = self._asks.setdefault(request.ask, len(self._asks))
-        line = self.lines.setdefault(self.priority(request), {}).setdefault(self.account(request), [])
-        insort(line, _entry(request))
+        line = self.lines.setdefault(self.priority(request), {}).setdefault(self.account(request), {})
+        insort(line.setdefault(self._alike(request), []), _entry(request))
 
     def remove_request(self, request_id: int) -> None:
         self.version += 1
         request = self.queue.pop(request_id)
+        self.wanted[request.ask.count] -= request.ask.count
+        priority, account, alike = self.priority(request), self.account(request), self._alike(request)
+        entries = self.lines[priority][account][alike]
+        del entries[bisect_left(entries, _entry(request))]
         del self.ask_ids[request_id]
-        priority, account = self.priority(request), self.account(request)
-        line = self.lines[priority][account]
-        del line[bisect_left(line, _entry(request))]
-        if not line:
+        if entries:
+            return
+        del self.lines[priority][account][alike]
+        if not self.lines[priority][account]:
             del self.lines[priority][account]
-            if not self.lines[priority]:
-                del self.lines[priority]
+        if not self.lines[priority]:
+            del self.lines[priority]
 
     # devices
 
@@ -201,6 +235,8 @@ class View:
 
     def priority(self, request: Request | Lease) -> int:
         """Its own on top of its user's, or else of the highest of its groups'."""
+        if not self.limits:
+            return request.priority
         own = self.limits.get(f"user:{request.user}")
         if own is not None and own.priority is not None:
             return own.priority + request.priority
@@ -247,6 +283,27 @@ class View:
                 rooms[device.host] = rooms.get(device.host, 0) + 1
         return rooms
 
+    def _alike(self, request: Request) -> Alike:
+        return (self.ask_ids[request.id], request.user, request.groups, request.preemptible)
+
+    def _note_served(self, lease: Lease, begins: bool) -> None:
+        at = self.position.get(lease.uuids[0]) if lease.uuids else None
+        if (
+            at is None
+            or lease.share_bytes
+            or not lease.preemptible
+            or lease.suspending
+            or lease.state != State.RUNNING
+        ):
+            return
+        width = len(lease.uuids)
+        entries = self.served.setdefault((self.sorts[at], width), [])
+        entry = (lease.attained_seconds / width - lease.since, lease.id)
+        if begins:
+            insort(entries, entry)
+        else:
+            del entries[bisect_left(entries, entry)]
+
     def _is_pooled(self, device: Device) -> bool:
         return not device.cordon and not device.shareable_bytes
 
@@ -278,8 +335,9 @@ def _entry(request: Request) -> Entry:
     return (request.submitted + request.attained_seconds, request.id)
 
 
-def _cheapest(sort: Sort) -> tuple[object, ...]:
-    return (sort.memory_bytes, sort.model, sort.kind, sort.profile, sort.shared)
+def _sort_key(device: Device) -> tuple[int, str, Kind, str, bool]:
+    """The smallest memory first."""
+    return (device.memory_bytes, device.model, device.kind, device.profile, device.shareable_bytes > 0)
 
 
 def _memory_by_parent(devices: Sequence[Device]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from .estimates import Availability
 from .model import Request, Suspension, Wait
 from .queueing import Walk, least_cost
 from .reasons import find_cause, sentence
-from .view import Entry, subjects
+from .view import subjects
 
 
 class Waits(Mapping[int, Wait]):
@@ -72,16 +72,13 @@ class Waits(Mapping[int, Wait]):
                 held[subject] += least_cost(request.ask)
             return True
 
-        def skips(entry: Entry) -> bool:
-            return entry[1] in walk.grants
-
         try:
-            walk.in_order(served, skips)
+            walk.in_order(served)
         finally:
             for request in order:
                 for subject in subjects(request.user, request.groups):
                     held[subject] -= least_cost(request.ask)
                     if not held[subject]:
                         del held[subject]
-        overdue = {request_id for _, request_id in walk.overdue()}
+        overdue = {request.id for request in walk.overdue()}
         return sorted(order, key=lambda request: (-walk.view.priority(request), request.id not in overdue))

@@ -1,0 +1,132 @@
+"""What the hosts' agents say, for the ledger, the scheduler and the admin's page. For one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from respawner_spawner.agent.client import AgentClient, Seen
+from respawner_spawner.devices.values import Report
+from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.records import Cordon
+
+from .. import agent
+from ..settings import Settings
+from .views import HEALTH
+
+FRESH_SECONDS = 2.0
+
+
+class Agents:
+    """All hosts' agents, asked at the same time.
+
+    :param clients: one a host.
+    """
+
+    def __init__(self, clients: Sequence[AgentClient]) -> None:
+        self._clients = clients
+        self._asked = 0.0
+
+    @property
+    def seen(self) -> list[Seen]:
+        """What every agent said last."""
+        return [client.seen for client in self._clients]
+
+    async def ask(self) -> list[Seen]:
+        """Ask again, unless that was a moment ago. Never raises."""
+        if time.monotonic() - self._asked > FRESH_SECONDS:
+            await asyncio.gather(*(client.ask() for client in self._clients))
+            self._asked = time.monotonic()
+        return self.seen
+
+    async def readings(self) -> dict[str, dict[str, Any]]:
+        """Device → its last reading and processes, as plain dicts."""
+        seen = await self.ask()
+        return {
+            uuid: reading for report in _reports(seen, time.time()) for uuid, reading in readings_of(report)
+        }
+
+    async def clear(self, uuid: str) -> None:
+        """An admin calls a device well: its agent forgets what was wrong with it.
+
+        :raises AgentUnreachable:
+        """
+        for client in self._clients:
+            known = client.seen.answer.report.inventory.found if client.seen.answer else ()
+            if any(gpu.uuid == uuid for gpu in known):
+                await client.clear(uuid)
+
+    def utilisation(self) -> dict[str, float]:
+        """Device → 0 to 1, of those that tell."""
+        return {
+            reading.uuid: reading.utilization_percent / 100
+            for report in _reports(self.seen, time.time())
+            for reading in report.readings
+            if reading.utilization_percent is not None
+        }
+
+
+def agents_of(settings: Settings) -> Agents:
+    """This machine's agent."""
+    return Agents([agent.client(settings)])
+
+
+def tell(ledger: Ledger, seen: Iterable[Seen]) -> None:
+    """Write down what the agents said. A silent one is not mentioned, and the ledger notices. Blocks."""
+    for host in seen:
+        if host.cause or host.answer is None:
+            continue
+        report = host.answer.report
+        # An agent that has just started has not looked yet: that is not the same as no devices.
+        looked = report.read_at or report.inventory.cause
+        devices = report.devices(host.host) if looked else None
+        ledger.heartbeat(host.host, devices, "; ".join(report.causes))
+        for uuid, reason in health_changes(report, ledger.cordons()):
+            if reason:
+                ledger.cordon(uuid, reason, HEALTH)
+            else:
+                _uncordon(ledger, uuid)
+
+
+def health_changes(report: Report, cordons: Iterable[Cordon]) -> list[tuple[str, str]]:
+    """Devices to cordon, with the reason, and those that have recovered since, with "".
+
+    That nothing is wrong now is no proof (the agent may have just started); an event "recovered" is.
+    """
+    ours = {cordon.target: cordon.since for cordon in cordons if cordon.by == HEALTH}
+    ill = {health.uuid: "; ".join(health.words) for health in report.health if not health.ok}
+    new = [(uuid, f"not healthy: {words}") for uuid, words in ill.items() if uuid not in ours]
+    recovered = {event.uuid: event.at for event in report.events if event.kind == "recovered"}
+    well = [(uuid, "") for uuid, since in ours.items() if uuid not in ill and recovered.get(uuid, 0) > since]
+    return new + well
+
+
+def strangers_of(seen: Iterable[Seen], deployment: str) -> dict[str, str]:
+    """Device → who uses it, of processes that are no session of this deployment."""
+    found: dict[str, str] = {}
+    for report in _reports(seen, time.time()):
+        for process in report.processes:
+            if not process.holder.startswith(f"{deployment}/"):
+                where = f" in container {process.container[:12]}" if process.container else ""
+                found[process.uuid] = f"process {process.pid}{where}"
+    return found
+
+
+def readings_of(report: Report) -> Iterable[tuple[str, dict[str, Any]]]:
+    """(UUID, reading with its processes) of every device that was read."""
+    for reading in report.readings:
+        processes = [dataclasses.asdict(p) for p in report.processes if p.uuid == reading.uuid]
+        yield reading.uuid, dataclasses.asdict(reading) | {"processes": processes}
+
+
+def _uncordon(ledger: Ledger, uuid: str) -> None:
+    for cordon in ledger.cordons():
+        if cordon.target == uuid and cordon.by == HEALTH:
+            ledger.uncordon(uuid, HEALTH, cordon.reason, "it has recovered")
+
+
+def _reports(seen: Iterable[Seen], now: float) -> list[Report]:
+    return [host.answer.report for host in seen if host.answer and not host.is_silent(now)]

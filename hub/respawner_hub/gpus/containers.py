@@ -1,0 +1,92 @@
+"""The engine's side of the books: containers as `reconcile` wants them, and what it asks to be stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from docker.errors import APIError, NotFound
+from respawner_spawner import container_spec
+from respawner_spawner.engine import UNREACHABLE, Engine
+from respawner_spawner.leases import reconcile
+from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.reconcile import Container, Plan
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Compares ledger and engine, and carries out what follows.
+
+    :param host: the engine's, as its agent calls it.
+    """
+
+    def __init__(self, ledger: Ledger, engine: Engine, deployment: str, host: str) -> None:
+        self._ledger, self._engine = ledger, engine
+        self._deployment, self._host = deployment, host
+
+    async def compare(self, strangers: Mapping[str, str]) -> list[str]:
+        """What was done, in sentences.
+
+        :param strangers: device → who uses it without being a session.
+        """
+        try:
+            containers = await self._containers()
+        except (*UNREACHABLE, APIError) as error:
+            log.warning("The engine does not answer, its leases stay as they are: %s", error)
+            containers = None
+        plan = await asyncio.to_thread(self._plan, containers, strangers)
+        done = await asyncio.to_thread(reconcile.carry_out, self._ledger, plan)
+        for container in plan.fenced_off:
+            await self._stop(container)
+        return [f"{action.do.value} {action.subject}: {action.why}" for action in done]
+
+    async def _containers(self) -> list[Container]:
+        filters = {"label": container_spec.GPUS_LABEL}
+        found = await self._engine.call("containers", all=True, filters=filters)
+        return [container_of(item, self._deployment, self._host) for item in found]
+
+    def _plan(self, containers: list[Container] | None, strangers: Mapping[str, str]) -> Plan:
+        """
+        :param containers: None where the engine does not answer: then nothing is known of any host.
+        """
+        devices, found = self._ledger.devices(), containers or []
+        unreachable = {self._host, *(device.host for device in devices)} if containers is None else set()
+        return reconcile.plan(
+            reconcile.known(self._ledger, found),
+            found,
+            devices,
+            self._ledger.clock(),
+            unreachable=unreachable,
+            strangers=strangers,
+        )
+
+    async def _stop(self, container: Container) -> None:
+        log.error(
+            "%s was given up and still runs: stopping container %s", container.holder, container.id[:12]
+        )
+        try:
+            await self._engine.call("stop", container.id, timeout=30)
+        except NotFound:
+            return
+        except (*UNREACHABLE, APIError) as error:
+            log.error("Container %s could not be stopped: %s", container.id[:12], error)
+
+
+def container_of(found: Mapping[str, Any], deployment: str, host: str) -> Container:
+    """From an entry of the engine's list. Another deployment's session is no session of ours, but uses devices."""
+    labels = found["Labels"]
+    ours = labels.get(container_spec.DEPLOYMENT_LABEL) == deployment
+    uuids = labels.get(container_spec.GPUS_LABEL, "")
+    return Container(
+        id=found["Id"],
+        host=host,
+        running=found["State"] in ("running", "paused", "restarting"),
+        holder=labels.get(container_spec.HOLDER_LABEL, "") if ours else "",
+        user=labels.get(container_spec.USER_LABEL, ""),
+        uuids=tuple(uuid for uuid in uuids.split(",") if uuid),
+        fence=int(labels.get(container_spec.FENCE_LABEL) or 0),
+        share_bytes=int(labels.get(container_spec.SHARE_LABEL) or 0),
+    )

@@ -1,0 +1,217 @@
+"""Where requests are made: the ledger as the hub's handlers use it. Every method blocks and belongs in a thread."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from respawner_spawner.leases.admin import host_target
+from respawner_spawner.leases.asks import BadAsk, ask_from, wants_cpu_meanwhile
+from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.model import Ask, Kind, Limit, State
+from respawner_spawner.leases.records import LedgerError, Standing
+from respawner_spawner.sizes import size_bytes
+
+from . import actions, idle
+from .actions import BadAction
+from .rounds import Policy, run_round
+
+ASSIGNED_PRIORITY = 1_000_000
+"""Of a request that an admin made for somebody: before all others."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Who asks."""
+
+    holder: str
+    user: str
+    groups: Sequence[str] = ()
+
+
+class Desk:
+    """
+    :param max_gpus: the most that one session may ask for.
+    :param default_gpus: what a session gets whose user chooses nothing.
+    """
+
+    def __init__(
+        self, ledger: Ledger, policy: Policy, idle_rules: idle.Rules, *, max_gpus: int, default_gpus: int
+    ) -> None:
+        self.ledger, self.policy, self.idle_rules = ledger, policy, idle_rules
+        self.max_gpus, self.default_gpus = max_gpus, default_gpus
+
+    # A session's request --------------------------------------------------------------------------------
+
+    def ask_of(self, options: Mapping[str, Any]) -> Ask:
+        """
+        :raises BadAsk:
+        """
+        return ask_from(options, default_gpus=self.default_gpus, max_gpus=self.max_gpus)
+
+    def ask(
+        self,
+        session: Session,
+        options: Mapping[str, Any] | None,
+        remembered: Mapping[str, Any] | None = None,
+        *,
+        by: str = "",
+    ) -> Standing | None:
+        """Ask for what a session's `user_options` say; None if its server can start now.
+
+        What can never be granted is refused here; a request that becomes impossible later stays in the queue and
+        says so.
+
+        :param options: what is chosen now: another wish than before gives up the request that waits. None goes on
+            with that request, or asks for what was chosen last (`remembered`).
+        :param by: "user:NAME" of an admin who asks for the user: then the request goes first.
+        :returns: the standing of a request that waits.
+        :raises BadAsk: it is no choice that this hub offers.
+        """
+        chosen = (remembered if options is None else options) or {}
+        ask, cpu_meanwhile = self.ask_of(chosen), wants_cpu_meanwhile(chosen)
+        found = self.ledger.request_of(session.holder)
+        if found and found.state is State.RUNNING:
+            return None  # its container may still be there: the spawner knows, and adopts it
+        if found and options is None:
+            return found if self._keeps_waiting(found) else None
+        if found and found.request.ask != ask:
+            self.ledger.cancel(session.holder, by, "asked for something else")
+        if ask.kind is Kind.NONE:
+            return None
+        standing = self._submit(session, ask, cpu_meanwhile=cpu_meanwhile, by=by)
+        return standing if self._keeps_waiting(standing) else None
+
+    def standing(self, holder: str) -> Standing | None:
+        """The session's open request."""
+        return self.ledger.request_of(holder)
+
+    def waits(self, holder: str) -> bool:
+        """Whether the session's server cannot start before its request is granted."""
+        found = self.ledger.request_of(holder)
+        return found is not None and self._keeps_waiting(found)
+
+    def cancel(self, holder: str, by: str) -> bool:
+        """Give up a request whose server has not begun to start."""
+        return self.ledger.cancel(holder, by) is not None
+
+    def snooze(self, holder: str, by: str) -> Standing:
+        """Put a session's suspension off, as often as the admin allows.
+
+        :raises BadAction: it was not warned, or has used up its snoozes.
+        """
+        found = self.ledger.request_of(holder)
+        if found is None or found.reclaim_at is None:
+            raise BadAction("Nothing to put off: this session has not been warned.")
+        if found.snoozes >= self.idle_rules.snoozes:
+            raise BadAction(f"It was put off {found.snoozes} times already; more is not allowed here.")
+        standing = self.ledger.snooze(holder, self.ledger.clock() + self.idle_rules.snooze_seconds, by)
+        if standing is None:
+            raise BadAction("This session has just ended.")
+        return standing
+
+    @staticmethod
+    def _keeps_waiting(standing: Standing) -> bool:
+        return standing.state is State.QUEUED and not standing.request.cpu_meanwhile
+
+    def _submit(self, session: Session, ask: Ask, *, cpu_meanwhile: bool, by: str) -> Standing:
+        request = self.ledger.submit(
+            session.holder,
+            session.user,
+            ask,
+            groups=session.groups,
+            priority=ASSIGNED_PRIORITY if by else 0,
+            cpu_meanwhile=cpu_meanwhile,
+            by=by,
+        )
+        run_round(self.ledger, self.policy)
+        standing = self.ledger.request(request.id)
+        assert standing is not None
+        if standing.wait and standing.wait.impossible:
+            self.ledger.cancel(session.holder, "scheduler", standing.wait.reason)
+            raise BadAsk(f"This cannot be granted here: {standing.wait.reason}")
+        return standing
+
+    # What admins do to the cluster ----------------------------------------------------------------------
+
+    def carry_out(self, action: actions.Action, by: str) -> str:
+        """An action that concerns the ledger only; one sentence of what was done.
+
+        :raises BadAction:
+        """
+        try:
+            return self._carry_out(action, by)
+        except (LedgerError, ValueError) as error:
+            raise BadAction(str(error)) from error
+
+    def _carry_out(self, action: actions.Action, by: str) -> str:
+        match action:
+            case actions.Drain():
+                return self._drain(action, by)
+            case actions.Cordon():
+                self.ledger.cordon(self._target(action.target), action.reason, by)
+                return f"{action.target} takes no new leases."
+            case actions.Uncordon():
+                gone = self.ledger.uncordon(self._target(action.target), by)
+                return (
+                    f"{action.target} takes leases again." if gone else f"{action.target} was not cordoned."
+                )
+            case actions.Share():
+                self._device(action.device)
+                self.ledger.share(action.device, size_bytes(action.memory), by)
+                return f"Shares may take {action.memory} of {action.device}."
+            case actions.Reserve():
+                start, end = action.start.timestamp(), action.end.timestamp()
+                made = self.ledger.reserve(
+                    action.group, action.count, start, end, by, action.model, action.note
+                )
+                return f"Reservation {made.id} is made."
+            case actions.Unreserve():
+                if not self.ledger.cancel_reservation(action.id, by):
+                    raise BadAction(f"id = {action.id}: there is no such reservation, or it has ended.")
+                return f"Reservation {action.id} is cancelled."
+            case actions.Limit():
+                self.ledger.set_limit(
+                    Limit(action.subject, action.most, action.guarantee, action.priority), by
+                )
+                return f"The limit of {action.subject} is set."
+            case actions.Unlimit():
+                if not self.ledger.remove_limit(action.subject, by):
+                    raise BadAction(f"subject = {action.subject!r}: it has no limit.")
+                return f"{action.subject} has no limit any more."
+        raise NotImplementedError(type(action).__name__)
+
+    def _drain(self, action: actions.Drain, by: str) -> str:
+        """Sessions that are there are suspended by the scheduler, and queue again for what they had."""
+        target = self._target(action.target)
+        self.ledger.cordon(target, action.reason, by)
+        on_target = {
+            d.uuid for d in self.ledger.devices() if target in (d.uuid, d.parent, host_target(d.host))
+        }
+        moved = [lease for lease in self.ledger.leases() if on_target & set(lease.uuids)]
+        for lease in moved:
+            anywhere = dataclasses.replace(lease.ask, uuids=(), host="")
+            self.ledger.begin_suspend(lease.holder, action.reason, comes_back=anywhere, by=by)
+        return f"{action.target} takes no new leases; sessions that are suspended now: {len(moved)}."
+
+    def _target(self, named: str) -> str:
+        """A device by its UUID, a host by its name.
+
+        :raises BadAction: there is neither.
+        """
+        devices = self.ledger.devices()
+        if any(named in (device.uuid, device.parent) for device in devices):
+            return named
+        if any(named == device.host for device in devices):
+            return host_target(named)
+        if any(named == cordon.target for cordon in self.ledger.cordons()):
+            return named
+        known = sorted({d.host for d in devices}) + [d.uuid for d in devices]
+        raise BadAction(f"target = {named!r}: no such GPU or host. Known: {', '.join(known) or 'none'}.")
+
+    def _device(self, uuid: str) -> None:
+        known = [device.uuid for device in self.ledger.devices() if device.kind is Kind.GPU]
+        if uuid not in known:
+            raise BadAction(f"device = {uuid!r}: no such GPU. Known: {', '.join(known) or 'none'}.")

@@ -1,0 +1,71 @@
+"""Moving a running session between CPU, share, GPU and other GPU: a suspend, and a resume with another wish."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from jupyterhub.user import User
+from respawner_spawner.leases.asks import KEYS, BadAsk
+from respawner_spawner.leases.model import Ask, Kind, State
+from respawner_spawner.leases.records import Standing
+
+from .actions import BadAction
+from .desk import Session
+
+if TYPE_CHECKING:
+    from .handlers import GpuHandler
+
+MOVED = "moved by "
+"""How the reasons of these suspensions begin: the scheduler starts the session again also without a GPU."""
+
+
+async def hop(handler: GpuHandler, user: User, server: str, options: Mapping[str, Any], by: str) -> str:
+    """Ask for the session to go on with what `options` say; one sentence of what comes now.
+
+    One that runs without a lease goes on until its devices are free.
+
+    :raises BadAction:
+    """
+    desk, name = handler.desk, f"{user.name}/{server}" if server else user.name
+    spawner = user.spawners.get(server)
+    if spawner is None or not spawner.ready:
+        raise BadAction(f"{name} has no server that runs.")
+    try:
+        ask = desk.ask_of(options)
+    except BadAsk as error:
+        raise BadAction(str(error)) from error
+    remembered = _other_choices(spawner.orm_spawner.user_options) | dict(options)
+    found = await handler.in_thread(desk.standing, handler.holder(user.name, server))
+    if found and found.state is State.RUNNING:
+        said = await _suspend(handler, found, ask, by)
+    elif ask.kind is Kind.NONE:
+        raise BadAction(f"{name} runs without a GPU already.")
+    else:
+        said = await _queue(handler, user, server, options)
+    handler.remember(spawner, remembered)
+    return f"{name} {said}"
+
+
+async def _suspend(handler: GpuHandler, found: Standing, ask: Ask, by: str) -> str:
+    back = None if ask.kind is Kind.NONE else ask
+    reason, holder = MOVED + by.partition(":")[2], found.request.holder
+    await handler.in_thread(handler.desk.ledger.begin_suspend, holder, reason, back, by)
+    return "is suspended when its variables are saved, and comes back " + (
+        "when what it moves to is free." if back else "without a GPU."
+    )
+
+
+async def _queue(handler: GpuHandler, user: User, server: str, options: Mapping[str, Any]) -> str:
+    groups = [group.name for group in user.groups]
+    session = Session(handler.holder(user.name, server), user.name, groups)
+    try:
+        await handler.in_thread(handler.desk.ask, session, {**options, "cpu_meanwhile": True})
+    except BadAsk as error:
+        raise BadAction(str(error)) from error
+    return "goes on as it is until its GPU is free, and then changes to it."
+
+
+def _other_choices(before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the session was started with beside GPUs: its image, for example."""
+    return {key: value for key, value in (before or {}).items() if key not in KEYS}

@@ -1,0 +1,145 @@
+"""The hub's REST API, as the scheduler uses it. For one event loop."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
+
+REQUEST_SECONDS = 30
+
+
+class HubError(Exception):
+    """The hub refused or did not answer; `status` is 0 where there was no answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """A server as the hub's API knows it."""
+
+    ready: bool
+    pending: str
+    """"spawn", "stop" or ""."""
+    last_activity: float
+    """Unix seconds."""
+
+
+class HubClient:
+    """
+    :param api_url: for example http://172.17.0.1:8081/hub/api
+    :param public_url: of the proxy, which leads to the sessions, for example http://127.0.0.1:8000/
+    """
+
+    def __init__(self, api_url: str, token: str, public_url: str) -> None:
+        self._api, self._public = api_url.rstrip("/"), public_url.rstrip("/")
+        self._headers = {"Authorization": f"token {token}"}
+
+    async def servers(self) -> dict[tuple[str, str], ServerState]:
+        """All servers that run, start or stop: (user, server) → state."""
+        found: dict[tuple[str, str], ServerState] = {}
+        offset, page = 0, 200
+        while True:
+            users = await self._json("GET", f"/users?state=active&limit={page}&offset={offset}")
+            for user in users:
+                for name, server in user["servers"].items():
+                    found[user["name"], name] = _state_of(server)
+            if len(users) < page:
+                return found
+            offset += page
+
+    async def server(self, user: str, name: str) -> ServerState | None:
+        """None where it neither runs nor starts nor stops."""
+        try:
+            model = await self._json("GET", f"/users/{quote(user, safe='')}")
+        except HubError as error:
+            if error.status == 404:
+                return None
+            raise
+        server = model["servers"].get(name)
+        return _state_of(server) if server else None
+
+    async def start(self, user: str, name: str) -> None:
+        """With the options that the hub remembers. May return before it runs."""
+        await self._ask("POST", _path(user, name), body="")
+
+    async def stop(self, user: str, name: str) -> None:
+        """May return before it has stopped."""
+        await self._ask("DELETE", _path(user, name))
+
+    async def cell_running(self, user: str, name: str) -> bool | None:
+        """Whether a kernel of the session works now; None where nobody can tell."""
+        path = f"/user/{quote(user, safe='')}/{quote(name, safe='')}".rstrip("/")
+        # without no_track_activity our question would be the session's activity
+        url = f"{self._public}{path}/api/kernels?no_track_activity=1"
+        try:
+            answer = await self._fetch(HTTPRequest(url, headers=self._headers, request_timeout=10))
+            return any(kernel["execution_state"] != "idle" for kernel in json.loads(answer.body))
+        except (HubError, ValueError, KeyError, TypeError):
+            return None
+
+    async def _json(self, method: str, path: str) -> Any:
+        return json.loads((await self._ask(method, path)).body)
+
+    async def _ask(self, method: str, path: str, body: str | None = None) -> HTTPResponse:
+        request = HTTPRequest(
+            self._api + path,
+            method=method,
+            headers=self._headers,
+            body=body,
+            request_timeout=REQUEST_SECONDS,
+            allow_nonstandard_methods=True,
+        )
+        return await self._fetch(request)
+
+    async def _fetch(self, request: HTTPRequest) -> HTTPResponse:
+        request.validate_cert = False  # the deployment's own proxy, on this machine
+        try:
+            return await AsyncHTTPClient().fetch(request)
+        except HTTPClientError as error:
+            raise HubError(f"{request.method} {request.url}: {_message(error)}", error.code) from error
+        except OSError as error:
+            raise HubError(f"{request.method} {request.url}: {error}") from error
+
+
+@dataclass(frozen=True)
+class HubServer:
+    """One session's server, as `respawner_spawner.suspend` wants it."""
+
+    hub: HubClient
+    user: str
+    name: str
+
+    async def active(self) -> bool:
+        return await self.hub.server(self.user, self.name) is not None
+
+    async def stop(self) -> None:
+        await self.hub.stop(self.user, self.name)
+
+    async def start(self) -> None:
+        await self.hub.start(self.user, self.name)
+
+
+def _path(user: str, name: str) -> str:
+    base = f"/users/{quote(user, safe='')}"
+    return f"{base}/servers/{quote(name, safe='')}" if name else f"{base}/server"
+
+
+def _state_of(server: dict[str, Any]) -> ServerState:
+    active = server.get("last_activity") or server.get("started")
+    seconds = datetime.fromisoformat(active.replace("Z", "+00:00")).timestamp() if active else 0.0
+    return ServerState(bool(server["ready"]), server["pending"] or "", seconds)
+
+
+def _message(error: HTTPClientError) -> str:
+    try:
+        return str(json.loads(error.response.body)["message"])  # type: ignore[union-attr]
+    except (AttributeError, ValueError, KeyError, TypeError):
+        return str(error)

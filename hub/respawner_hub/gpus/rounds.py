@@ -1,0 +1,73 @@
+"""One look of the scheduler at everything: what is there, what the policy says of it, and the ledger's yes.
+
+The scheduler does it every second; the hub does it itself when a request comes, so that nobody who can be
+served waits for the next look. The ledger refuses what two of them would grant twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.model import Cluster, Decision, Lease, Limit, Rules
+from respawner_spawner.leases.policy import decide
+
+from ..settings import GpuSettings
+from . import idle
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The settings that scheduling needs."""
+
+    rules: Rules
+    most_per_user: float | None = None
+    """For users without a limit of their own, unless the admin has set one for "everyone"."""
+
+
+@dataclass(frozen=True)
+class Round:
+    cluster: Cluster
+    decision: Decision
+    granted: list[Lease]
+
+
+def run_round(ledger: Ledger, policy: Policy) -> Round:
+    """Grant what can be granted now; write down why the others wait."""
+    now = ledger.clock()
+    cluster = see(ledger, policy, now)
+    decision = decide(cluster, now)
+    return Round(cluster, decision, ledger.apply(decision))
+
+
+def see(ledger: Ledger, policy: Policy, now: float) -> Cluster:
+    """What the policy looks at, with the devices as the agents told last."""
+    cluster = ledger.cluster(ledger.devices(now), now, policy.rules)
+    return with_default_limit(cluster, policy.most_per_user)
+
+
+def with_default_limit(cluster: Cluster, most: float | None) -> Cluster:
+    if most is None or any(limit.subject == "everyone" for limit in cluster.limits):
+        return cluster
+    return dataclasses.replace(cluster, limits=(*cluster.limits, Limit("everyone", most)))
+
+
+def policy_of(settings: GpuSettings) -> Policy:
+    rules = Rules(
+        preempt=settings.preempt,
+        min_run_seconds=settings.min_run_minutes * 60,
+        slice_seconds=settings.slice_minutes * 60,
+        slot_held_seconds=settings.slot_held_minutes * 60,
+    )
+    return Policy(rules, settings.most_per_user or None)
+
+
+def idle_rules_of(settings: GpuSettings) -> idle.Rules:
+    return idle.Rules(
+        idle_seconds=settings.idle_minutes * 60,
+        snoozes=settings.snoozes,
+        snooze_seconds=settings.snooze_minutes * 60,
+        interrupt_cells=settings.interrupt_cells,
+        can_snooze_preemption=settings.can_snooze_preemption,
+    )

@@ -1,0 +1,270 @@
+"""The scheduler: grants, starts what was granted, warns and suspends what idles, and keeps the books.
+
+A service that the hub manages: it gets its token and the API's address from the hub, the hub starts it again when
+it ends, and without a hub it could start nothing. All that it knows is in the ledger, so it may end at any moment.
+What happens is decided elsewhere (`policy`, `idle`, `reconcile`); this is the loop and the effects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.model import State, Suspension
+from respawner_spawner.leases.records import Standing, Use
+
+from . import idle, words
+from .hop import MOVED
+from .hub_client import HubClient, HubError, ServerState
+from .idle import Verdict
+from .rounds import Policy, run_round
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+WATCH_SECONDS = 10.0
+"""How often sessions are asked whether they work, and their use is written down."""
+START_AFTER_SECONDS = 1.0
+"""A grant that a handler of the hub goes on with at once is left to it."""
+RETRY_SECONDS = 20.0
+"""After a start or suspension that failed."""
+
+Suspend = Callable[[Standing], Awaitable[str]]
+"""Makes a session durable and stops it; "" or why it goes on."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Settings of the loop, in seconds."""
+
+    warn_seconds: float
+    slot_held_seconds: float
+    utilisation: float
+    """Share of its time, 0 to 1, from which on a GPU counts as used."""
+
+
+@dataclass
+class Scheduler:
+    """
+    :param utilisation: device → 0 to 1, as the agents measured it last; a device that cannot tell is not in it.
+    """
+
+    ledger: Ledger
+    hub: HubClient
+    policy: Policy
+    idle_rules: idle.Rules
+    times: Times
+    suspend: Suspend
+    utilisation: Callable[[], dict[str, float]]
+    _used: dict[str, float] = field(default_factory=dict)
+    """Holder → when one of its devices was last seen busy."""
+    _jobs: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """Holder → what is being done with its session."""
+    _not_before: dict[str, float] = field(default_factory=dict)
+    _wanted: dict[int, Suspension] = field(default_factory=dict)
+    """Request → what the policy wants suspended for somebody else."""
+
+    async def look(self) -> None:
+        """Grant, start what was granted, and go on with suspensions."""
+        await asyncio.to_thread(self.ledger.expire, held_seconds=self.times.slot_held_seconds)
+        found = await asyncio.to_thread(run_round, self.ledger, self.policy)
+        for lease in found.granted:
+            log.info("%s has %s", lease.holder, ", ".join(lease.uuids))
+        now = self.ledger.clock()
+        for standing in await asyncio.to_thread(self.ledger.standings):
+            if standing.suspending_since is not None:
+                self._begin(standing.request.holder, self._suspend(standing))
+            elif standing.state is State.GRANTED and now - (standing.granted_at or now) > START_AFTER_SECONDS:
+                self._begin(standing.request.holder, self._start(standing))
+        self._wanted = {s.lease_id: s for s in found.decision.suspensions}
+
+    async def watch(self) -> None:
+        """See who works; warn, forgive and suspend who does not."""
+        used = self.utilisation()
+        standings = [s for s in await asyncio.to_thread(self.ledger.standings) if s.state is State.RUNNING]
+        if not standings:
+            return
+        await asyncio.to_thread(self.ledger.note_use, _uses(standings, used))
+        servers = await self.hub.servers()
+        for standing in standings:
+            _, user, name = standing.request.holder.split("/", 2)
+            if server := servers.get((user, name)):
+                await self._judge(standing, server, used)
+        self._used = {
+            holder: at
+            for holder, at in self._used.items()
+            if any(s.request.holder == holder for s in standings)
+        }
+
+    # One session --------------------------------------------------------------------------------------
+
+    async def _judge(self, standing: Standing, server: ServerState, used: dict[str, float]) -> None:
+        now, holder = self.ledger.clock(), standing.request.holder
+        session = self._session(standing, server, used, now)
+        wanted = self._wanted.get(standing.request.id)
+        if wanted or idle.is_due(session, self.idle_rules, now):
+            _, user, name = holder.split("/", 2)
+            session = idle.with_cell(session, await self.hub.cell_running(user, name))
+        idle_seconds = max(0.0, now - session.idle_since())
+        await asyncio.to_thread(self.ledger.note_activity, holder, idle_seconds, session.cell_running is True)
+        if standing.suspending_since is not None:
+            return
+        judge = idle.judge_preemption if wanted else idle.judge
+        await self._act(judge(session, self.idle_rules, now), standing, wanted, idle_seconds)
+
+    def _session(
+        self, standing: Standing, server: ServerState, used: dict[str, float], now: float
+    ) -> idle.Session:
+        holder, lease = standing.request.holder, standing.lease
+        assert lease is not None
+        told = [used[uuid] for uuid in lease.uuids if uuid in used]
+        if told and max(told) >= self.times.utilisation:
+            self._used[holder] = now
+        # Nobody saw what it did before this process began: that counts as use.
+        last = self._used.setdefault(holder, now) if told else None
+        return idle.Session(
+            since=standing.claimed_at or lease.since,
+            gpu_used=last,
+            kernel_active=server.last_activity,
+            reclaim_at=standing.reclaim_at,
+            snoozed_until=standing.snoozed_until,
+            snoozes_taken=standing.snoozes,
+        )
+
+    async def _act(
+        self, verdict: Verdict, standing: Standing, wanted: Suspension | None, idle_seconds: float
+    ) -> None:
+        holder, now = standing.request.holder, self.ledger.clock()
+        reason = wanted.reason if wanted else f"it has idled for {words.duration(idle_seconds)}"
+        if verdict is Verdict.WARN:
+            await asyncio.to_thread(self.ledger.warn, holder, reason, now + self.times.warn_seconds)
+        elif verdict is Verdict.FORGIVE:
+            await asyncio.to_thread(self.ledger.withdraw_warning, holder, "it works again")
+        elif verdict is Verdict.SUSPEND and now >= self._not_before.get(holder, 0):
+            # Who gives way for others comes back by itself; who idled, when its user comes.
+            back = standing.request.ask if wanted else None
+            await asyncio.to_thread(self.ledger.begin_suspend, holder, reason, back)
+
+    def _begin(self, holder: str, job: Coroutine[Any, Any, None]) -> None:
+        """Do one thing with a session at a time, and after a failure not at once again."""
+        if holder in self._jobs or time.time() < self._not_before.get(holder, 0):
+            job.close()
+            return
+        task = self._jobs[holder] = asyncio.ensure_future(job)
+        task.add_done_callback(lambda _: self._jobs.pop(holder))
+
+    async def _start(self, standing: Standing) -> None:
+        holder = standing.request.holder
+        _, user, name = holder.split("/", 2)
+        try:
+            if standing.request.cpu_meanwhile and not await self._leave_the_cpu(standing):
+                self._not_before[holder] = time.time() + RETRY_SECONDS
+                return
+            await self.hub.start(user, name)
+        except HubError as error:
+            log.warning("%s does not start: %s", holder, error)
+            self._not_before[holder] = time.time() + RETRY_SECONDS
+            if error.status == 404:
+                await asyncio.to_thread(self.ledger.cancel, holder, "scheduler", "its user is gone")
+
+    async def _leave_the_cpu(self, standing: Standing) -> bool:
+        """A session that ran without a GPU until it got one stops, if that loses nothing; else it is asked again."""
+        holder = standing.request.holder
+        _, user, name = holder.split("/", 2)
+        if await self.hub.server(user, name) is None:
+            return True
+        works = await self.hub.cell_running(user, name) is not False
+        if works and not self.idle_rules.interrupt_cells:
+            log.info("%s has its GPU and changes to it when its cell has ended", holder)
+            return False
+        failure = await self.suspend(standing)
+        if failure:
+            log.warning("%s has its GPU and cannot change to it: %s", holder, failure)
+        return not failure
+
+    async def _suspend(self, standing: Standing) -> None:
+        holder = standing.request.holder
+        log.info("Suspending %s: %s", holder, standing.suspend_reason)
+        try:
+            failure = await self.suspend(standing)
+        except (
+            Exception
+        ) as error:  # whatever engine and hub raise: the session goes on, and the admin sees why
+            failure = f"{type(error).__name__}: {error}"
+        if failure:
+            log.warning("%s is not suspended: %s", holder, failure)
+            self._not_before[holder] = time.time() + RETRY_SECONDS
+            await asyncio.to_thread(self.ledger.abort_suspend, holder, failure)
+            if self.idle_rules.interrupt_cells:
+                await self._interrupt(standing)
+        elif standing.comes_back is None and standing.suspend_reason.startswith(MOVED):
+            _, user, name = holder.split("/", 2)
+            await self.hub.start(user, name)
+
+    async def _interrupt(self, standing: Standing) -> None:
+        """Stop a session whose cell keeps it from being saved, where the admin's setting says so.
+
+        An ordinary stop: the kernels have the usual time to save, and what the cell did since is lost.
+        """
+        request = standing.request
+        _, user, name = request.holder.split("/", 2)
+        if await self.hub.cell_running(user, name) is False:
+            return  # it is something else, which the admin should see
+        log.warning("%s is stopped in its cell: [gpus] interrupt_cells", request.holder)
+        await self.hub.stop(user, name)
+        while await self.hub.server(user, name) is not None:  # noqa: ASYNC110  # the hub tells nobody
+            await asyncio.sleep(LOOK_SECONDS)
+        if standing.comes_back:
+            await asyncio.to_thread(
+                self.ledger.submit,
+                request.holder,
+                request.user,
+                standing.comes_back,
+                groups=request.groups,
+                priority=request.priority,
+                resumes=True,
+                by="scheduler",
+            )
+
+
+def _uses(standings: list[Standing], used: dict[str, float]) -> list[Use]:
+    """What each session's devices do. Of a shared device nobody knows whose work it is: all have a part of it."""
+    holders: dict[str, int] = {}
+    for standing in standings:
+        for uuid in standing.lease.uuids if standing.lease else ():
+            holders[uuid] = holders.get(uuid, 0) + 1
+    return [
+        Use(standing.request.holder, uuid, used[uuid] / holders[uuid])
+        for standing in standings
+        for uuid in (standing.lease.uuids if standing.lease else ())
+        if uuid in used
+    ]
+
+
+async def repeat(what: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Do it again and again; what fails once is logged and tried again."""
+    while True:
+        started = time.monotonic()
+        try:
+            await what()
+        except Exception:  # one bad moment of database or hub must not end the scheduler
+            log.exception("%s failed", what.__name__)
+        await asyncio.sleep(max(0.1, seconds - (time.monotonic() - started)))
+
+
+async def until_told(parent: int) -> None:
+    """Return when we shall end, or the hub is gone: the next one starts a scheduler of its own."""
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    while os.getppid() == parent and not told.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(told.wait(), 1)

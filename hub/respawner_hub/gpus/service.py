@@ -1,0 +1,88 @@
+"""`python -m respawner_hub.gpus.service`: the scheduler's process, from the settings to its loops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+
+from respawner_spawner.engine import Engine
+from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.records import Standing
+from respawner_spawner.suspend import stop_when_durable
+
+from ..settings import Settings, find_file, load
+from .agents import Agents, agents_of, strangers_of, tell
+from .containers import Reconciler
+from .hub_client import HubClient, HubServer
+from .rounds import idle_rules_of, policy_of
+from .scheduler import LOOK_SECONDS, WATCH_SECONDS, Scheduler, Times, repeat, until_told
+
+RECONCILE_SECONDS = 30.0
+ASK_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s scheduler: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    asyncio.run(_serve(load(find_file())))
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    """Until the hub that started us is gone."""
+    ledger = await asyncio.to_thread(Ledger, settings.own_database_url)
+    engine, agents = Engine(settings.engine.host), agents_of(settings)
+    api_url, token = os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"]
+    hub = HubClient(api_url, token, settings.url)
+    scheduler = _scheduler(settings, ledger, hub, engine, agents)
+    reconciler = Reconciler(ledger, engine, settings.hub.name, socket.gethostname())
+
+    async def hear_the_agents() -> None:
+        await asyncio.to_thread(tell, ledger, await agents.ask())
+
+    async def compare_with_the_engine() -> None:
+        for sentence in await reconciler.compare(strangers_of(agents.seen, settings.hub.name)):
+            log.info("reconciled: %s", sentence)
+
+    loops = [
+        repeat(hear_the_agents, ASK_SECONDS),
+        repeat(compare_with_the_engine, RECONCILE_SECONDS),
+        repeat(scheduler.look, LOOK_SECONDS),
+        repeat(scheduler.watch, WATCH_SECONDS),
+    ]
+    tasks = [asyncio.ensure_future(loop) for loop in loops]
+    await until_told(os.getppid())
+    for task in tasks:
+        task.cancel()
+
+
+def _scheduler(
+    settings: Settings, ledger: Ledger, hub: HubClient, engine: Engine, agents: Agents
+) -> Scheduler:
+    async def suspend(standing: Standing) -> str:
+        _, user, name = standing.request.holder.split("/", 2)
+        outcome = await stop_when_durable(
+            engine,
+            HubServer(hub, user, name),
+            standing.request.holder,
+            flush_seconds=settings.session.stop_grace_seconds,
+        )
+        return "" if outcome.done else outcome.reason
+
+    gpus = settings.gpus
+    times = Times(
+        warn_seconds=gpus.warn_minutes * 60,
+        slot_held_seconds=gpus.slot_held_minutes * 60,
+        utilisation=gpus.idle_utilisation_percent / 100,
+    )
+    policy, rules = policy_of(gpus), idle_rules_of(gpus)
+    return Scheduler(ledger, hub, policy, rules, times, suspend, agents.utilisation)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

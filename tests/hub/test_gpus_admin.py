@@ -1,0 +1,266 @@
+"""What admins do to GPUs, by API, page and command line, on a real hub process."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+
+import pytest
+import requests
+from respawner_hub import gateway, secrets
+from respawner_hub.cli import main
+
+from .gpu_hub import GpuHub, eventually
+from .running_hub import Browser, text_of
+
+pytestmark = pytest.mark.timeout(300)
+API_PORT_SETTINGS = """
+[hub]
+state_dir = "{folder}/state"
+database_url = "{database}"
+hub_api_port = {port}
+port = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with GpuHub(tmp_path_factory.mktemp("hub"), gpus=2) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def all_is_as_it_was(hub):
+    yield
+    for standing in hub.ledger.standings(granted_only=False):
+        hub.ledger.cancel(standing.request.holder)
+    for user in hub.api("GET", "/users").json():
+        if user["servers"]:
+            hub.api("DELETE", f"/users/{user['name']}/server")
+    eventually(lambda: not hub.ledger.leases(), "all leases to end")
+    for cordon in hub.ledger.cordons():
+        hub.ledger.uncordon(cordon.target, "test")
+    for device in hub.devices:
+        hub.ledger.share(device.uuid, 0, "test")
+    for limit in hub.ledger.limits():
+        hub.ledger.remove_limit(limit.subject, "test")
+
+
+@pytest.fixture
+def gpu(hub, monkeypatch, capsys):
+    """`respawner-hub gpu …` → (exit code, standard output, standard error)."""
+    settings = hub.folder / "respawner.toml"
+    database = hub.ledger.database.engine.url
+    settings.write_text(API_PORT_SETTINGS.format(folder=hub.folder, database=database, port=hub.port))
+    monkeypatch.setattr(gateway, "remembered", lambda settings: "127.0.0.1")
+    monkeypatch.setattr(secrets, "gpu_token", lambda state_dir: hub.api_token)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(["--settings", str(settings), "gpu", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def act(hub, action: str, **fields) -> requests.Response:
+    return hub.api("POST", f"/respawner/{action}", json=fields)
+
+
+def running(hub, user: str) -> bool:
+    standing = hub.ledger.request_of(f"test/{user}/")
+    return bool(standing and standing.state == "running")
+
+
+def take(hub, user: str, count: int = 1) -> None:
+    assert hub.ask(user, {"gpus": count}, token=hub.token(user)).status_code in (201, 202)
+    eventually(lambda: running(hub, user), f"{user}'s server")
+
+
+def last_change(hub) -> tuple[str, str, str]:
+    entry = hub.ledger.audit(most=1)[0]
+    return entry.by, entry.action, entry.subject
+
+
+def test_only_who_may_sees_and_changes(hub):
+    user, manager = hub.token("ada"), hub.token("manager")
+    for path in ("leases", "queue", "history", "audit", "limits"):
+        assert hub.api("GET", f"/respawner/{path}", user).status_code == 403
+        assert hub.api("GET", f"/respawner/{path}", manager).status_code == 200
+        assert requests.get(f"{hub.url}/api/respawner/{path}").status_code == 403
+    body = {"target": "GPU-0"}
+    assert hub.api("POST", "/respawner/cordon", user, json=body).status_code == 403
+    assert hub.ledger.cordons() == []
+    assert hub.api("POST", "/respawner/cordon", manager, json=body).status_code == 200
+    assert last_change(hub) == ("user:manager", "cordoned", "GPU-0")
+
+
+def test_users_see_devices_without_the_names_of_others(hub):
+    take(hub, "ada")
+    [gpu] = [d for d in hub.api("GET", "/respawner/devices", hub.token("bob")).json() if d["holders"]]
+    assert "user" not in gpu["holders"][0]
+    [gpu] = [d for d in hub.api("GET", "/respawner/devices", hub.token("ada")).json() if d["holders"]]
+    assert gpu["holders"][0]["user"] == "ada"
+    assert hub.api("GET", "/respawner/requests", hub.token("bob")).json() == []
+
+
+def test_a_cordoned_gpu_takes_no_lease_until_it_is_uncordoned(hub, gpu):
+    for uuid in ("GPU-0", "GPU-1"):
+        assert gpu("cordon", uuid, "--reason", "new fans") == (0, f"{uuid} takes no new leases.\n", "")
+    waiting = hub.ask("ada", {"gpus": 1}, token=hub.token("ada")).json()
+    assert waiting["state"] == "queued"
+    assert "new fans" in waiting["reason"]
+    assert "new fans" in gpu("list")[1]
+    assert gpu("uncordon", "GPU-1")[0] == 0
+    assert gpu("uncordon", "stand-in")[1] == "stand-in was not cordoned.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cordon", "GPU-9"), "target = 'GPU-9': no such GPU or host. Known: stand-in, GPU-0, GPU-1."),
+        (("share", "GPU-0", "much"), "memory = 'much': 'much' is not a size"),
+        (("limit", "user:ada", "--most", "1", "--guarantee", "2"), "guarantee = 2 is more than most = 1"),
+        (("limit", "ada", "--most", "1"), "subject = 'ada'"),
+        (("assign", "nobody", "--gpus", "1"), "user = 'nobody': the hub knows no such user."),
+        (("assign", "boss", "--gpus", "0"), "Assign at least one GPU"),
+        (("release", "nobody"), "user = 'nobody'"),
+        (("unreserve", "99"), "id = 99: there is no such reservation"),
+        (
+            ("reserve", "lab", "1", "--from", "2030-01-02T00:00", "--until", "2030-01-01T00:00"),
+            "not after its start",
+        ),
+        (("history", "--by", "moon"), "by = 'moon': choose user, group, gpu, day."),
+    ],
+)
+def test_what_cannot_be_is_said_and_changes_nothing(hub, gpu, arguments, message):
+    hub.token("boss")
+    before = hub.ledger.audit(most=1)
+    code, output, error = gpu(*arguments)
+    assert (code, output) == (1, "")
+    assert message in error
+    assert hub.ledger.audit(most=1) == before
+
+
+def test_an_admin_releases_a_session_and_the_log_says_who(hub, gpu):
+    take(hub, "ada")
+    assert "ada" in gpu("leases")[1]
+    code, output, _ = gpu("release", "ada")
+    assert code == 0
+    assert output.startswith("ada is stopp")
+    eventually(lambda: not hub.ledger.leases(), "the lease to end")
+    assert ("service:tests", "release") in [(entry.by, entry.action) for entry in hub.ledger.audit(most=5)]
+
+
+def test_an_assigned_session_goes_before_those_who_wait_longer(hub, gpu):
+    take(hub, "ada", 2)
+    hub.ask("bob", {"gpus": 1}, token=hub.token("bob"))
+    hub.token("carol")
+    code, output, _ = gpu("assign", "carol", "--gpus", "1")
+    assert code == 0
+    assert output.startswith("carol is 1. in the queue")
+    rows = gpu("queue")[1].splitlines()
+    assert rows[1].split()[:2] == ["1", "carol"]
+    queue = json.loads(gpu("queue", "--json")[1])
+    assert [request["user"] for request in queue] == ["carol", "bob"]
+
+
+def test_a_limit_holds_and_can_be_taken_away(hub, gpu):
+    assert gpu("limit", "user:ada", "--most", "1")[0] == 0
+    assert "user:ada" in gpu("limits")[1]
+    answer = hub.ask("ada", {"gpus": 2}, token=hub.token("ada"))
+    assert answer.status_code == 400
+    assert "limit of user ada is 1" in answer.json()["message"]
+    assert gpu("unlimit", "user:ada")[0] == 0
+    assert gpu("limits")[1] == "No limits.\n"
+
+
+def test_a_shared_gpu_serves_several_sessions(hub, gpu):
+    assert gpu("share", "GPU-0", "40G")[0] == 0
+    for user in ("ada", "bob"):
+        assert hub.ask(user, {"share": "20G"}, token=hub.token(user)).status_code in (201, 202)
+        eventually(lambda user=user: running(hub, user), f"{user}'s server")
+    waiting = hub.ask("carol", {"share": "20G"}, token=hub.token("carol")).json()
+    assert waiting["state"] == "queued"
+    [device] = [d for d in json.loads(gpu("list", "--json")[1]) if d["uuid"] == "GPU-0"]
+    assert (len(device["holders"]), device["free_bytes"]) == (2, 0)
+
+
+def test_a_reservation_is_made_and_cancelled(hub, gpu):
+    code, output, _ = gpu("reserve", "lab", "1", "--from", "2030-01-01T09:00", "--until", "2030-01-02T09:00")
+    assert code == 0
+    number = output.split()[1]
+    assert "lab" in gpu("reservations")[1]
+    assert gpu("unreserve", number)[0] == 0
+    assert gpu("reservations")[1] == "No reservations.\n"
+
+
+def test_a_drain_moves_the_sessions_off(hub, gpu):
+    take(hub, "ada")
+    held = hub.ledger.request_of("test/ada/").lease.uuids[0]
+    assert "suspended now: 1" in gpu("drain", held)[1]
+    standing = hub.ledger.request_of("test/ada/")
+    assert standing.lease.suspending
+    assert standing.comes_back.count == 1
+
+
+def test_a_moved_session_comes_back_with_what_it_was_moved_to(hub, gpu):
+    take(hub, "ada")
+    assert gpu("move", "ada", "--device", "GPU-1")[0] == 0
+    assert hub.ledger.request_of("test/ada/").comes_back.uuids == ("GPU-1",)
+    assert hub.api("GET", "/users/ada").json()["servers"][""]["user_options"] == {
+        "gpus": 1,
+        "gpu_uuids": ["GPU-1"],
+    }
+
+
+def test_history_as_table_json_and_csv(hub, gpu):
+    take(hub, "ada")
+    time.sleep(0.1)
+    assert "ada" in gpu("history")[1]
+    assert json.loads(gpu("history", "--json")[1])["hours"]
+    rows = list(csv.DictReader(io.StringIO(gpu("history", "--by", "user", "--csv")[1])))
+    assert "ada" in [row["user"] for row in rows]
+
+
+def test_reading_works_while_the_hub_is_down_and_changing_says_why_not(hub, gpu):
+    hub.stop()
+    try:
+        code, output, error = gpu("list")
+        assert code == 0
+        assert "GPU-0" in output
+        assert "The hub does not answer" in error
+        code, _, error = gpu("cordon", "GPU-0")
+        assert code == 1
+        assert "`respawner-hub up` starts it" in error
+    finally:
+        hub.start()
+
+
+def test_the_admin_page_shows_the_board_and_its_forms_work(hub):
+    take(hub, "ada")
+    browser = Browser(hub)
+    assert browser.log_in("boss", "pw").status_code == 302
+    page = text_of(browser.get("/gpus"))
+    assert "ada running" in page
+    answer = browser.submit("/gpus", action="cordon", target="GPU-1")
+    assert "GPU-1 takes no new leases." in text_of(answer)
+    answer = browser.submit("/gpus", action="limit", subject="group:lab", most="", guarantee="1", priority="")
+    assert "The limit of group:lab is set." in text_of(answer)
+    answer = browser.submit("/gpus", action="limit", subject="lab", most="")
+    assert answer.status_code == 400
+    assert "subject = 'lab'" in text_of(answer)
+    assert browser.submit("/gpus", action="fly").status_code == 400
+    assert browser.post("/gpus", action="cordon", target="GPU-0").status_code == 403
+
+
+def test_a_user_sees_own_sessions_and_not_the_board(hub):
+    take(hub, "ada")
+    browser = Browser(hub)
+    browser.log_in("ada", "pw")
+    assert browser.get("/gpus").status_code == 403
+    page = browser.get("/gpus/queue")
+    assert "Default server: 1 GPU" in text_of(page)
+    assert 'href="/hub/gpus"' not in page.text

@@ -1,0 +1,277 @@
+"""The scheduler against a real hub process: it is called step by step, and its clock is the ledger's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+from respawner_hub.gpus import idle
+from respawner_hub.gpus.hub_client import HubClient, HubServer
+from respawner_hub.gpus.rounds import Policy
+from respawner_hub.gpus.scheduler import Scheduler, Times
+from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.model import Ask, Kind, Rules
+
+from .gpu_hub import GpuHub, eventually
+from .running_hub import Browser, text_of
+
+pytestmark = pytest.mark.timeout(300)
+RULES = idle.Rules(idle_seconds=3600, snoozes=1, snooze_seconds=1800)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with GpuHub(tmp_path_factory.mktemp("hub"), gpus=1) as running:
+        yield running
+
+
+class Clock:
+    """The present, and what a test adds to it."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+class Driven:
+    """A scheduler whose steps a test makes."""
+
+    def __init__(self, hub: GpuHub, rules: idle.Rules = RULES) -> None:
+        self.hub, self.clock = hub, Clock()
+        self.ledger = Ledger(str(hub.ledger.database.engine.url), self.clock)
+        self.utilisation: dict[str, float] = {}
+        self.failure = ""
+        self.cell: bool | None = False
+        self.rules = rules
+
+    def run(self, *steps: str) -> None:
+        """Make the steps, and wait for what they began."""
+        asyncio.run(self._run(steps))
+
+    async def _run(self, steps: tuple[str, ...]) -> None:
+        client = HubClient(f"{self.hub.url}/api", self.hub.scheduler_token, "http://127.0.0.1:9/")
+
+        async def cell_running(user: str, name: str) -> bool | None:
+            return self.cell
+
+        client.cell_running = cell_running
+
+        async def suspend(standing) -> str:
+            """Instead of an engine: durable as the test says, then stopped by the hub's real API."""
+            if self.failure:
+                return self.failure
+            _, user, name = standing.request.holder.split("/", 2)
+            await HubServer(client, user, name).stop()
+            return ""
+
+        scheduler = Scheduler(
+            self.ledger,
+            client,
+            Policy(Rules()),
+            self.rules,
+            Times(warn_seconds=900, slot_held_seconds=600, utilisation=0.03),
+            suspend,
+            lambda: self.utilisation,
+        )
+        scheduler._used = getattr(self, "used", {})
+        for step in steps:
+            self.ledger.heartbeat("stand-in", self.hub.devices)
+            await getattr(scheduler, step)()
+            await asyncio.gather(*scheduler._jobs.values())
+        self.used = scheduler._used
+
+
+@pytest.fixture
+def driven(hub):
+    yield Driven(hub)
+    for standing in hub.ledger.standings(granted_only=False):
+        hub.ledger.cancel(standing.request.holder)
+    for user in hub.api("GET", "/users").json():
+        for name in user["servers"]:
+            hub.api(
+                "DELETE", f"/users/{user['name']}/servers/{name}" if name else f"/users/{user['name']}/server"
+            )
+    eventually(lambda: not hub.ledger.leases(), "all leases to end")
+
+
+def ask(hub, user: str):
+    return hub.ask(user, {"gpus": 1}, token=hub.token(user))
+
+
+def is_running(hub, user: str) -> bool:
+    return hub.api("GET", f"/respawner/requests/{user}").json()["state"] == "running"
+
+
+def server(hub, user: str) -> dict | None:
+    """The hub's model of the user's default server, if it is ready."""
+    model = hub.api("GET", f"/users/{user}").json()["servers"].get("")
+    return model if model and model["ready"] else None
+
+
+def standing(hub, user: str):
+    return hub.ledger.request_of(f"test/{user}/")
+
+
+def test_the_next_in_the_queue_is_served_when_a_session_stops(hub, driven):
+    ask(hub, "ada")
+    ask(hub, "bob")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    driven.run("look")
+    assert standing(hub, "bob").state == "queued"
+    hub.api("DELETE", "/users/ada/server")
+    eventually(lambda: not hub.ledger.leases(), "ada's lease to end")
+    driven.run("look")
+    assert standing(hub, "bob").state == "granted"
+    driven.clock.ahead = 2
+    driven.run("look")
+    eventually(lambda: is_running(hub, "bob"), "bob's server")
+    assert hub.api("GET", "/users/bob").json()["servers"][""]["user_options"] == {"gpus": 1}
+
+
+def test_an_idle_session_is_warned_forgiven_and_suspended(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    driven.utilisation = {"GPU-0": 0.0}
+    driven.run("watch")
+    assert standing(hub, "ada").reclaim_at is None
+    driven.clock.ahead = 3700
+    driven.run("watch")
+    assert "idled for 1 h" in standing(hub, "ada").warning
+    driven.utilisation = {"GPU-0": 0.5}
+    driven.run("watch")
+    assert standing(hub, "ada").reclaim_at is None
+    driven.utilisation = {"GPU-0": 0.0}
+    driven.clock.ahead += 3700
+    driven.run("watch")
+    driven.clock.ahead += 901
+    driven.run("watch", "look")
+    eventually(lambda: standing(hub, "ada") is None, "ada's lease to end")
+    ended = hub.ledger.ended("test/ada/")[0]
+    assert (ended.end_reason, ended.comes_back) == ("suspended", None)
+
+
+def test_a_session_that_cannot_be_saved_is_not_suspended_and_the_admin_sees_why(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    hub.ledger.begin_suspend("test/ada/", "drained")
+    driven.failure = "notebook.ipynb: the disk is full"
+    driven.run("look")
+    assert is_running(hub, "ada")
+    board = hub.api("GET", "/respawner/leases").json()
+    assert board[0]["suspend_failure"] == "notebook.ipynb: the disk is full"
+
+
+def test_a_cell_is_interrupted_only_where_the_admin_says_so(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    hub.ledger.begin_suspend("test/ada/", "drained", Ask(Kind.GPU))
+    driven.failure, driven.cell = "a cell runs", True
+    driven.run("look")
+    assert is_running(hub, "ada")
+    driven.rules = replace(RULES, interrupt_cells=True)
+    hub.ledger.begin_suspend("test/ada/", "drained", Ask(Kind.GPU))
+    driven.run("look")
+    eventually(lambda: standing(hub, "ada").request.resumes, "ada's new request")
+    assert hub.ledger.ended("test/ada/")[0].end_reason == "released"
+
+
+def test_a_snooze_puts_the_suspension_off_once(hub, driven):
+    token = hub.token("ada")
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    assert hub.api("POST", "/respawner/snooze/ada", token).status_code == 409
+    hub.ledger.warn("test/ada/", "idle", time.time() + 900)
+    assert hub.api("GET", "/respawner/requests/ada", token).json()["warning"] == "idle"
+    assert hub.api("POST", "/respawner/snooze/ada", token).json()["snoozed_until"] > time.time()
+    hub.ledger.warn("test/ada/", "idle", time.time() + 900)
+    answer = hub.api("POST", "/respawner/snooze/ada", token)
+    assert answer.status_code == 409
+    assert "put off 1 times already" in answer.json()["message"]
+
+
+def test_granted_devices_of_a_server_that_does_not_start_go_to_the_next(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    ask(hub, "bob")
+    hub.api("DELETE", "/users/ada/server")
+    eventually(lambda: not hub.ledger.leases(), "ada's lease to end")
+    driven.run("look")
+    assert standing(hub, "bob").state == "granted"
+    hub.stop()
+    try:
+        driven.clock.ahead = 700
+        driven.run("look")
+        assert hub.ledger.ended("test/bob/")[0].end_reason == "expired"
+    finally:
+        hub.start()
+
+
+def test_a_session_without_a_gpu_changes_to_one_when_it_is_free_and_its_cell_has_ended(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    answer = hub.ask("bob", {"gpus": 1, "cpu_meanwhile": True}, token=hub.token("bob"))
+    assert answer.status_code in (201, 202)
+    eventually(lambda: server(hub, "bob"), "bob's server without a GPU")
+    assert standing(hub, "bob").state == "queued"
+    hub.api("DELETE", "/users/ada/server")
+    eventually(lambda: not hub.ledger.leases(), "ada's lease to end")
+    driven.run("look")
+    driven.clock.ahead, driven.cell = 2, True
+    driven.run("look")
+    assert standing(hub, "bob").state == "granted"
+    driven.cell = False
+    driven.run("look")
+    eventually(lambda: is_running(hub, "bob"), "bob's server with its GPU")
+
+
+def test_a_user_moves_a_session_to_the_cpu_and_back(hub, driven):
+    token = hub.token("ada")
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    first = server(hub, "ada")["started"]
+    assert hub.api("POST", "/respawner/hop/ada", hub.token("eve"), json={"gpus": 0}).status_code == 404
+    answer = hub.api("POST", "/respawner/hop/ada", token, json={"gpus": 0})
+    assert "comes back without a GPU" in answer.json()["message"]
+    driven.run("look")
+    eventually(lambda: server(hub, "ada") and server(hub, "ada")["started"] != first, "ada's server again")
+    assert standing(hub, "ada") is None
+    assert server(hub, "ada")["user_options"] == {"gpus": 0}
+    assert "without a GPU already" in hub.api("POST", "/respawner/hop/ada", token, json={"gpus": 0}).text
+    assert hub.api("POST", "/respawner/hop/ada", token, json={"gpus": 1}).status_code == 200
+    driven.clock.ahead = 2
+    driven.run("look")
+    eventually(lambda: is_running(hub, "ada"), "ada's server with its GPU")
+
+
+def test_a_moved_session_queues_again_and_starts_by_itself(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    fence = standing(hub, "ada").lease.fence
+    hub.api("POST", "/respawner/move", json={"user": "ada", "options": {"gpus": 1, "gpu_model": "a100"}})
+    driven.run("look")
+    eventually(lambda: standing(hub, "ada").request.resumes, "ada's new request")
+    driven.run("look")
+    driven.clock.ahead = 2
+    driven.run("look")
+    eventually(lambda: is_running(hub, "ada"), "ada's server again")
+    assert standing(hub, "ada").lease.fence > fence
+
+
+def test_who_holds_an_ill_gpu_is_told_and_may_leave_it(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    hub.ledger.cordon("GPU-0", "not healthy: Xid 79, it fell off the bus", "health")
+    try:
+        browser = Browser(hub)
+        browser.log_in("ada", "pw")
+        assert "Its GPU is not healthy: Xid 79" in text_of(browser.get("/gpus/queue"))
+        answer = browser.submit("/gpus/queue", action="move", server="", gpu="gpus=1")
+        assert answer.status_code == 302
+        assert standing(hub, "ada").lease.suspending
+        assert "It is being suspended" in text_of(browser.get("/gpus/queue"))
+    finally:
+        hub.ledger.uncordon("GPU-0", "test")
