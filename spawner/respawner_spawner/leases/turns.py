@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import merge
+from itertools import chain
 
 from .free import Sort
 from .model import Ask, Kind, Lease, Request, Suspension
@@ -73,6 +74,9 @@ class Turns:
         """The least attained service for which there was nobody to suspend, by ask, account and priority."""
         self._given: defaultdict[str, int] = defaultdict(int)
         """What accounts lose by the suspensions so far."""
+        self._ripe: dict[tuple[Sort, int, float], Ripe] = {}
+        self._places: dict[int, dict[int, list[str]]] = {}
+        """By ask and lease, what `Room.hosts_of` says."""
 
     def make_room(self, request: Request) -> bool:
         """Whether there will be room for it, because of suspensions under way or ordered here."""
@@ -124,37 +128,46 @@ class Turns:
         if self._room.host_for(ask) is not None:
             return []
         found: list[Lease] = []
-        freed: defaultdict[str, int] = defaultdict(int)
+        there: dict[str, int] = {}
         anywhere = fits_anywhere(ask)
         for lease in self._in_preference(waiter):
             if not self._may_suspend(lease, waiter):
                 continue
             found.append(lease)
-            for host in self._room.hosts_of(lease, ask):
+            for host in self._hosts_of(lease, waiter.request):
                 place = ANYWHERE if anywhere else host
-                freed[place] += 1
-                if freed[place] + self._room.at(place, ask) >= ask.count:
-                    return self._unless_wasteful(self._needed(found, ask, place), ask)
+                if place not in there:
+                    there[place] = self._room.at(place, ask)
+                there[place] += 1
+                if there[place] >= ask.count:
+                    return self._unless_wasteful(self._needed(found, waiter.request, place), ask)
         return None
+
+    def _hosts_of(self, lease: Lease, request: Request) -> list[str]:
+        known = self._places.setdefault(self.view.ask_ids[request.id], {})
+        if lease.id not in known:
+            known[lease.id] = self._room.hosts_of(lease, request.ask)
+        return known[lease.id]
 
     def _unless_wasteful(self, leases: list[Lease], ask: Ask) -> list[Lease] | None:
         devices = sum(len(lease.uuids) for lease in leases)
         return leases if devices <= max(ask.count, self._wanted_by_narrow(ask.count)) else None
 
-    def _needed(self, found: list[Lease], ask: Ask, host: str) -> list[Lease]:
+    def _needed(self, found: list[Lease], request: Request, host: str) -> list[Lease]:
         """Without those that are on other hosts or more than needed."""
-        here = [lease for lease in found if host == ANYWHERE or host in self._room.hosts_of(lease, ask)]
+        here = [lease for lease in found if host == ANYWHERE or host in self._hosts_of(lease, request)]
         if len(here) == 1:
             return here
-        surplus = self._room.at(host, ask) + sum(self._helps(lease, ask, host) for lease in here) - ask.count
+        helps = {lease.id: self._helps(lease, request, host) for lease in here}
+        surplus = self._room.at(host, request.ask) + sum(helps.values()) - request.ask.count
         for lease in list(here):
-            if self._helps(lease, ask, host) <= surplus:
-                surplus -= self._helps(lease, ask, host)
+            if helps[lease.id] <= surplus:
+                surplus -= helps[lease.id]
                 here.remove(lease)
         return here
 
-    def _helps(self, lease: Lease, ask: Ask, host: str) -> int:
-        hosts = self._room.hosts_of(lease, ask)
+    def _helps(self, lease: Lease, request: Request, host: str) -> int:
+        hosts = self._hosts_of(lease, request)
         return len(hosts) if host == ANYWHERE else hosts.count(host)
 
     def _in_preference(self, waiter: Waiter) -> Iterator[Lease]:
@@ -165,55 +178,96 @@ class Turns:
         least = 0.0 if everybody else waiter.least + self.view.rules.slice_seconds
         for wide in (False, True):
             lists = [
-                self._most_first(width, entries, least)
+                self._ripe_for(waiter, sort, width).down_to(least)
                 for (sort, width), entries in self.view.served.items()
-                if sort in sorts and (width > waiter.request.ask.count) == wide
+                if entries and sort in sorts and (width > waiter.request.ask.count) == wide
             ]
-            for _, lease_id in merge(*lists):
+            for _, lease_id in merge(*lists) if len(lists) > 1 else chain(*lists):
                 yield self.view.leases[lease_id]
 
-    def _most_first(
-        self, width: int, entries: list[tuple[float, int]], least: float
-    ) -> Iterator[tuple[float, int]]:
-        for at_zero, lease_id in reversed(entries):
-            attained = at_zero + self.now
-            if attained < least:
-                return
-            yield -attained, lease_id
+    def _ripe_for(self, waiter: Waiter, sort: Sort, width: int) -> Ripe:
+        """Who holds more than is needed runs for so much longer: it needs as many at once to come back."""
+        longer = max(1.0, width / waiter.request.ask.count)
+        key = (sort, width, longer)
+        if key not in self._ripe:
+            age = self.view.rules.min_run_seconds * longer
+            self._ripe[key] = Ripe(self.view, self.now, self.view.served[sort, width], age, self._chosen)
+        return self._ripe[key]
 
     def _may_suspend(self, lease: Lease, waiter: Waiter) -> bool:
-        if lease.id in self._chosen or not self._is_ripe(lease, waiter):
-            return False
+        """Of a lease that is ripe."""
         priority = self.view.priority(lease)
         if priority != waiter.priority:
             return priority < waiter.priority
         if _is_over(lease, self.now):
             return True
-        account = self.view.account(lease)
-        left = self.view.over_guarantee(account) - self._given[account] - self.view.cost(lease.uuids)
-        if account != waiter.account and self.view.guarantee(account) and left < 0:
-            return False  # it would fall below its guarantee
+        if self.view.limits:
+            account = self.view.account(lease)
+            left = self.view.over_guarantee(account) - self._given[account] - self.view.cost(lease.uuids)
+            if account != waiter.account and self.view.guarantee(account) and left < 0:
+                return False  # it would fall below its guarantee
         if waiter.booked and not self.walk.bookings.active_for(lease.groups, lease.ask):
             return True
-        if waiter.guaranteed and account != waiter.account:
+        if waiter.guaranteed and self.view.account(lease) != waiter.account:
             return True
         return lease.attained_at(self.now) / len(lease.uuids) >= waiter.least + self.view.rules.slice_seconds
-
-    def _is_ripe(self, lease: Lease, waiter: Waiter) -> bool:
-        """Who holds more than is needed runs for so much longer: it needs as many at once to come back."""
-        rules = self.view.rules
-        if lease.cell_running and not rules.interrupt_cells:
-            return False
-        width = max(1.0, len(lease.uuids) / waiter.request.ask.count)
-        return _is_over(lease, self.now) or (
-            rules.preempt and self.now - lease.since >= rules.min_run_seconds * width
-        )
 
     def _why(self, lease: Lease, waiter: Waiter) -> str:
         hours = lease.attained_at(self.now) / max(1, len(lease.uuids)) / 3600
         return (
             f"has had its GPUs for {hours:.1f} h; {waiter.request.user} waits for {waiter.request.ask.count}"
         )
+
+
+class Ripe:
+    """Leases of one sort and width that have run for `age` seconds, who has had most first.
+
+    They are looked up as far as somebody asks, and only once in a decision.
+    """
+
+    def __init__(
+        self, view: View, now: float, entries: list[tuple[float, int]], age: float, chosen: set[int]
+    ) -> None:
+        self._view = view
+        self._now = now
+        self._entries = entries
+        self._next = len(entries) - 1
+        self._latest = now - age
+        self._chosen = chosen
+        self._found: list[tuple[float, int]] = []
+        self._first = 0
+        """All before it are chosen."""
+
+    def down_to(self, least: float) -> Iterator[tuple[float, int]]:
+        """(-attained, id) of those who have had `least` seconds for each of their devices and are not chosen."""
+        at = self._first
+        while at < len(self._found) or self._find(least):
+            entry = self._found[at]
+            if -entry[0] < least:
+                return
+            if entry[1] not in self._chosen:
+                yield entry
+            elif at == self._first:
+                self._first += 1
+            at += 1
+
+    def _find(self, least: float) -> bool:
+        """Whether there is one more with as much."""
+        while self._next >= 0:
+            at_zero, lease_id = self._entries[self._next]
+            if at_zero + self._now < least:
+                return False
+            self._next -= 1
+            if self._is_ripe(self._view.leases[lease_id]):
+                self._found.append((-(at_zero + self._now), lease_id))
+                return True
+        return False
+
+    def _is_ripe(self, lease: Lease) -> bool:
+        rules = self._view.rules
+        if lease.cell_running and not rules.interrupt_cells:
+            return False
+        return (rules.preempt and lease.since <= self._latest) or _is_over(lease, self._now)
 
 
 class Room:
@@ -231,8 +285,7 @@ class Room:
         """Those that would help `ask`; on one host where it needs that."""
         if fits_anywhere(ask):
             return self.at(ANYWHERE, ask)
-        hosts = {host for sort in self.view.matching(ask) for host in self._by_host()[sort]}
-        return max((self.at(host, ask) for host in hosts), default=0)
+        return max(self._rooms(ask).values(), default=0)
 
     def add(self, lease: Lease) -> None:
         for uuid in lease.uuids:
@@ -248,17 +301,25 @@ class Room:
         """A host with room for it; `ANYWHERE` where it does not matter which."""
         if fits_anywhere(ask):
             return ANYWHERE if self.at(ANYWHERE, ask) >= ask.count else None
-        hosts = {host for sort in self.view.matching(ask) for host in self._by_host()[sort]}
-        return min((h for h in hosts if ask.host in ("", h) and self.at(h, ask) >= ask.count), default=None)
+        return min((host for host, room in self._rooms(ask).items() if room >= ask.count), default=None)
+
+    def _rooms(self, ask: Ask) -> dict[str, int]:
+        """By host, the devices there that would help `ask`; not those without any."""
+        rooms: dict[str, int] = {}
+        for sort in self.view.matching(ask):
+            for host, devices in self._by_host()[sort].items():
+                if devices and ask.host in ("", host):
+                    rooms[host] = rooms.get(host, 0) + devices
+        return rooms
 
     def at(self, host: str, ask: Ask) -> int:
         """Devices there that would help `ask`."""
-        sorts = self.view.matching(ask)
         if host == ANYWHERE:
-            return sum(self._total[sort] for sort in sorts)
+            return sum([self._total[sort] for sort in self.view.matching(ask)])
         if ask.host not in ("", host):
             return 0
-        return sum(self._by_host()[sort].get(host, 0) for sort in sorts)
+        by_host = self._by_host()
+        return sum([by_host[sort].get(host, 0) for sort in self.view.matching(ask)])
 
     def hosts_of(self, lease: Lease, ask: Ask) -> list[str]:
         """One entry for each device of it that would help `ask`."""

@@ -235,6 +235,8 @@ class View:
 
     def priority(self, request: Request | Lease) -> int:
         """Its own on top of its user's, or else of the highest of its groups'."""
+        if not self.limits:
+            return request.priority
         own = self.limits.get(f"user:{request.user}")
         if own is not None and own.priority is not None:
             return own.priority + request.priority
