@@ -90,3 +90,4 @@ def test_a_session_that_had_a_lease_and_goes_on_without_gpu_has_a_newer_number(l
     without = fence_without_lease(ledger, ADA.holder)
     assert without > lease.fence
     assert claim(ledger, ADA, ONE).fence > without
+    assert [e.data["fence"] for e in ledger.audit(ADA.holder) if e.action == "fence given"] == [without]
