@@ -269,6 +269,14 @@ def test_a_user_moves_a_session_to_the_cpu_and_back(hub, driven):
     eventually(lambda: is_running(hub, "ada"), "ada's server with its GPU")
 
 
+def test_a_session_is_not_suspended_for_what_it_could_never_get(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    answer = hub.api("POST", "/respawner/hop/ada", hub.token("ada"), json={"gpus": 2})
+    assert (answer.status_code, "cannot be granted" in answer.json()["message"]) == (409, True)
+    assert not standing(hub, "ada").lease.suspending
+
+
 def test_a_moved_session_queues_again_and_starts_by_itself(hub, driven):
     ask(hub, "ada")
     eventually(lambda: is_running(hub, "ada"), "ada's server")

@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Cluster, Decision, Lease, Limit, Rules
+from respawner_spawner.leases.model import Cluster, Decision, Lease, Limit, Request, Rules, Wait
 from respawner_spawner.leases.policy import decide
 
 from ..settings import GpuSettings
@@ -45,6 +45,11 @@ def see(ledger: Ledger, policy: Policy, now: float) -> Cluster:
     """What the policy looks at, with the devices as the agents told last."""
     cluster = ledger.cluster(ledger.devices(now), now, policy.rules)
     return with_default_limit(cluster, policy.most_per_user)
+
+
+def outlook(cluster: Cluster, request: Request, now: float) -> Wait | None:
+    """What the policy would say to one more request; None: it would be granted now."""
+    return decide(dataclasses.replace(cluster, queue=(*cluster.queue, request)), now).waits.get(request.id)
 
 
 def with_default_limit(cluster: Cluster, most: float | None) -> Cluster:
