@@ -40,6 +40,7 @@ would stop a session that the other has found working."""
 RETRY_SECONDS = 20.0
 """After a start or suspension that failed."""
 
+Step = Callable[[], Coroutine[Any, Any, None]]
 Suspend = Callable[[Standing], Awaitable[str]]
 """Makes a session durable and stops it; "" or why it goes on."""
 
@@ -268,15 +269,27 @@ def _uses(standings: list[Standing], used: dict[str, float]) -> list[Use]:
     ]
 
 
-async def repeat(what: Callable[[], Awaitable[None]], seconds: float) -> None:
+async def at_first(what: Step, seconds: float) -> None:
+    """Do it until it has worked once."""
+    while not await _works(what):
+        await asyncio.sleep(seconds)
+
+
+async def repeat(what: Step, seconds: float) -> None:
     """Do it again and again; what fails once is logged and tried again."""
     while True:
         started = time.monotonic()
-        try:
-            await what()
-        except Exception:  # one bad moment of database or hub must not end the scheduler
-            log.exception("%s failed", what.__name__)
+        await _works(what)
         await asyncio.sleep(max(0.1, seconds - (time.monotonic() - started)))
+
+
+async def _works(what: Step) -> bool:
+    try:
+        await what()
+    except Exception:  # one bad moment of database or hub must not end the scheduler
+        log.exception("%s failed", what.__name__)
+        return False
+    return True
 
 
 async def until_told(parent: int) -> None:
