@@ -81,6 +81,13 @@ def fence_without_lease(ledger: Ledger, holder: str) -> int:
     return ledger.new_fence(holder, "it starts without a GPU")
 
 
+def stopped(ledger: Ledger, holder: str) -> None:
+    """Somebody stopped a session that ran without a GPU until it gets one: it shall not start by itself hours later."""
+    standing = ledger.request_of(holder)
+    if standing and standing.state is State.QUEUED and standing.request.cpu_meanwhile:
+        ledger.cancel(holder, "spawner", "its session was stopped")
+
+
 def _ask(who: Claimant, options: Mapping[str, Any]) -> tuple[Ask, bool]:
     try:
         ask = ask_from(options, default_gpus=who.default_gpus, max_gpus=who.max_gpus)

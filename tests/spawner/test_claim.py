@@ -1,7 +1,7 @@
 """The lease at a start, with the real ledger and the real policy."""
 
 import pytest
-from respawner_spawner.claim import Claimant, claim, fence_without_lease
+from respawner_spawner.claim import Claimant, claim, fence_without_lease, stopped
 from respawner_spawner.failure import SessionStartError
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Device, Kind, State
@@ -81,6 +81,16 @@ def test_cpu_now_gpu_when_free(ledger):
     assert claim(ledger, BOB, {}) is None, "a restart meanwhile keeps the place"
     ledger.release(ADA.holder)
     assert claim(ledger, BOB, {}) is not None
+
+
+def test_a_stopped_session_does_not_start_by_itself_when_its_gpu_is_free(ledger):
+    claim(ledger, ADA, {"gpus": 2})
+    claim(ledger, BOB, {"gpus": 1, "cpu_meanwhile": True})
+    stopped(ledger, BOB.holder)
+    assert ledger.request_of(BOB.holder) is None
+    ledger.submit(BOB.holder, BOB.user, Ask(Kind.GPU, 1), resumes=True)
+    stopped(ledger, BOB.holder)
+    assert ledger.request_of(BOB.holder), "a suspended session waits on"
 
 
 def test_a_session_that_had_a_lease_and_goes_on_without_gpu_has_a_newer_number(ledger):
