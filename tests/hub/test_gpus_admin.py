@@ -121,6 +121,8 @@ def test_a_cordoned_gpu_takes_no_lease_until_it_is_uncordoned(hub, gpu):
     ("arguments", "message"),
     [
         (("cordon", "GPU-9"), "target = 'GPU-9': no such GPU or host. Known: stand-in, GPU-0, GPU-1."),
+        (("cordon", "GPU-0", "--reason", " "), "reason = ' '"),
+        (("assign", "boss", "--server", "a/b", "--gpus", "1"), "server = 'a/b': Invalid server_name"),
         (("share", "GPU-0", "much"), "memory = 'much': 'much' is not a size"),
         (("limit", "user:ada", "--most", "1", "--guarantee", "2"), "guarantee = 2 is more than most = 1"),
         (("limit", "ada", "--most", "1"), "subject = 'ada'"),
@@ -142,6 +144,13 @@ def test_what_cannot_be_is_said_and_changes_nothing(hub, gpu, arguments, message
     assert (code, output) == (1, "")
     assert message in error
     assert hub.ledger.audit(most=1) == before
+
+
+@pytest.mark.parametrize("address", ["history?since=nan", "audit?most=inf", "audit?since=now"])
+def test_a_number_in_an_address_that_is_none_is_named(hub, address):
+    answer = hub.api("GET", f"/respawner/{address}")
+    assert answer.status_code == 400
+    assert f"= '{address.partition('?')[2].partition('=')[2]}'" in answer.json()["message"]
 
 
 def test_an_admin_releases_a_session_and_the_log_says_who(hub, gpu):
@@ -186,6 +195,13 @@ def test_a_shared_gpu_serves_several_sessions(hub, gpu):
     assert waiting["state"] == "queued"
     [device] = [d for d in json.loads(gpu("list", "--json")[1]) if d["uuid"] == "GPU-0"]
     assert (len(device["holders"]), device["free_bytes"]) == (2, 0)
+
+
+@pytest.mark.parametrize("most", ["inf", "nan", "many"])
+def test_a_limit_is_a_number(gpu, capsys, most):
+    with pytest.raises(SystemExit):
+        gpu("limit", "user:ada", "--most", most)
+    assert f"'{most}' is not a number of GPUs" in capsys.readouterr().err
 
 
 def test_a_reservation_is_made_and_cancelled(hub, gpu):

@@ -87,6 +87,7 @@ async def test_an_agent_that_has_not_looked_at_processes_does_not_free_what_a_st
 
 async def test_nothing_is_granted_before_the_ledger_has_been_compared(monkeypatch):
     steps: list[str] = []
+    watched = asyncio.Event()
     monkeypatch.setattr(service, "ASK_SECONDS", 0.01)
 
     class Looks:
@@ -94,7 +95,7 @@ async def test_nothing_is_granted_before_the_ledger_has_been_compared(monkeypatc
             steps.append("look")
 
         async def watch(self) -> None:
-            steps.append("watch")
+            watched.set()
 
     async def hear() -> None:
         steps.append("hear")
@@ -105,7 +106,6 @@ async def test_nothing_is_granted_before_the_ledger_has_been_compared(monkeypatc
             raise OSError("the database is away")
 
     work = asyncio.ensure_future(service.schedule(hear, compare, Looks()))
-    while "watch" not in steps:
-        await asyncio.sleep(0.01)
+    await asyncio.wait_for(watched.wait(), 60)
     work.cancel()
     assert steps[:3] == ["hear", "compare", "compare"]

@@ -8,6 +8,7 @@ from jupyterhub.user import User
 from respawner_spawner.agent.client import AgentUnreachable
 from respawner_spawner.leases.asks import KEYS, BadAsk
 from respawner_spawner.leases.model import Ask, Kind
+from tornado import web
 
 from . import actions
 from .actions import BadAction
@@ -74,6 +75,8 @@ class AdminActions:
 
     async def _assign(self, action: actions.Assign) -> str:
         user = self._user(action.user)
+        if action.server:
+            await self._check_name(user, action.server)
         spawner = user.get_or_create_spawner(action.server, action.server)
         if spawner.active:
             raise BadAction(f"{_name(action)} runs already: move it instead.")
@@ -92,6 +95,13 @@ class AdminActions:
         if standing and standing.wait:
             return f"{_name(action)} is {standing.wait.position}. in the queue: {standing.wait.reason}"
         return f"{_name(action)} has its GPUs; its server starts."
+
+    async def _check_name(self, user: User, server: str) -> None:
+        """JupyterHub's rules for named servers: otherwise we would make one that can never start."""
+        try:
+            await self._handler._check_named_server_request(user, server, server)
+        except web.HTTPError as error:
+            raise BadAction(f"server = {server!r}: {error.log_message}") from error
 
     def _ask(self, action: actions.Assign) -> Ask:
         try:

@@ -271,7 +271,7 @@ def _uses(standings: list[Standing], used: dict[str, float]) -> list[Use]:
 
 async def at_first(what: Step, seconds: float) -> None:
     """Do it until it has worked once."""
-    while not await _works(what):
+    while not await _works(what):  # noqa: ASYNC110  # nobody tells when database or engine are back
         await asyncio.sleep(seconds)
 
 
