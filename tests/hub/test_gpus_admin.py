@@ -11,6 +11,7 @@ import pytest
 import requests
 from respawner_hub import gateway, secrets
 from respawner_hub.cli import main
+from respawner_spawner.leases.model import Ask, Decision, Grant, Kind
 
 from .gpu_hub import GpuHub, eventually
 from .running_hub import Browser, text_of
@@ -161,6 +162,18 @@ def test_an_admin_releases_a_session_and_the_log_says_who(hub, gpu):
     assert output.startswith("ada is stopp")
     eventually(lambda: not hub.ledger.leases(), "the lease to end")
     assert ("service:tests", "release") in [(entry.by, entry.action) for entry in hub.ledger.audit(most=5)]
+
+
+def test_a_lease_whose_server_the_hub_has_forgotten_is_told_of(hub, gpu):
+    hub.token("ada")
+    request = hub.ledger.submit("test/ada/", "ada", Ask(Kind.GPU))
+    hub.ledger.apply(Decision((Grant(request.id, ("GPU-0",)),)))
+    hub.ledger.claim("test/ada/")
+    try:
+        code, _, error = gpu("release", "ada")
+        assert (code, "the hub does not know its server. Start it" in error) == (1, True)
+    finally:
+        hub.ledger.release("test/ada/")
 
 
 def test_an_assigned_session_goes_before_those_who_wait_longer(hub, gpu):

@@ -200,6 +200,26 @@ def test_a_preempted_session_is_warned_gives_way_and_queues_again(hub, driven):
     assert standing(hub, "ada").state == "queued"
 
 
+def test_a_preempted_session_in_a_cell_keeps_its_warning_and_goes_at_the_first_pause(hub, driven):
+    driven.policy = Policy(Rules(preempt=True, min_run_seconds=60, slice_seconds=60))
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    ask(hub, "bob")
+    driven.clock.ahead = 3600
+    driven.cell = True
+    driven.run("look", "watch")
+    reclaim_at = standing(hub, "ada").reclaim_at
+    assert reclaim_at
+    driven.run("look", "watch", "look", "watch")
+    assert standing(hub, "ada").reclaim_at == reclaim_at
+    driven.clock.ahead += 901
+    driven.run("look", "watch", "look")
+    assert is_running(hub, "ada")
+    driven.cell = False
+    driven.run("look", "watch", "look")
+    eventually(lambda: standing(hub, "ada") and standing(hub, "ada").request.resumes, "ada's new request")
+
+
 def test_a_snooze_puts_the_suspension_off_once(hub, driven):
     token = hub.token("ada")
     ask(hub, "ada")

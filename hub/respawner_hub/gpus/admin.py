@@ -57,6 +57,11 @@ class AdminActions:
         user = self._user(action.user)
         spawner = user.spawners.get(action.server)
         if spawner is None or not spawner.active:
+            if await self._handler.in_thread(self._desk.standing, holder):
+                raise BadAction(
+                    f"{name} has a lease, but the hub does not know its server. Start it, which goes on with its "
+                    "container if that runs, and release it then."
+                )
             raise BadAction(f"{name} has no server that runs, and no request that waits.")
         if spawner.pending:
             raise BadAction(f"{name} is pending {spawner.pending}: try again when that is over.")

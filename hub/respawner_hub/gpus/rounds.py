@@ -64,6 +64,7 @@ def policy_of(settings: GpuSettings) -> Policy:
         min_run_seconds=settings.min_run_minutes * 60,
         slice_seconds=settings.slice_minutes * 60,
         slot_held_seconds=settings.slot_held_minutes * 60,
+        interrupt_cells=settings.interrupt_cells,
     )
     return Policy(rules, settings.most_per_user or None)
 

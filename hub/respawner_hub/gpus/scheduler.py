@@ -25,7 +25,7 @@ from . import idle, words
 from .hop import MOVED
 from .hub_client import HubClient, HubError, ServerState
 from .idle import Verdict
-from .rounds import Policy, run_round
+from .rounds import Policy, Round, run_round
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Scheduler:
         found = await asyncio.to_thread(run_round, self.ledger, self.policy)
         for lease in found.granted:
             log.info("%s has %s", lease.holder, ", ".join(lease.uuids))
-        self._wanted = {s.lease_id: s for s in found.decision.suspensions}
+        self._wanted = _wanted(self._wanted, found)
         late = False
         for standing in await asyncio.to_thread(self.ledger.standings):
             if standing.suspending_since is not None:
@@ -119,10 +119,11 @@ class Scheduler:
     # One session --------------------------------------------------------------------------------------
 
     async def _judge(self, standing: Standing, server: ServerState, used: dict[str, float]) -> None:
-        now, holder = self.ledger.clock(), standing.request.holder
+        now, holder, lease = self.ledger.clock(), standing.request.holder, standing.lease
         session = self._session(standing, server, used, now)
         wanted = self._wanted.get(standing.request.id)
-        if wanted or idle.is_due(session, self.idle_rules, now):
+        # Who was seen in a cell is asked until it has ended: the policy chooses nobody meanwhile.
+        if wanted or (lease and lease.cell_running) or idle.is_due(session, self.idle_rules, now):
             _, user, name = holder.split("/", 2)
             session = idle.with_cell(session, await self.hub.cell_running(user, name))
         idle_seconds = max(0.0, now - session.idle_since())
@@ -253,6 +254,21 @@ class Scheduler:
                 resumes=True,
                 by="scheduler",
             )
+
+
+def _wanted(before: dict[int, Suspension], found: Round) -> dict[int, Suspension]:
+    """What shall be suspended now.
+
+    The policy chooses nobody whose cell runs. A session that was warned before its cell began stays chosen where that
+    leaves the one who waits with nobody: it is suspended at the first pause after its time, not warned anew.
+    """
+    chosen = {suspension.lease_id: suspension for suspension in found.decision.suspensions}
+    served = {suspension.for_request for suspension in chosen.values()}
+    served |= {grant.request_id for grant in found.decision.grants}
+    waiting = {request.id for request in found.cluster.queue} - served
+    in_a_cell = {lease.id for lease in found.cluster.leases if lease.cell_running}
+    kept = {id_: s for id_, s in before.items() if id_ in in_a_cell and s.for_request in waiting}
+    return kept | chosen
 
 
 def _uses(standings: list[Standing], used: dict[str, float]) -> list[Use]:
