@@ -10,7 +10,7 @@ from respawner_spawner.leases.asks import BadAsk
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Device, Rules, State
 
-ADA, BOB = Session("test/ada/", "ada"), Session("test/bob/", "bob")
+ADA, BOB, EVE = (Session(f"test/{name}/", name) for name in ("ada", "bob", "eve"))
 ONE, MEANWHILE = {"gpus": 1}, {"gpus": 1, "cpu_meanwhile": True}
 
 
@@ -42,3 +42,10 @@ def test_a_grant_is_kept_whatever_should_happen_while_it_waited(desk):
     granted = desk.standing(ADA.holder)
     assert desk.ask(ADA, MEANWHILE) is None
     assert desk.standing(ADA.holder).lease.fence == granted.lease.fence
+
+
+def test_an_admin_who_assigns_to_somebody_who_waits_already_puts_them_first(desk):
+    for session in (ADA, BOB, EVE):
+        desk.ask(session, ONE)
+    assert desk.standing(EVE.holder).wait.position == 2
+    assert desk.ask(EVE, ONE, by="user:boss").wait.position == 1

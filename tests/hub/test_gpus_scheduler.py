@@ -294,6 +294,8 @@ def test_a_session_is_not_suspended_for_what_it_could_never_get(hub, driven):
     eventually(lambda: is_running(hub, "ada"), "ada's server")
     answer = hub.api("POST", "/respawner/hop/ada", hub.token("ada"), json={"gpus": 2})
     assert (answer.status_code, "cannot be granted" in answer.json()["message"]) == (409, True)
+    answer = hub.api("POST", "/respawner/hop/ada", hub.token("ada"), json={})
+    assert (answer.status_code, "Say what ada moves to" in answer.json()["message"]) == (409, True)
     assert not standing(hub, "ada").lease.suspending
 
 

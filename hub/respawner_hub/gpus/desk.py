@@ -138,6 +138,8 @@ class Desk:
             cpu_meanwhile=cpu_meanwhile,
             by=by,
         )
+        if by and request.priority < ASSIGNED_PRIORITY:  # it waited already
+            self.ledger.set_priority(session.holder, ASSIGNED_PRIORITY, by, "assigned")
         run_round(self.ledger, self.policy)
         standing = self.ledger.request(request.id)
         assert standing is not None

@@ -30,6 +30,8 @@ async def hop(handler: GpuHandler, user: User, server: str, options: Mapping[str
     spawner = user.spawners.get(server)
     if spawner is None or not spawner.ready:
         raise BadAction(f"{name} has no server that runs.")
+    if not set(options) & set(KEYS):
+        raise BadAction(f"Say what {name} moves to: {', '.join(KEYS[:-1])}; gpus = 0 is the CPU.")
     try:
         ask = desk.ask_of(options)
     except BadAsk as error:
