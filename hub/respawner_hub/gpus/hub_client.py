@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+from jupyterhub.utils import url_escape_path
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 
 REQUEST_SECONDS = 30
@@ -76,7 +77,8 @@ class HubClient:
 
     async def cell_running(self, user: str, name: str) -> bool | None:
         """Whether a kernel of the session works now; None where nobody can tell."""
-        path = f"/user/{quote(user, safe='')}/{quote(name, safe='')}".rstrip("/")
+        # escaped as JupyterHub does it: a session does not answer at /user/ada%40example.org
+        path = f"/user/{url_escape_path(user)}/{url_escape_path(name)}".rstrip("/")
         # without no_track_activity our question would be the session's activity
         url = f"{self._public}{path}/api/kernels?no_track_activity=1"
         try:
