@@ -47,5 +47,27 @@ async def test_a_cell_is_seen_whatever_the_user_is_called(session, monkeypatch, 
     assert await session(user, name).cell_running(user, name) is running
 
 
+class Users(web.RequestHandler):
+    """Three users, and a hub that gives one at a time."""
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "application/json")
+        server = {"ready": True, "pending": None, "last_activity": "2026-11-25T10:00:00Z"}
+        users = [{"name": name, "servers": {"": server}} for name in ("ada", "bob", "eve")]
+        offset = int(self.get_argument("offset"))
+        self.finish(json.dumps(users[offset : offset + 1]))
+
+
+async def test_all_servers_are_found_however_small_the_hubs_pages_are():
+    listener, port = bind_unused_port()
+    server = HTTPServer(web.Application([("/hub/api/users", Users)]))
+    server.add_socket(listener)
+    try:
+        found = await HubClient(f"http://127.0.0.1:{port}/hub/api", "t", "http://127.0.0.1:9/").servers()
+    finally:
+        server.stop()
+    assert [user for user, _ in found] == ["ada", "bob", "eve"]
+
+
 async def test_a_session_that_does_not_answer_is_unknown(session):
     assert await session("ada", "").cell_running("bob", "") is None

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from respawner_hub.gpus import idle
-from respawner_hub.gpus.hub_client import HubClient, HubServer
+from respawner_hub.gpus.hub_client import HubClient, HubError, HubServer
 from respawner_hub.gpus.rounds import Policy
 from respawner_hub.gpus.scheduler import TAKE_OVER_SECONDS, Scheduler, Times
 from respawner_spawner.leases.ledger import Ledger
@@ -45,6 +45,8 @@ class Driven:
         self.ledger = Ledger(str(hub.ledger.database.engine.url), self.clock)
         self.utilisation: dict[str, float] = {}
         self.failure = ""
+        self.refusals: list[str] = []
+        """What the hub says to the next starts."""
         self.used: dict = {}
         self.wanted: dict = {}
         self.cell: bool | None = False
@@ -61,6 +63,14 @@ class Driven:
             return self.cell
 
         client.cell_running = cell_running
+        start = client.start
+
+        async def start_as_the_test_says(user: str, name: str) -> None:
+            if self.refusals:
+                raise HubError(self.refusals.pop(), 429)
+            await start(user, name)
+
+        client.start = start_as_the_test_says
 
         async def suspend(standing) -> str:
             """Instead of an engine: durable as the test says, then stopped by the hub's real API."""
@@ -270,7 +280,9 @@ def test_a_session_without_a_gpu_changes_to_one_when_it_is_free_and_its_cell_has
     eventually(lambda: is_running(hub, "bob"), "bob's server with its GPU")
 
 
-def test_a_user_moves_a_session_to_the_cpu_and_back(hub, driven):
+def test_a_user_moves_a_session_to_the_cpu_and_back(hub, driven, monkeypatch):
+    monkeypatch.setattr("respawner_hub.gpus.scheduler.RETRY_SECONDS", 0.1)
+    driven.refusals = ["too many servers start just now"]
     token = hub.token("ada")
     ask(hub, "ada")
     eventually(lambda: is_running(hub, "ada"), "ada's server")

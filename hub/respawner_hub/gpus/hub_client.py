@@ -46,15 +46,13 @@ class HubClient:
     async def servers(self) -> dict[tuple[str, str], ServerState]:
         """All servers that run, start or stop: (user, server) → state."""
         found: dict[tuple[str, str], ServerState] = {}
-        offset, page = 0, 200
-        while True:
-            users = await self._json("GET", f"/users?state=active&limit={page}&offset={offset}")
+        offset = 0
+        while users := await self._json("GET", f"/users?state=active&limit=200&offset={offset}"):
             for user in users:
                 for name, server in user["servers"].items():
                     found[user["name"], name] = _state_of(server)
-            if len(users) < page:
-                return found
-            offset += page
+            offset += len(users)  # the hub may give fewer than we ask for (`api_page_max_limit`)
+        return found
 
     async def server(self, user: str, name: str) -> ServerState | None:
         """None where it neither runs nor starts nor stops."""

@@ -39,6 +39,8 @@ TAKE_OVER_SECONDS = 5.0
 would stop a session that the other has found working."""
 RETRY_SECONDS = 20.0
 """After a start or suspension that failed."""
+START_TRIES = 5
+"""Of a session that was moved to the CPU. Afterwards it waits for its user."""
 
 Step = Callable[[], Coroutine[Any, Any, None]]
 Suspend = Callable[[Standing], Awaitable[str]]
@@ -227,8 +229,18 @@ class Scheduler:
             if self.idle_rules.interrupt_cells:
                 await self._interrupt(standing)
         elif standing.comes_back is None and standing.suspend_reason.startswith(MOVED):
-            _, user, name = holder.split("/", 2)
-            await self.hub.start(user, name)
+            await self._start_without_gpu(holder)
+
+    async def _start_without_gpu(self, holder: str) -> None:
+        """Of this start the ledger knows nothing, so it is tried again here. Its state is safe in any case."""
+        _, user, name = holder.split("/", 2)
+        for _ in range(START_TRIES):
+            try:
+                await self.hub.start(user, name)
+                return
+            except HubError as error:
+                log.warning("%s was moved to the CPU and does not start: %s", holder, error)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _interrupt(self, standing: Standing) -> None:
         """Stop a session whose cell keeps it from being saved, where the admin's setting says so.
