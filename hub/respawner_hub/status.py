@@ -6,7 +6,6 @@ from typing import Any
 
 import docker
 from respawner_spawner.container_spec import DEPLOYMENT_LABEL, SERVER_LABEL, USER_LABEL
-from respawner_spawner.devices import inventory
 from respawner_spawner.leases.ledger import Ledger
 
 from .settings import Settings
@@ -21,9 +20,6 @@ def collect(settings: Settings, supervisor: Supervisor) -> dict[str, Any]:
     client = docker.APIClient(base_url=settings.engine.host, version="auto")
     label = f"{DEPLOYMENT_LABEL}={settings.hub.name}"
     containers = client.containers(all=True, filters={"label": label})
-    found = inventory()
-    leases = Ledger(settings.own_database_url).leases()
-    holders = {uuid: lease.holder for lease in leases for uuid in lease.uuids}
     return {
         "url": settings.url,
         **supervisor.states(),
@@ -36,8 +32,30 @@ def collect(settings: Settings, supervisor: Supervisor) -> dict[str, Any]:
             }
             for container in containers
         ],
-        "gpus": [{"uuid": gpu.uuid, "name": gpu.name, "holder": holders.get(gpu.uuid)} for gpu in found.gpus],
-        "gpu_cause": found.cause,
+        **_gpus(Ledger(settings.own_database_url)),
+    }
+
+
+def _gpus(ledger: Ledger) -> dict[str, Any]:
+    """What the hosts' agents told last. A shared GPU has several holders."""
+    holders: dict[str, list[str]] = {}
+    for lease in ledger.leases():
+        for uuid in lease.uuids:
+            holders.setdefault(uuid, []).append(lease.holder)
+    agents = ledger.agents()
+    causes = [f"{agent.host}: {agent.detail}" for agent in agents if agent.detail]
+    return {
+        "gpus": [
+            {
+                "uuid": device.uuid,
+                "host": device.host,
+                "name": device.model,
+                "holder": ", ".join(holders.get(device.uuid, ())) or None,
+                "cordon": device.cordon,
+            }
+            for device in ledger.devices()
+        ],
+        "gpu_cause": "; ".join(causes) if agents else "no agent has been heard of yet",
     }
 
 
@@ -49,7 +67,11 @@ def describe(found: dict[str, Any]) -> str:
         f"  session {s['user']}{'/' + s['server'] if s['server'] else ''}: {s['state']} ({s['container']})"
         for s in found["sessions"]
     ]
-    lines += [f"  GPU {g['uuid']} ({g['name']}): {g['holder'] or 'free'}" for g in found["gpus"]]
+    lines += [
+        f"  GPU {g['uuid']} ({g['name']}): {g['holder'] or 'free'}"
+        + (f", takes no new lease: {g['cordon']}" if g["cordon"] else "")
+        for g in found["gpus"]
+    ]
     if found["gpu_cause"]:
         lines.append(f"  GPUs: {found['gpu_cause']}")
     return "\n".join(lines)

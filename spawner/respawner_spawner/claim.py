@@ -78,9 +78,14 @@ def fence_without_lease(ledger: Ledger, holder: str) -> int:
     """A number for a session that starts without GPUs: newer than every lease that it has had; 0 if it had none."""
     if not ledger.ended(holder, most=1):
         return 0
-    fence = ledger.last_fence() + 1
-    ledger.raise_fence(fence, by="spawner", reason=f"{holder} starts without a GPU")
-    return fence
+    return ledger.new_fence(holder, "it starts without a GPU")
+
+
+def stopped(ledger: Ledger, holder: str) -> None:
+    """Somebody stopped a session that ran without a GPU until it gets one: it shall not start by itself hours later."""
+    standing = ledger.request_of(holder)
+    if standing and standing.state is State.QUEUED and standing.request.cpu_meanwhile:
+        ledger.cancel(holder, "spawner", "its session was stopped")
 
 
 def _ask(who: Claimant, options: Mapping[str, Any]) -> tuple[Ask, bool]:

@@ -26,7 +26,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 from traitlets import Bool, Callable, Integer, List, Unicode, default
 
 from . import container_spec
-from .claim import Claimant, claim, fence_without_lease, schedule
+from .claim import Claimant, claim, fence_without_lease, schedule, stopped
 from .durable import Saved, flush
 from .engine import UNREACHABLE, Engine, engine_at
 from .failure import LOG_LINES, Ending, SessionStartError, next_step
@@ -553,6 +553,8 @@ class GPUDockerSpawner(DockerSpawner):
         elif self._stopped:
             reason, detail = EndReason.RELEASED, ""  # and the ledger knows whether it was a suspend, and why
         await asyncio.to_thread(self._release, reason, detail)
+        if self._stopped:
+            await asyncio.to_thread(stopped, self.ledger, self.holder)
         self.object_id, self.lease, self.fence = "", [], 0
 
     def _release(self, reason: EndReason, detail: str) -> None:

@@ -1,8 +1,9 @@
 """How long a decision takes, by the number of GPUs, on a full cluster in which sessions end and requests come.
 
 A fifth as many requests wait as there are GPUs; every user waits or runs on an account of a group of ten; hosts of 8,
-two models; asks for 1, 2, 4 or 8 GPUs on one host. Timed is `decide_view` alone, on a view that is kept, as the
-scheduler does, in CPU seconds of its thread, which other work on the machine does not lengthen; `from_nothing` is `decide`, which builds the view first.
+two models; asks for 1, 2, 4 or 8 GPUs on one host. Timed is `decide_view` alone, on a view that is kept, in
+CPU seconds of its thread, which other work on the machine does not lengthen; `from_nothing` is `decide`, which builds
+the view first and is what the hub's scheduler calls.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import pytest
 import requests
 from respawner_hub import gateway, secrets
 from respawner_hub.cli import main
+from respawner_spawner.leases.model import Ask, Decision, Grant, Kind
 
 from .gpu_hub import GpuHub, eventually
 from .running_hub import Browser, text_of
@@ -121,6 +122,8 @@ def test_a_cordoned_gpu_takes_no_lease_until_it_is_uncordoned(hub, gpu):
     ("arguments", "message"),
     [
         (("cordon", "GPU-9"), "target = 'GPU-9': no such GPU or host. Known: stand-in, GPU-0, GPU-1."),
+        (("cordon", "GPU-0", "--reason", " "), "reason = ' '"),
+        (("assign", "boss", "--server", "a/b", "--gpus", "1"), "server = 'a/b': Invalid server_name"),
         (("share", "GPU-0", "much"), "memory = 'much': 'much' is not a size"),
         (("limit", "user:ada", "--most", "1", "--guarantee", "2"), "guarantee = 2 is more than most = 1"),
         (("limit", "ada", "--most", "1"), "subject = 'ada'"),
@@ -144,6 +147,13 @@ def test_what_cannot_be_is_said_and_changes_nothing(hub, gpu, arguments, message
     assert hub.ledger.audit(most=1) == before
 
 
+@pytest.mark.parametrize("address", ["history?since=nan", "audit?most=inf", "audit?since=now"])
+def test_a_number_in_an_address_that_is_none_is_named(hub, address):
+    answer = hub.api("GET", f"/respawner/{address}")
+    assert answer.status_code == 400
+    assert f"= '{address.partition('?')[2].partition('=')[2]}'" in answer.json()["message"]
+
+
 def test_an_admin_releases_a_session_and_the_log_says_who(hub, gpu):
     take(hub, "ada")
     assert "ada" in gpu("leases")[1]
@@ -152,6 +162,18 @@ def test_an_admin_releases_a_session_and_the_log_says_who(hub, gpu):
     assert output.startswith("ada is stopp")
     eventually(lambda: not hub.ledger.leases(), "the lease to end")
     assert ("service:tests", "release") in [(entry.by, entry.action) for entry in hub.ledger.audit(most=5)]
+
+
+def test_a_lease_whose_server_the_hub_has_forgotten_is_told_of(hub, gpu):
+    hub.token("ada")
+    request = hub.ledger.submit("test/ada/", "ada", Ask(Kind.GPU))
+    hub.ledger.apply(Decision((Grant(request.id, ("GPU-0",)),)))
+    hub.ledger.claim("test/ada/")
+    try:
+        code, _, error = gpu("release", "ada")
+        assert (code, "the hub does not know its server. Start it" in error) == (1, True)
+    finally:
+        hub.ledger.release("test/ada/")
 
 
 def test_an_assigned_session_goes_before_those_who_wait_longer(hub, gpu):
@@ -186,6 +208,13 @@ def test_a_shared_gpu_serves_several_sessions(hub, gpu):
     assert waiting["state"] == "queued"
     [device] = [d for d in json.loads(gpu("list", "--json")[1]) if d["uuid"] == "GPU-0"]
     assert (len(device["holders"]), device["free_bytes"]) == (2, 0)
+
+
+@pytest.mark.parametrize("most", ["inf", "nan", "many"])
+def test_a_limit_is_a_number(gpu, capsys, most):
+    with pytest.raises(SystemExit):
+        gpu("limit", "user:ada", "--most", most)
+    assert f"'{most}' is not a number of GPUs" in capsys.readouterr().err
 
 
 def test_a_reservation_is_made_and_cancelled(hub, gpu):

@@ -3,8 +3,9 @@
 import time
 
 import pytest
-from respawner_hub.gpus.agents import health_changes, readings_of, strangers_of, tell
+from respawner_hub.gpus.agents import Agents, health_changes, readings_of, strangers_of, tell
 from respawner_hub.gpus.containers import container_of
+from respawner_hub.gpus.views import illnesses
 from respawner_spawner.agent.client import Seen
 from respawner_spawner.agent.wire import Answer
 from respawner_spawner.devices.health import Health, HealthEvent
@@ -12,6 +13,8 @@ from respawner_spawner.devices.values import Gpu, GpuProcess, Inventory, Reading
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.reconcile import Container
 from respawner_spawner.leases.records import Cordon
+
+from tests.spawner.ledgers import Clock
 
 ILL = Health("GPU-0", ok=False, words=("Xid 79: it fell off the bus",), since=100)
 CORDON = Cordon(1, "GPU-0", "not healthy: Xid 79: it fell off the bus", "health", 100)
@@ -87,6 +90,47 @@ def test_an_agent_that_has_just_started_takes_no_device_away(ledger):
     assert [d.uuid for d in ledger.devices()] == ["GPU-0"]
     tell(ledger, [seen(Report(at=3, inventory=Inventory(cause="no NVIDIA driver")))])
     assert ledger.devices() == []
+
+
+def test_a_host_whose_driver_hangs_takes_no_lease_until_nvml_has_answered_again(ledger):
+    tell(ledger, [seen(Report(at=1, read_at=1, inventory=INVENTORY, stale="NVML has not answered for 16 s"))])
+    tell(ledger, [seen(Report(at=2, read_at=1, inventory=INVENTORY, stale="NVML has not answered for 18 s"))])
+    assert ledger.devices()[0].cordon == "out of sight: NVML does not answer on gpu-a"
+    assert illnesses(ledger)["GPU-0"] == "out of sight: NVML does not answer on gpu-a"
+    tell(ledger, [seen(Report(at=3))])  # an agent that was started again and hangs, too
+    assert ledger.devices()[0].cordon
+    tell(ledger, [seen(Report(at=4, read_at=4, inventory=INVENTORY))])
+    assert (ledger.devices()[0].cordon, illnesses(ledger)) == ("", {})
+
+
+def test_holders_are_told_of_a_silent_agent(tmp_path):
+    clock = Clock()
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock)
+    tell(ledger, [seen(Report(at=1, read_at=1, inventory=INVENTORY))])
+    assert illnesses(ledger) == {}
+    clock.now += 60
+    assert illnesses(ledger) == {"GPU-0": "out of sight: the agent of gpu-a has been silent for 1 min"}
+
+
+async def test_an_admin_who_calls_a_device_well_is_heard_by_an_agent_that_the_hub_has_not_asked_yet():
+    agent = StandInAgent(seen(Report(at=1, inventory=INVENTORY)))
+    await Agents([agent]).clear("GPU-0")
+    assert agent.cleared == ["GPU-0"]
+
+
+class StandInAgent:
+    """What `Agents` uses of a client."""
+
+    def __init__(self, answer: Seen) -> None:
+        self.seen, self._answer, self.cleared = Seen("http://agent"), answer, []
+
+    async def ask(self) -> Seen:
+        self.seen = self._answer
+        return self.seen
+
+    async def clear(self, uuid: str) -> bool:
+        self.cleared.append(uuid)
+        return True
 
 
 def test_an_agent_that_does_not_answer_is_not_heard_of(ledger):

@@ -4,7 +4,8 @@ import pytest
 from respawner_hub.gpus import words
 from respawner_hub.gpus.desk import Session
 from respawner_hub.gpus.form import choices, options_from_form
-from respawner_hub.gpus.rounds import with_default_limit
+from respawner_hub.gpus.rounds import policy_of, with_default_limit
+from respawner_hub.settings import GpuSettings
 from respawner_spawner.leases.model import Ask, Cluster, Device, Kind, Lease, Limit, Wait
 
 GIB = 1 << 30
@@ -65,6 +66,11 @@ def test_the_settings_limit_holds_for_who_has_none_unless_an_admin_set_everyones
     assert with_default_limit(Cluster(), 2).limits == (Limit("everyone", 2),)
     set_by_admin = Cluster(limits=(Limit("everyone", 5),))
     assert with_default_limit(set_by_admin, 2).limits == (Limit("everyone", 5),)
+
+
+def test_the_policy_knows_the_settings_that_concern_it():
+    rules = policy_of(GpuSettings(preempt=True, interrupt_cells=True, min_run_minutes=1)).rules
+    assert (rules.preempt, rules.interrupt_cells, rules.min_run_seconds) == (True, True, 60)
 
 
 @pytest.mark.parametrize(

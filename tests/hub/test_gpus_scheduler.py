@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from respawner_hub.gpus import idle
-from respawner_hub.gpus.hub_client import HubClient, HubServer
+from respawner_hub.gpus.hub_client import HubClient, HubError, HubServer
 from respawner_hub.gpus.rounds import Policy
 from respawner_hub.gpus.scheduler import TAKE_OVER_SECONDS, Scheduler, Times
 from respawner_spawner.leases.ledger import Ledger
@@ -45,6 +45,8 @@ class Driven:
         self.ledger = Ledger(str(hub.ledger.database.engine.url), self.clock)
         self.utilisation: dict[str, float] = {}
         self.failure = ""
+        self.refusals: list[str] = []
+        """What the hub says to the next starts."""
         self.used: dict = {}
         self.wanted: dict = {}
         self.cell: bool | None = False
@@ -61,6 +63,14 @@ class Driven:
             return self.cell
 
         client.cell_running = cell_running
+        start = client.start
+
+        async def start_as_the_test_says(user: str, name: str) -> None:
+            if self.refusals:
+                raise HubError(self.refusals.pop(), 429)
+            await start(user, name)
+
+        client.start = start_as_the_test_says
 
         async def suspend(standing) -> str:
             """Instead of an engine: durable as the test says, then stopped by the hub's real API."""
@@ -200,6 +210,26 @@ def test_a_preempted_session_is_warned_gives_way_and_queues_again(hub, driven):
     assert standing(hub, "ada").state == "queued"
 
 
+def test_a_preempted_session_in_a_cell_keeps_its_warning_and_goes_at_the_first_pause(hub, driven):
+    driven.policy = Policy(Rules(preempt=True, min_run_seconds=60, slice_seconds=60))
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    ask(hub, "bob")
+    driven.clock.ahead = 3600
+    driven.cell = True
+    driven.run("look", "watch")
+    reclaim_at = standing(hub, "ada").reclaim_at
+    assert reclaim_at
+    driven.run("look", "watch", "look", "watch")
+    assert standing(hub, "ada").reclaim_at == reclaim_at
+    driven.clock.ahead += 901
+    driven.run("look", "watch", "look")
+    assert is_running(hub, "ada")
+    driven.cell = False
+    driven.run("look", "watch", "look")
+    eventually(lambda: standing(hub, "ada") and standing(hub, "ada").request.resumes, "ada's new request")
+
+
 def test_a_snooze_puts_the_suspension_off_once(hub, driven):
     token = hub.token("ada")
     ask(hub, "ada")
@@ -250,7 +280,9 @@ def test_a_session_without_a_gpu_changes_to_one_when_it_is_free_and_its_cell_has
     eventually(lambda: is_running(hub, "bob"), "bob's server with its GPU")
 
 
-def test_a_user_moves_a_session_to_the_cpu_and_back(hub, driven):
+def test_a_user_moves_a_session_to_the_cpu_and_back(hub, driven, monkeypatch):
+    monkeypatch.setattr("respawner_hub.gpus.scheduler.RETRY_SECONDS", 0.1)
+    driven.refusals = ["too many servers start just now"]
     token = hub.token("ada")
     ask(hub, "ada")
     eventually(lambda: is_running(hub, "ada"), "ada's server")
@@ -267,6 +299,16 @@ def test_a_user_moves_a_session_to_the_cpu_and_back(hub, driven):
     driven.clock.ahead += 2
     driven.run("look")
     eventually(lambda: is_running(hub, "ada"), "ada's server with its GPU")
+
+
+def test_a_session_is_not_suspended_for_what_it_could_never_get(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    answer = hub.api("POST", "/respawner/hop/ada", hub.token("ada"), json={"gpus": 2})
+    assert (answer.status_code, "cannot be granted" in answer.json()["message"]) == (409, True)
+    answer = hub.api("POST", "/respawner/hop/ada", hub.token("ada"), json={})
+    assert (answer.status_code, "Say what ada moves to" in answer.json()["message"]) == (409, True)
+    assert not standing(hub, "ada").lease.suspending
 
 
 def test_a_moved_session_queues_again_and_starts_by_itself(hub, driven):

@@ -1,7 +1,7 @@
 """The lease at a start, with the real ledger and the real policy."""
 
 import pytest
-from respawner_spawner.claim import Claimant, claim, fence_without_lease
+from respawner_spawner.claim import Claimant, claim, fence_without_lease, stopped
 from respawner_spawner.failure import SessionStartError
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Device, Kind, State
@@ -83,6 +83,16 @@ def test_cpu_now_gpu_when_free(ledger):
     assert claim(ledger, BOB, {}) is not None
 
 
+def test_a_stopped_session_does_not_start_by_itself_when_its_gpu_is_free(ledger):
+    claim(ledger, ADA, {"gpus": 2})
+    claim(ledger, BOB, {"gpus": 1, "cpu_meanwhile": True})
+    stopped(ledger, BOB.holder)
+    assert ledger.request_of(BOB.holder) is None
+    ledger.submit(BOB.holder, BOB.user, Ask(Kind.GPU, 1), resumes=True)
+    stopped(ledger, BOB.holder)
+    assert ledger.request_of(BOB.holder), "a suspended session waits on"
+
+
 def test_a_session_that_had_a_lease_and_goes_on_without_gpu_has_a_newer_number(ledger):
     assert fence_without_lease(ledger, ADA.holder) == 0
     lease = claim(ledger, ADA, ONE)
@@ -90,3 +100,4 @@ def test_a_session_that_had_a_lease_and_goes_on_without_gpu_has_a_newer_number(l
     without = fence_without_lease(ledger, ADA.holder)
     assert without > lease.fence
     assert claim(ledger, ADA, ONE).fence > without
+    assert [e.data["fence"] for e in ledger.audit(ADA.holder) if e.action == "fence given"] == [without]

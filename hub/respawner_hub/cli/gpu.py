@@ -7,7 +7,9 @@ the ledger itself, and a line on standard error says so; changes need the hub, w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -114,8 +116,8 @@ def _add_rules(actions: Any) -> None:
     actions.add_parser("unreserve", help="cancel a reservation").add_argument("id", metavar="ID", type=int)
     limit = actions.add_parser("limit", help="the most that a user or group may hold")
     limit.add_argument("subject", metavar="user:NAME|group:NAME|everyone")
-    limit.add_argument("--most", type=float, metavar="GPUS", help="default: no limit")
-    limit.add_argument("--guarantee", type=float, metavar="GPUS", help="gets back so many when it asks")
+    limit.add_argument("--most", type=_gpus, metavar="GPUS", help="default: no limit")
+    limit.add_argument("--guarantee", type=_gpus, metavar="GPUS", help="gets back so many when it asks")
     limit.add_argument("--priority", type=int, help="of its requests; larger goes first")
     actions.add_parser("unlimit", help="take a limit away").add_argument("subject")
 
@@ -236,6 +238,13 @@ def _read(settings: Settings, ask: Callable[[_Hub], Any], look: Callable[[Ledger
         return look(Ledger(settings.own_database_url))
     except ValueError as error:
         raise GpuError(str(error)) from error
+
+
+def _gpus(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if math.isfinite(float(text)):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of GPUs: write for example 2 or 0.5")
 
 
 def _day(text: str) -> float:

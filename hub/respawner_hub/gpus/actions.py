@@ -20,7 +20,11 @@ class BadAction(ValueError):
 
 class Action(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", frozen=True, str_strip_whitespace=True, coerce_numbers_to_str=True
+        extra="forbid",
+        frozen=True,
+        str_strip_whitespace=True,
+        coerce_numbers_to_str=True,
+        allow_inf_nan=False,
     )
 
 
@@ -48,7 +52,8 @@ class Cordon(Action):
     """No new lease on a GPU (UUID) or a host."""
 
     target: str = Field(min_length=1, max_length=255)
-    reason: str = "cordoned by an admin"
+    reason: str = Field("cordoned by an admin", min_length=1)
+    """Never empty: a device counts as cordoned where it says why."""
 
 
 class Uncordon(Action):
@@ -60,7 +65,7 @@ class Uncordon(Action):
 class Drain(Cordon):
     """Cordon, then suspend the sessions that are there; they resume elsewhere."""
 
-    reason: str = "drained by an admin"
+    reason: str = Field("drained by an admin", min_length=1)
 
 
 class Share(Action):

@@ -8,6 +8,7 @@ from jupyterhub.user import User
 from respawner_spawner.agent.client import AgentUnreachable
 from respawner_spawner.leases.asks import KEYS, BadAsk
 from respawner_spawner.leases.model import Ask, Kind
+from tornado import web
 
 from . import actions
 from .actions import BadAction
@@ -56,6 +57,11 @@ class AdminActions:
         user = self._user(action.user)
         spawner = user.spawners.get(action.server)
         if spawner is None or not spawner.active:
+            if await self._handler.in_thread(self._desk.standing, holder):
+                raise BadAction(
+                    f"{name} has a lease, but the hub does not know its server. Start it, which goes on with its "
+                    "container if that runs, and release it then."
+                )
             raise BadAction(f"{name} has no server that runs, and no request that waits.")
         if spawner.pending:
             raise BadAction(f"{name} is pending {spawner.pending}: try again when that is over.")
@@ -74,6 +80,8 @@ class AdminActions:
 
     async def _assign(self, action: actions.Assign) -> str:
         user = self._user(action.user)
+        if action.server:
+            await self._check_name(user, action.server)
         spawner = user.get_or_create_spawner(action.server, action.server)
         if spawner.active:
             raise BadAction(f"{_name(action)} runs already: move it instead.")
@@ -92,6 +100,13 @@ class AdminActions:
         if standing and standing.wait:
             return f"{_name(action)} is {standing.wait.position}. in the queue: {standing.wait.reason}"
         return f"{_name(action)} has its GPUs; its server starts."
+
+    async def _check_name(self, user: User, server: str) -> None:
+        """JupyterHub's rules for named servers: otherwise we would make one that can never start."""
+        try:
+            await self._handler._check_named_server_request(user, server, server)
+        except web.HTTPError as error:
+            raise BadAction(f"server = {server!r}: {error.log_message}") from error
 
     def _ask(self, action: actions.Assign) -> Ask:
         try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from respawner_spawner.agent.client import AgentClient, Seen
 from respawner_spawner.devices.values import Report
+from respawner_spawner.leases.admin import host_target
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.records import Cordon
 
@@ -17,7 +18,8 @@ from .. import agent
 from ..settings import Settings
 from .views import HEALTH
 
-FRESH_SECONDS = 2.0
+FRESH_SECONDS = 1.0
+"""Less than the scheduler's pace, or it would ask only every second time."""
 
 
 class Agents:
@@ -54,6 +56,7 @@ class Agents:
 
         :raises AgentUnreachable:
         """
+        await self.ask()  # the hub itself asks seldom
         for client in self._clients:
             known = client.seen.answer.report.inventory.found if client.seen.answer else ()
             if any(gpu.uuid == uuid for gpu in known):
@@ -84,6 +87,7 @@ def tell(ledger: Ledger, seen: Iterable[Seen]) -> None:
         looked = report.read_at or report.inventory.cause
         devices = report.devices(host.host) if looked else None
         ledger.heartbeat(host.host, devices, "; ".join(report.causes))
+        _note_hang(ledger, host.host, report)
         for uuid, reason in health_changes(report, ledger.cordons()):
             if reason:
                 ledger.cordon(uuid, reason, HEALTH)
@@ -115,11 +119,27 @@ def strangers_of(seen: Iterable[Seen], deployment: str) -> dict[str, str]:
     return found
 
 
+def unwatched(seen: Iterable[Seen]) -> list[str]:
+    """Hosts whose agent does not answer, or has just started and not looked at processes yet."""
+    watched = {id(report) for report in _reports(seen, time.time()) if report.processes_at}
+    return [host.host for host in seen if not (host.answer and id(host.answer.report) in watched)]
+
+
 def readings_of(report: Report) -> Iterable[tuple[str, dict[str, Any]]]:
     """(UUID, reading with its processes) of every device that was read."""
     for reading in report.readings:
         processes = [dataclasses.asdict(p) for p in report.processes if p.uuid == reading.uuid]
         yield reading.uuid, dataclasses.asdict(reading) | {"processes": processes}
+
+
+def _note_hang(ledger: Ledger, host: str, report: Report) -> None:
+    """A driver that hangs is no agent that is silent: the whole host takes no lease until NVML has answered again."""
+    target = host_target(host)
+    known = any(cordon.target == target and cordon.by == HEALTH for cordon in ledger.cordons())
+    if report.stale and not known:
+        ledger.cordon(target, f"out of sight: NVML does not answer on {host}", HEALTH)
+    elif known and not report.stale and report.read_at:
+        _uncordon(ledger, target)
 
 
 def _uncordon(ledger: Ledger, uuid: str) -> None:

@@ -13,6 +13,7 @@ Users see `devices` without names, and their own requests; everything else needs
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any
 
@@ -43,9 +44,12 @@ class GpuApi(GpuPage, APIHandler):
         """
         text = self.get_argument(name, "")
         try:
-            return float(text) if text else preset
+            found = float(text) if text else preset
         except ValueError as error:
             raise refused(BadAction(f"{name} = {text!r}: a number is expected.")) from error
+        if found is not None and not math.isfinite(found):
+            raise refused(BadAction(f"{name} = {text!r}: a finite number is expected."))
+        return found
 
 
 class DevicesApi(GpuApi):
@@ -90,7 +94,7 @@ class AuditApi(GpuApi):
         which = {
             "subject": self.get_argument("subject", None),
             "since": self.number("since"),
-            "most": int(self.number("most", 100) or 100),
+            "most": max(1, int(self.number("most", 100) or 100)),
         }
         self.answer(await self.in_thread(views.audit, self.desk.ledger, **which))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from docker.errors import APIError, NotFound
@@ -12,7 +12,7 @@ from respawner_spawner import container_spec
 from respawner_spawner.engine import UNREACHABLE, Engine
 from respawner_spawner.leases import reconcile
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.reconcile import Container, Plan
+from respawner_spawner.leases.reconcile import Container, Do, Plan
 
 log = logging.getLogger(__name__)
 
@@ -27,28 +27,38 @@ class Reconciler:
         self._ledger, self._engine = ledger, engine
         self._deployment, self._host = deployment, host
 
-    async def compare(self, strangers: Mapping[str, str]) -> list[str]:
+    async def compare(self, strangers: Mapping[str, str], unwatched: Collection[str] = ()) -> list[str]:
         """What was done, in sentences.
 
         :param strangers: device → who uses it without being a session.
+        :param unwatched: hosts of which nobody can tell that now.
         """
+        plan = await self._look(strangers, unwatched)
+        if any(action.do in (Do.RELEASE, Do.FENCE_OFF) for action in plan.actions):
+            # The engine's list is a little older than what the ledger said: a session that ended or began between
+            # the two looks like one without a lease, or like a lease without a container.
+            plan = await self._look(strangers, unwatched)
+        done = await asyncio.to_thread(reconcile.carry_out, self._ledger, plan)
+        for container in plan.fenced_off:
+            await self._stop(container)
+        return [f"{action.do.value} {action.subject}: {action.why}" for action in done]
+
+    async def _look(self, strangers: Mapping[str, str], unwatched: Collection[str]) -> Plan:
         try:
             containers = await self._containers()
         except (*UNREACHABLE, APIError) as error:
             log.warning("The engine does not answer, its leases stay as they are: %s", error)
             containers = None
-        plan = await asyncio.to_thread(self._plan, containers, strangers)
-        done = await asyncio.to_thread(reconcile.carry_out, self._ledger, plan)
-        for container in plan.fenced_off:
-            await self._stop(container)
-        return [f"{action.do.value} {action.subject}: {action.why}" for action in done]
+        return await asyncio.to_thread(self._plan, containers, strangers, unwatched)
 
     async def _containers(self) -> list[Container]:
         filters = {"label": container_spec.GPUS_LABEL}
         found = await self._engine.call("containers", all=True, filters=filters)
         return [container_of(item, self._deployment, self._host) for item in found]
 
-    def _plan(self, containers: list[Container] | None, strangers: Mapping[str, str]) -> Plan:
+    def _plan(
+        self, containers: list[Container] | None, strangers: Mapping[str, str], unwatched: Collection[str]
+    ) -> Plan:
         """
         :param containers: None where the engine does not answer: then nothing is known of any host.
         """
@@ -61,6 +71,7 @@ class Reconciler:
             self._ledger.clock(),
             unreachable=unreachable,
             strangers=strangers,
+            unwatched=unwatched,
         )
 
     async def _stop(self, container: Container) -> None:

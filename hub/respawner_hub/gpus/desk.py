@@ -10,13 +10,13 @@ from typing import Any
 from respawner_spawner.leases.admin import host_target
 from respawner_spawner.leases.asks import BadAsk, ask_from, wants_cpu_meanwhile
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Ask, Kind, Limit, State
+from respawner_spawner.leases.model import Ask, Kind, Limit, Request, State
 from respawner_spawner.leases.records import LedgerError, Standing
 from respawner_spawner.sizes import size_bytes
 
 from . import actions, idle
 from .actions import BadAction
-from .rounds import Policy, run_round
+from .rounds import Policy, outlook, run_round, see
 
 ASSIGNED_PRIORITY = 1_000_000
 """Of a request that an admin made for somebody: before all others."""
@@ -77,12 +77,24 @@ class Desk:
             return None  # its container may still be there: the spawner knows, and adopts it
         if found and options is None:
             return found if self._keeps_waiting(found) else None
-        if found and found.request.ask != ask:
+        if ask.kind is not Kind.NONE:
+            self.refuse_impossible(session, ask)  # before the request that waits is given up
+        if found and _is_another_wish(found, ask, cpu_meanwhile):
             self.ledger.cancel(session.holder, by, "asked for something else")
         if ask.kind is Kind.NONE:
             return None
         standing = self._submit(session, ask, cpu_meanwhile=cpu_meanwhile, by=by)
         return standing if self._keeps_waiting(standing) else None
+
+    def refuse_impossible(self, session: Session, ask: Ask) -> None:
+        """
+        :raises BadAsk: nothing that is there could ever grant it, or the limits of user and groups forbid it.
+        """
+        now = self.ledger.clock()
+        request = Request(-1, session.holder, session.user, ask, now, tuple(session.groups))
+        wait = outlook(see(self.ledger, self.policy, now), request, now)
+        if wait and wait.impossible:
+            raise BadAsk(f"This cannot be granted here: {wait.reason}")
 
     def standing(self, holder: str) -> Standing | None:
         """The session's open request."""
@@ -126,12 +138,11 @@ class Desk:
             cpu_meanwhile=cpu_meanwhile,
             by=by,
         )
+        if by and request.priority < ASSIGNED_PRIORITY:  # it waited already
+            self.ledger.set_priority(session.holder, ASSIGNED_PRIORITY, by, "assigned")
         run_round(self.ledger, self.policy)
         standing = self.ledger.request(request.id)
         assert standing is not None
-        if standing.wait and standing.wait.impossible:
-            self.ledger.cancel(session.holder, "scheduler", standing.wait.reason)
-            raise BadAsk(f"This cannot be granted here: {standing.wait.reason}")
         return standing
 
     # What admins do to the cluster ----------------------------------------------------------------------
@@ -215,3 +226,9 @@ class Desk:
         known = [device.uuid for device in self.ledger.devices() if device.kind is Kind.GPU]
         if uuid not in known:
             raise BadAction(f"device = {uuid!r}: no such GPU. Known: {', '.join(known) or 'none'}.")
+
+
+def _is_another_wish(found: Standing, ask: Ask, cpu_meanwhile: bool) -> bool:
+    """Whether a new choice gives up the request that is there. Once it is granted, nobody waits meanwhile."""
+    waits_otherwise = found.state is State.QUEUED and found.request.cpu_meanwhile != cpu_meanwhile
+    return found.request.ask != ask or waits_otherwise

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from respawner_spawner.leases.asks import describe, field_of, options_from_field
 from respawner_spawner.leases.model import Ask, Cluster, Device, Kind, Request, Wait
-from respawner_spawner.leases.policy import decide
 from respawner_spawner.spawn_form import image_form
 from respawner_spawner.spawn_form import options_from_form as plain_options
 
 from . import words
 from .desk import Desk, Session
-from .rounds import see
+from .rounds import outlook, see
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 SHARE_PARTS = (4, 2)
@@ -104,10 +103,9 @@ def choices(cluster: Cluster, session: Session, max_gpus: int, now: float) -> li
 
 def _judged(ask: Ask, cluster: Cluster, session: Session, now: float) -> Choice:
     request = Request(-1, session.holder, session.user, ask, now, tuple(session.groups))
-    decision = decide(replace(cluster, queue=(*cluster.queue, request)), now)
-    if any(grant.request_id == request.id for grant in decision.grants):
+    wait = outlook(cluster, request, now)
+    if wait is None:
         return Choice(ask, free=True, possible=True, status="free now")
-    wait = decision.waits[request.id]
     if wait.impossible:
         return Choice(ask, free=False, possible=False, status=wait.reason)
     return Choice(ask, free=False, possible=True, status=_wait(wait, now))

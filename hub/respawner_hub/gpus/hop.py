@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from jupyterhub.user import User
 from respawner_spawner.leases.asks import KEYS, BadAsk
 from respawner_spawner.leases.model import Ask, Kind, State
-from respawner_spawner.leases.records import Standing
 
 from .actions import BadAction
 from .desk import Session
@@ -31,34 +30,42 @@ async def hop(handler: GpuHandler, user: User, server: str, options: Mapping[str
     spawner = user.spawners.get(server)
     if spawner is None or not spawner.ready:
         raise BadAction(f"{name} has no server that runs.")
+    if not set(options) & set(KEYS):
+        raise BadAction(f"Say what {name} moves to: {', '.join(KEYS[:-1])}; gpus = 0 is the CPU.")
     try:
         ask = desk.ask_of(options)
     except BadAsk as error:
         raise BadAction(str(error)) from error
     remembered = _other_choices(spawner.orm_spawner.user_options) | dict(options)
-    found = await handler.in_thread(desk.standing, handler.holder(user.name, server))
+    session = Session(handler.holder(user.name, server), user.name, [group.name for group in user.groups])
+    found = await handler.in_thread(desk.standing, session.holder)
     if found and found.state is State.RUNNING:
-        said = await _suspend(handler, found, ask, by)
+        said = await _suspend(handler, session, ask, by)
     elif ask.kind is Kind.NONE:
         raise BadAction(f"{name} runs without a GPU already.")
     else:
-        said = await _queue(handler, user, server, options)
+        said = await _queue(handler, session, options)
     handler.remember(spawner, remembered)
     return f"{name} {said}"
 
 
-async def _suspend(handler: GpuHandler, found: Standing, ask: Ask, by: str) -> str:
-    back = None if ask.kind is Kind.NONE else ask
-    reason, holder = MOVED + by.partition(":")[2], found.request.holder
-    await handler.in_thread(handler.desk.ledger.begin_suspend, holder, reason, back, by)
+async def _suspend(handler: GpuHandler, session: Session, ask: Ask, by: str) -> str:
+    """A session that could never come back is not suspended."""
+    desk, back = handler.desk, None if ask.kind is Kind.NONE else ask
+    if back:
+        try:
+            await handler.in_thread(desk.refuse_impossible, session, back)
+        except BadAsk as error:
+            raise BadAction(str(error)) from error
+    reason = MOVED + by.partition(":")[2]
+    if not await handler.in_thread(desk.ledger.begin_suspend, session.holder, reason, back, by):
+        raise BadAction("This session has just ended.")
     return "is suspended when its variables are saved, and comes back " + (
         "when what it moves to is free." if back else "without a GPU."
     )
 
 
-async def _queue(handler: GpuHandler, user: User, server: str, options: Mapping[str, Any]) -> str:
-    groups = [group.name for group in user.groups]
-    session = Session(handler.holder(user.name, server), user.name, groups)
+async def _queue(handler: GpuHandler, session: Session, options: Mapping[str, Any]) -> str:
     try:
         await handler.in_thread(handler.desk.ask, session, {**options, "cpu_meanwhile": True})
     except BadAsk as error:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+from jupyterhub.utils import url_escape_path
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 
 REQUEST_SECONDS = 30
@@ -45,15 +46,13 @@ class HubClient:
     async def servers(self) -> dict[tuple[str, str], ServerState]:
         """All servers that run, start or stop: (user, server) → state."""
         found: dict[tuple[str, str], ServerState] = {}
-        offset, page = 0, 200
-        while True:
-            users = await self._json("GET", f"/users?state=active&limit={page}&offset={offset}")
+        offset = 0
+        while users := await self._json("GET", f"/users?state=active&limit=200&offset={offset}"):
             for user in users:
                 for name, server in user["servers"].items():
                     found[user["name"], name] = _state_of(server)
-            if len(users) < page:
-                return found
-            offset += page
+            offset += len(users)  # the hub may give fewer than we ask for (`api_page_max_limit`)
+        return found
 
     async def server(self, user: str, name: str) -> ServerState | None:
         """None where it neither runs nor starts nor stops."""
@@ -76,7 +75,8 @@ class HubClient:
 
     async def cell_running(self, user: str, name: str) -> bool | None:
         """Whether a kernel of the session works now; None where nobody can tell."""
-        path = f"/user/{quote(user, safe='')}/{quote(name, safe='')}".rstrip("/")
+        # escaped as JupyterHub does it: a session does not answer at /user/ada%40example.org
+        path = f"/user/{url_escape_path(user)}/{url_escape_path(name)}".rstrip("/")
         # without no_track_activity our question would be the session's activity
         url = f"{self._public}{path}/api/kernels?no_track_activity=1"
         try:

@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Cluster, Decision, Lease, Limit, Rules
+from respawner_spawner.leases.model import Cluster, Decision, Lease, Limit, Request, Rules, Wait
 from respawner_spawner.leases.policy import decide
 
 from ..settings import GpuSettings
@@ -47,6 +47,11 @@ def see(ledger: Ledger, policy: Policy, now: float) -> Cluster:
     return with_default_limit(cluster, policy.most_per_user)
 
 
+def outlook(cluster: Cluster, request: Request, now: float) -> Wait | None:
+    """What the policy would say to one more request; None: it would be granted now."""
+    return decide(dataclasses.replace(cluster, queue=(*cluster.queue, request)), now).waits.get(request.id)
+
+
 def with_default_limit(cluster: Cluster, most: float | None) -> Cluster:
     if most is None or any(limit.subject == "everyone" for limit in cluster.limits):
         return cluster
@@ -59,6 +64,7 @@ def policy_of(settings: GpuSettings) -> Policy:
         min_run_seconds=settings.min_run_minutes * 60,
         slice_seconds=settings.slice_minutes * 60,
         slot_held_seconds=settings.slot_held_minutes * 60,
+        interrupt_cells=settings.interrupt_cells,
     )
     return Policy(rules, settings.most_per_user or None)
 

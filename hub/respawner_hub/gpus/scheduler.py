@@ -25,7 +25,7 @@ from . import idle, words
 from .hop import MOVED
 from .hub_client import HubClient, HubError, ServerState
 from .idle import Verdict
-from .rounds import Policy, run_round
+from .rounds import Policy, Round, run_round
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,10 @@ TAKE_OVER_SECONDS = 5.0
 would stop a session that the other has found working."""
 RETRY_SECONDS = 20.0
 """After a start or suspension that failed."""
+START_TRIES = 5
+"""Of a session that was moved to the CPU. Afterwards it waits for its user."""
 
+Step = Callable[[], Coroutine[Any, Any, None]]
 Suspend = Callable[[Standing], Awaitable[str]]
 """Makes a session durable and stops it; "" or why it goes on."""
 
@@ -82,7 +85,7 @@ class Scheduler:
         found = await asyncio.to_thread(run_round, self.ledger, self.policy)
         for lease in found.granted:
             log.info("%s has %s", lease.holder, ", ".join(lease.uuids))
-        self._wanted = {s.lease_id: s for s in found.decision.suspensions}
+        self._wanted = _wanted(self._wanted, found)
         late = False
         for standing in await asyncio.to_thread(self.ledger.standings):
             if standing.suspending_since is not None:
@@ -118,10 +121,11 @@ class Scheduler:
     # One session --------------------------------------------------------------------------------------
 
     async def _judge(self, standing: Standing, server: ServerState, used: dict[str, float]) -> None:
-        now, holder = self.ledger.clock(), standing.request.holder
+        now, holder, lease = self.ledger.clock(), standing.request.holder, standing.lease
         session = self._session(standing, server, used, now)
         wanted = self._wanted.get(standing.request.id)
-        if wanted or idle.is_due(session, self.idle_rules, now):
+        # Who was seen in a cell is asked until it has ended: the policy chooses nobody meanwhile.
+        if wanted or (lease and lease.cell_running) or idle.is_due(session, self.idle_rules, now):
             _, user, name = holder.split("/", 2)
             session = idle.with_cell(session, await self.hub.cell_running(user, name))
         idle_seconds = max(0.0, now - session.idle_since())
@@ -225,8 +229,18 @@ class Scheduler:
             if self.idle_rules.interrupt_cells:
                 await self._interrupt(standing)
         elif standing.comes_back is None and standing.suspend_reason.startswith(MOVED):
-            _, user, name = holder.split("/", 2)
-            await self.hub.start(user, name)
+            await self._start_without_gpu(holder)
+
+    async def _start_without_gpu(self, holder: str) -> None:
+        """Of this start the ledger knows nothing, so it is tried again here. Its state is safe in any case."""
+        _, user, name = holder.split("/", 2)
+        for _ in range(START_TRIES):
+            try:
+                await self.hub.start(user, name)
+                return
+            except HubError as error:
+                log.warning("%s was moved to the CPU and does not start: %s", holder, error)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _interrupt(self, standing: Standing) -> None:
         """Stop a session whose cell keeps it from being saved, where the admin's setting says so.
@@ -254,6 +268,21 @@ class Scheduler:
             )
 
 
+def _wanted(before: dict[int, Suspension], found: Round) -> dict[int, Suspension]:
+    """What shall be suspended now.
+
+    The policy chooses nobody whose cell runs. A session that was warned before its cell began stays chosen where that
+    leaves the one who waits with nobody: it is suspended at the first pause after its time, not warned anew.
+    """
+    chosen = {suspension.lease_id: suspension for suspension in found.decision.suspensions}
+    served = {suspension.for_request for suspension in chosen.values()}
+    served |= {grant.request_id for grant in found.decision.grants}
+    waiting = {request.id for request in found.cluster.queue} - served
+    in_a_cell = {lease.id for lease in found.cluster.leases if lease.cell_running}
+    kept = {id_: s for id_, s in before.items() if id_ in in_a_cell and s.for_request in waiting}
+    return kept | chosen
+
+
 def _uses(standings: list[Standing], used: dict[str, float]) -> list[Use]:
     """What each session's devices do. Of a shared device nobody knows whose work it is: all have a part of it."""
     holders: dict[str, int] = {}
@@ -268,15 +297,27 @@ def _uses(standings: list[Standing], used: dict[str, float]) -> list[Use]:
     ]
 
 
-async def repeat(what: Callable[[], Awaitable[None]], seconds: float) -> None:
+async def at_first(what: Step, seconds: float) -> None:
+    """Do it until it has worked once."""
+    while not await _works(what):  # noqa: ASYNC110  # nobody tells when database or engine are back
+        await asyncio.sleep(seconds)
+
+
+async def repeat(what: Step, seconds: float) -> None:
     """Do it again and again; what fails once is logged and tried again."""
     while True:
         started = time.monotonic()
-        try:
-            await what()
-        except Exception:  # one bad moment of database or hub must not end the scheduler
-            log.exception("%s failed", what.__name__)
+        await _works(what)
         await asyncio.sleep(max(0.1, seconds - (time.monotonic() - started)))
+
+
+async def _works(what: Step) -> bool:
+    try:
+        await what()
+    except Exception:  # one bad moment of database or hub must not end the scheduler
+        log.exception("%s failed", what.__name__)
+        return False
+    return True
 
 
 async def until_told(parent: int) -> None:

@@ -14,11 +14,11 @@ from respawner_spawner.leases.records import Standing
 from respawner_spawner.suspend import stop_when_durable
 
 from ..settings import Settings, find_file, load
-from .agents import Agents, agents_of, strangers_of, tell
+from .agents import Agents, agents_of, strangers_of, tell, unwatched
 from .containers import Reconciler
 from .hub_client import HubClient, HubServer
 from .rounds import idle_rules_of, policy_of
-from .scheduler import LOOK_SECONDS, WATCH_SECONDS, Scheduler, Times, repeat, until_told
+from .scheduler import LOOK_SECONDS, WATCH_SECONDS, Scheduler, Step, Times, at_first, repeat, until_told
 
 RECONCILE_SECONDS = 30.0
 ASK_SECONDS = 2.0
@@ -46,19 +46,25 @@ async def _serve(settings: Settings) -> None:
         await asyncio.to_thread(tell, ledger, await agents.ask())
 
     async def compare_with_the_engine() -> None:
-        for sentence in await reconciler.compare(strangers_of(agents.seen, settings.hub.name)):
+        strangers = strangers_of(agents.seen, settings.hub.name)
+        for sentence in await reconciler.compare(strangers, unwatched(agents.seen)):
             log.info("reconciled: %s", sentence)
 
-    loops = [
-        repeat(hear_the_agents, ASK_SECONDS),
-        repeat(compare_with_the_engine, RECONCILE_SECONDS),
+    work = asyncio.ensure_future(schedule(hear_the_agents, compare_with_the_engine, scheduler))
+    await until_told(os.getppid())
+    work.cancel()
+
+
+async def schedule(hear: Step, compare: Step, scheduler: Scheduler) -> None:
+    """Until it is cancelled. Nothing is granted before it is known which devices there are, and who has them."""
+    await at_first(hear, ASK_SECONDS)
+    await at_first(compare, ASK_SECONDS)
+    await asyncio.gather(
+        repeat(hear, ASK_SECONDS),
+        repeat(compare, RECONCILE_SECONDS),
         repeat(scheduler.look, LOOK_SECONDS),
         repeat(scheduler.watch, WATCH_SECONDS),
-    ]
-    tasks = [asyncio.ensure_future(loop) for loop in loops]
-    await until_told(os.getppid())
-    for task in tasks:
-        task.cancel()
+    )
 
 
 def _scheduler(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from respawner_spawner.leases import accounting
+from respawner_spawner.leases.admin import SILENT_SECONDS, host_target
 from respawner_spawner.leases.asks import describe
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Device, State
@@ -150,8 +151,19 @@ def devices(ledger: Ledger, readings: Readings, viewer: str | None) -> list[dict
 
 
 def illnesses(ledger: Ledger) -> dict[str, str]:
-    """Device → what is wrong with it, as its agent says."""
-    return {cordon.target: cordon.reason for cordon in ledger.cordons() if cordon.by == HEALTH}
+    """Device → what is wrong with it: as its agent says, or because its agent or NVML says nothing."""
+    found = {cordon.target: cordon.reason for cordon in ledger.cordons() if cordon.by == HEALTH}
+    now = ledger.clock()
+    silent = {agent.host: now - agent.seen for agent in ledger.agents() if now - agent.seen > SILENT_SECONDS}
+    for device in ledger.devices():
+        if reason := found.get(host_target(device.host)):
+            found.setdefault(device.uuid, reason)
+        elif device.host in silent:
+            since = words.duration(silent[device.host])
+            found.setdefault(
+                device.uuid, f"out of sight: the agent of {device.host} has been silent for {since}"
+            )
+    return found
 
 
 def view(ledger: Ledger, name: str, readings: Readings) -> list[dict[str, Any]]:

@@ -105,6 +105,7 @@ def plan(
     *,
     unreachable: Collection[str] = (),
     strangers: Mapping[str, str] | None = None,
+    unwatched: Collection[str] = (),
     grace_seconds: float = GRACE_SECONDS,
 ) -> Plan:
     """What to do so that ledger and containers agree; nothing where they do.
@@ -113,10 +114,11 @@ def plan(
     :param devices: the inventory, for which host a device is on.
     :param unreachable: hosts whose engine did not answer: their leases are kept, their devices not handed out.
     :param strangers: device → who uses it, of processes that belong to no container in the list.
+    :param unwatched: hosts of whose processes nobody can tell now: cordons of their devices are not taken away.
     :param grace_seconds: 0 where it is sure that no server is being started, as when the hub itself starts.
     """
     planning = _Planning(known, tuple(containers), {device.uuid: device.host for device in devices}, now)
-    planning.unreachable = unreachable
+    planning.unreachable, planning.unwatched = unreachable, unwatched
     planning.grace_seconds = grace_seconds
     planning.look_at_fences()
     planning.look_at_leases()
@@ -138,6 +140,7 @@ class _Planning:
     host_of: Mapping[str, str]
     now: float
     unreachable: Collection[str] = ()
+    unwatched: Collection[str] = ()
     grace_seconds: float = GRACE_SECONDS
     actions: list[Action] = field(default_factory=list)
     leases: dict[str, Standing] = field(default_factory=dict)
@@ -245,7 +248,7 @@ class _Planning:
         for target, reason in sorted(wanted - standing):
             self.do(Do.CORDON, target, reason)
         for target, reason in sorted(standing - wanted):
-            if self.host_of.get(target) not in self.unreachable:
+            if self.host_of.get(target) not in {*self.unreachable, *self.unwatched}:
                 self.do(Do.UNCORDON, target, reason)
 
     def set_flags(self) -> None:

@@ -1,0 +1,111 @@
+"""Ledger against engine, with a stand-in for the engine: what it lists is said by the test."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from respawner_hub.gpus import service
+from respawner_hub.gpus.containers import Reconciler
+from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.model import Device
+
+from tests.spawner.ledgers import Clock, holder, run
+
+ADA = holder("ada")
+
+
+class StandInEngine:
+    """`looks`: what it lists, one look after the other; the last one stays."""
+
+    def __init__(self, *looks: list[dict]) -> None:
+        self.looks, self.stopped = list(looks), []
+
+    async def call(self, method: str, *args, **kwargs):
+        if method == "stop":
+            return self.stopped.append(args[0])
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path, clock):
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock)
+    ledger.heartbeat("gpu-a", [Device("GPU-0", "gpu-a", "STAND-IN A100", 80 << 30)])
+    return ledger
+
+
+def entry(lease) -> dict:
+    labels = {"deployment": "team", "holder": ADA, "user": "ada", "gpus": "GPU-0", "fence": str(lease.fence)}
+    return {
+        "Id": "c1",
+        "State": "running",
+        "Labels": {f"org.respawner.{k}": v for k, v in labels.items()},
+    }
+
+
+async def compare(ledger, engine, strangers=None, unwatched=()):
+    reconciler = Reconciler(ledger, engine, "team", "gpu-a")
+    return await reconciler.compare(strangers or {}, unwatched)
+
+
+async def test_a_session_that_ended_while_the_engine_was_asked_is_not_fenced_off(ledger):
+    lease = run(ledger, "ada", "GPU-0")
+    ledger.release(ADA)
+    engine = StandInEngine([entry(lease)], [])
+    assert await compare(ledger, engine) == []
+    assert (engine.stopped, ledger.cordons()) == ([], [])
+
+
+async def test_a_container_that_still_runs_at_the_second_look_is_fenced_off(ledger):
+    lease = run(ledger, "ada", "GPU-0")
+    ledger.release(ADA)
+    engine = StandInEngine([entry(lease)])
+    assert await compare(ledger, engine)
+    assert engine.stopped == ["c1"]
+
+
+async def test_a_container_that_came_while_the_engine_was_asked_keeps_its_lease(ledger, clock):
+    lease = run(ledger, "ada", "GPU-0")
+    clock.now += 3600
+    assert await compare(ledger, StandInEngine([], [entry(lease)])) == []
+    assert ledger.request_of(ADA).lease.fence == lease.fence
+
+
+async def test_an_agent_that_has_not_looked_at_processes_does_not_free_what_a_stranger_uses(ledger):
+    engine = StandInEngine([])
+    await compare(ledger, engine, {"GPU-0": "process 4711"})
+    await compare(ledger, engine, unwatched=["gpu-a"])
+    assert "process 4711" in ledger.devices()[0].cordon
+    await compare(ledger, engine)
+    assert ledger.devices()[0].cordon == ""
+
+
+async def test_nothing_is_granted_before_the_ledger_has_been_compared(monkeypatch):
+    steps: list[str] = []
+    watched = asyncio.Event()
+    monkeypatch.setattr(service, "ASK_SECONDS", 0.01)
+
+    class Looks:
+        async def look(self) -> None:
+            steps.append("look")
+
+        async def watch(self) -> None:
+            watched.set()
+
+    async def hear() -> None:
+        steps.append("hear")
+
+    async def compare() -> None:
+        steps.append("compare")
+        if steps.count("compare") == 1:
+            raise OSError("the database is away")
+
+    work = asyncio.ensure_future(service.schedule(hear, compare, Looks()))
+    await asyncio.wait_for(watched.wait(), 60)
+    work.cancel()
+    assert steps[:3] == ["hear", "compare", "compare"]

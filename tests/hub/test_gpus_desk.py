@@ -1,0 +1,51 @@
+"""Where requests are made, without a hub: a ledger, the policy, and one GPU."""
+
+from __future__ import annotations
+
+import pytest
+from respawner_hub.gpus import idle
+from respawner_hub.gpus.desk import Desk, Session
+from respawner_hub.gpus.rounds import Policy
+from respawner_spawner.leases.asks import BadAsk
+from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.model import Device, Rules, State
+
+ADA, BOB, EVE = (Session(f"test/{name}/", name) for name in ("ada", "bob", "eve"))
+ONE, MEANWHILE = {"gpus": 1}, {"gpus": 1, "cpu_meanwhile": True}
+
+
+@pytest.fixture
+def desk(tmp_path):
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    ledger.heartbeat("gpu-a", [Device("GPU-0", "gpu-a", "STAND-IN A100", 80 << 30)])
+    return Desk(ledger, Policy(Rules()), idle.Rules(3600, 1, 1800), max_gpus=2, default_gpus=0)
+
+
+def test_cpu_now_gpu_when_free_is_a_wish_of_its_own(desk):
+    assert desk.ask(ADA, ONE) is None
+    assert desk.ask(BOB, MEANWHILE) is None, "it starts without a GPU"
+    assert desk.ask(BOB, ONE).state is State.QUEUED, "now it waits for the GPU"
+    assert desk.ask(BOB, MEANWHILE) is None
+    assert desk.standing(BOB.holder).request.cpu_meanwhile
+
+
+def test_a_choice_that_cannot_be_does_not_cost_the_place_in_the_queue(desk):
+    desk.ask(ADA, ONE)
+    waiting = desk.ask(BOB, ONE)
+    with pytest.raises(BadAsk, match="cannot be granted"):
+        desk.ask(BOB, {"gpus": 2})
+    assert desk.standing(BOB.holder).request == waiting.request
+
+
+def test_a_grant_is_kept_whatever_should_happen_while_it_waited(desk):
+    desk.ask(ADA, ONE)
+    granted = desk.standing(ADA.holder)
+    assert desk.ask(ADA, MEANWHILE) is None
+    assert desk.standing(ADA.holder).lease.fence == granted.lease.fence
+
+
+def test_an_admin_who_assigns_to_somebody_who_waits_already_puts_them_first(desk):
+    for session in (ADA, BOB, EVE):
+        desk.ask(session, ONE)
+    assert desk.standing(EVE.holder).wait.position == 2
+    assert desk.ask(EVE, ONE, by="user:boss").wait.position == 1
