@@ -33,10 +33,12 @@ class Traffic:
         self.now = 1e6
         self.number = 0
         self.view = View(_two_models(devices(gpus)), rules=rules)
+        self.filling = True
         while self.view.anything_free():
             for _ in range(max(1, gpus // 20)):
                 self.hand_in()
             self.apply()
+        self.filling = False
         while len(self.view.queue) < max(5, gpus // 5):
             self.hand_in()
         self.apply()
@@ -68,7 +70,7 @@ class Traffic:
         for grant in decision.grants:
             request = self.view.queue[grant.request_id]
             self.view.remove_request(request.id)
-            begun = self.now - self.chance.random() * 36000
+            begun = self.now - (self.chance.random() * 36000 if self.filling else 0)
             lease = Lease(
                 request.id,
                 request.id,

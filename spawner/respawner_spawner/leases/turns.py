@@ -9,7 +9,8 @@ little, so short work passes long work). A session whose booking is over may go 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import merge
@@ -80,7 +81,8 @@ class Turns:
 
     def make_room(self, request: Request) -> bool:
         """Whether there will be room for it, because of suspensions under way or ordered here."""
-        if request.ask.kind == Kind.SHARE or self.walk.over_limit(request, least_cost(request.ask)):
+        ask = request.ask
+        if ask.kind == Kind.SHARE or self.walk.over_limit(request, least_cost(ask)):
             return False
         waiter = self._waiter(request)
         account = waiter.account if self.view.limits else ""
@@ -125,7 +127,7 @@ class Turns:
         None as well where more GPUs would come free than all who wait could use.
         """
         ask = waiter.request.ask
-        if self._room.host_for(ask) is not None:
+        if self._room.count(ask) >= ask.count:
             return []
         found: list[Lease] = []
         there: dict[str, int] = {}
@@ -190,8 +192,8 @@ class Turns:
         longer = max(1.0, width / waiter.request.ask.count)
         key = (sort, width, longer)
         if key not in self._ripe:
-            age = self.view.rules.min_run_seconds * longer
-            self._ripe[key] = Ripe(self.view, self.now, self.view.served[sort, width], age, self._chosen)
+            latest = self.now - self.view.rules.min_run_seconds * longer
+            self._ripe[key] = Ripe(self.view, self.now, (sort, width), latest, self._chosen)
         return self._ripe[key]
 
     def _may_suspend(self, lease: Lease, waiter: Waiter) -> bool:
@@ -220,20 +222,18 @@ class Turns:
 
 
 class Ripe:
-    """Leases of one sort and width that have run for `age` seconds, who has had most first.
+    """Leases of one sort and width that began at `latest` or earlier, who has had most first.
 
     They are looked up as far as somebody asks, and only once in a decision.
     """
 
-    def __init__(
-        self, view: View, now: float, entries: list[tuple[float, int]], age: float, chosen: set[int]
-    ) -> None:
+    def __init__(self, view: View, now: float, kind: tuple[Sort, int], latest: float, chosen: set[int]) -> None:
         self._view = view
         self._now = now
-        self._entries = entries
-        self._next = len(entries) - 1
-        self._latest = now - age
+        self._latest = latest if view.rules.preempt else float("-inf")
         self._chosen = chosen
+        self._entries = self._candidates(kind)
+        self._next = len(self._entries) - 1
         self._found: list[tuple[float, int]] = []
         self._first = 0
         """All before it are chosen."""
@@ -251,6 +251,14 @@ class Ripe:
                 self._first += 1
             at += 1
 
+    def _candidates(self, kind: tuple[Sort, int]) -> list[tuple[float, int]]:
+        """All, or only those that began early enough where they are few: many have just come back."""
+        every, begun = self._view.served[kind], self._view.begun[kind]
+        early = bisect_right(begun, self._latest, key=lambda entry: entry[0])
+        if self._view.ending or early * 4 > len(every):
+            return every
+        return sorted(self._view.served_entry(self._view.leases[lease_id]) for _, lease_id in begun[:early])
+
     def _find(self, least: float) -> bool:
         """Whether there is one more with as much."""
         while self._next >= 0:
@@ -264,10 +272,9 @@ class Ripe:
         return False
 
     def _is_ripe(self, lease: Lease) -> bool:
-        rules = self._view.rules
-        if lease.cell_running and not rules.interrupt_cells:
+        if lease.cell_running and not self._view.rules.interrupt_cells:
             return False
-        return (rules.preempt and lease.since <= self._latest) or _is_over(lease, self._now)
+        return lease.since <= self._latest or _is_over(lease, self._now)
 
 
 class Room:
@@ -275,9 +282,11 @@ class Room:
 
     def __init__(self, walk: Walk) -> None:
         self.view = walk.view
-        self._hosts: dict[Sort, dict[str, int]] | None = None
         self._total = {sort: pool.free for sort, pool in self.view.pools.items()}
         self._soon: list[int] = []
+        self._claimed: list[tuple[Sort, str, int]] = []
+        self._by_host: dict[tuple[Sort, ...], ByHost] = {}
+        """Made when somebody needs several on one host."""
         for lease_id in sorted(self.view.suspending):
             self.add(self.view.leases[lease_id])
 
@@ -285,7 +294,8 @@ class Room:
         """Those that would help `ask`; on one host where it needs that."""
         if fits_anywhere(ask):
             return self.at(ANYWHERE, ask)
-        return max(self._rooms(ask).values(), default=0)
+        by_host = self._hosts(ask)
+        return by_host.devices.get(ask.host, 0) if ask.host else by_host.most
 
     def add(self, lease: Lease) -> None:
         for uuid in lease.uuids:
@@ -294,32 +304,15 @@ class Room:
                 continue
             self._total[self.view.sorts[at]] += 1
             self._soon.append(at)
-            if self._hosts is not None:
-                self._count(self._hosts, at)
-
-    def host_for(self, ask: Ask) -> str | None:
-        """A host with room for it; `ANYWHERE` where it does not matter which."""
-        if fits_anywhere(ask):
-            return ANYWHERE if self.at(ANYWHERE, ask) >= ask.count else None
-        return min((host for host, room in self._rooms(ask).items() if room >= ask.count), default=None)
-
-    def _rooms(self, ask: Ask) -> dict[str, int]:
-        """By host, the devices there that would help `ask`; not those without any."""
-        rooms: dict[str, int] = {}
-        for sort in self.view.matching(ask):
-            for host, devices in self._by_host()[sort].items():
-                if devices and ask.host in ("", host):
-                    rooms[host] = rooms.get(host, 0) + devices
-        return rooms
+            for sorts, by_host in self._by_host.items():
+                if self.view.sorts[at] in sorts:
+                    by_host.change(self.view.sorts[at], self.view.devices[at].host, 1)
 
     def at(self, host: str, ask: Ask) -> int:
         """Devices there that would help `ask`."""
         if host == ANYWHERE:
             return sum([self._total[sort] for sort in self.view.matching(ask)])
-        if ask.host not in ("", host):
-            return 0
-        by_host = self._by_host()
-        return sum([by_host[sort].get(host, 0) for sort in self.view.matching(ask)])
+        return self._hosts(ask).devices.get(host, 0) if ask.host in ("", host) else 0
 
     def hosts_of(self, lease: Lease, ask: Ask) -> list[str]:
         """One entry for each device of it that would help `ask`."""
@@ -334,26 +327,64 @@ class Room:
 
     def claim(self, ask: Ask) -> None:
         """Later ones do not count on it as well."""
-        host, left = self.host_for(ask), ask.count
+        host = self._host_for(ask)
+        left = ask.count
         for sort in self.view.matching(ask):
             part = min(left, self._total[sort])
-            if self._hosts is not None and host not in (None, ANYWHERE):
-                part = min(part, self._hosts[sort].get(str(host), 0))
-                self._hosts[sort][str(host)] = self._hosts[sort].get(str(host), 0) - part
+            if host != ANYWHERE:
+                part = min(part, self._hosts(ask).of_sort.get((sort, host), 0))
+                self._claimed.append((sort, host, part))
+                for sorts, by_host in self._by_host.items():
+                    if sort in sorts:
+                        by_host.change(sort, host, -part)
             self._total[sort] -= part
             left -= part
 
-    def _by_host(self) -> dict[Sort, dict[str, int]]:
-        if self._hosts is None:
-            pools = self.view.pools.items()
-            self._hosts = {sort: {host: len(at) for host, at in pool.hosts.items()} for sort, pool in pools}
-            for at in self._soon:
-                self._count(self._hosts, at)
-        return self._hosts
+    def _host_for(self, ask: Ask) -> str:
+        """The first by name that has room for it; `ANYWHERE` where it does not matter which, or none has."""
+        if fits_anywhere(ask):
+            return ANYWHERE
+        devices = self._hosts(ask).devices
+        return min((h for h, n in devices.items() if ask.host in ("", h) and n >= ask.count), default=ANYWHERE)
 
-    def _count(self, hosts: dict[Sort, dict[str, int]], at: int) -> None:
-        of_sort, host = hosts[self.view.sorts[at]], self.view.devices[at].host
-        of_sort[host] = of_sort.get(host, 0) + 1
+    def _hosts(self, ask: Ask) -> ByHost:
+        sorts = self.view.matching(ask)
+        if sorts not in self._by_host:
+            by_host = self._by_host[sorts] = ByHost()
+            for sort in sorts:
+                for host, positions in self.view.pools[sort].hosts.items():
+                    by_host.change(sort, host, len(positions))
+            for at in self._soon:
+                if self.view.sorts[at] in sorts:
+                    by_host.change(self.view.sorts[at], self.view.devices[at].host, 1)
+            for sort, host, part in self._claimed:
+                if sort in sorts:
+                    by_host.change(sort, host, -part)
+        return self._by_host[sorts]
+
+
+class ByHost:
+    """Devices of some sorts, by host."""
+
+    def __init__(self) -> None:
+        self.devices: dict[str, int] = {}
+        self.of_sort: dict[tuple[Sort, str], int] = {}
+        self._hosts_with: Counter[int] = Counter()
+
+    @property
+    def most(self) -> int:
+        """On any host."""
+        return max(self._hosts_with, default=0)
+
+    def change(self, sort: Sort, host: str, by: int) -> None:
+        before = self.devices.get(host, 0)
+        self.devices[host] = before + by
+        self.of_sort[sort, host] = self.of_sort.get((sort, host), 0) + by
+        self._hosts_with[before + by] += 1
+        if self._hosts_with[before] > 1:
+            self._hosts_with[before] -= 1
+        else:
+            del self._hosts_with[before]
 
 
 def fits_anywhere(ask: Ask) -> bool:
