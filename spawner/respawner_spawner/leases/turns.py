@@ -9,6 +9,7 @@ little, so short work passes long work). A session whose booking is over may go 
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -33,7 +34,8 @@ def suspensions(walk: Walk) -> tuple[Suspension, ...]:
     ):
         return ()
     turns = Turns(walk)
-    walk.in_order(turns.make_room)
+    if turns.can_be_any():
+        walk.in_order(turns.make_room)
     return tuple(turns.out)
 
 
@@ -44,8 +46,10 @@ class Waiter:
     request: Request
     priority: int
     account: str
+    room: int
+    """Devices that it could use and that are free, or soon free."""
     attained: float
-    """GPU-seconds that it has had, less those that it has waited for since."""
+    """Seconds that it has had each of its GPUs, less those that it has waited for since."""
     guaranteed: bool
     """Its account is below its guarantee."""
     booked: bool
@@ -73,8 +77,14 @@ class Turns:
             self._wanted[len(grant.uuids)] -= len(grant.uuids)
         self._refused: dict[tuple[int, str, int], float] = {}
         """The least attained service for which there was nobody to suspend, by ask, account and priority."""
+        self._refused_now: dict[tuple[int, str, int], float] = {}
+        """The same for those who fill, until a suspension has left more room than was asked for."""
         self._given: defaultdict[str, int] = defaultdict(int)
         """What accounts lose by the suspensions so far."""
+        self._only_slices = _only_slices(walk)
+        """Whether nobody makes room on other grounds than to have had a slice more."""
+        self._most: dict[int, float] = {}
+        """By ask: what the one who has had most has had, of those who could make room."""
         self._ripe: dict[tuple[Sort, int, float], Ripe] = {}
         self._places: dict[int, dict[int, list[str]]] = {}
         """By ask and lease, what `Room.hosts_of` says."""
@@ -84,41 +94,82 @@ class Turns:
         ask = request.ask
         if ask.kind == Kind.SHARE or self.walk.over_limit(request, least_cost(ask)):
             return False
-        waiter = self._waiter(request)
-        account = waiter.account if self.view.limits else ""
-        key = (self.view.ask_ids[request.id], account, waiter.priority)
-        special = waiter.guaranteed or waiter.booked or waiter.fills
-        if not special and waiter.attained >= self._refused.get(key, float("inf")):
+        room = self._room.count(ask)
+        if self._only_slices and room < ask.count and self._below_all(request, room):
             return False
-        victims = self._victims(waiter)
+        waiter = self._waiter(request, room)
+        victims = self._victims_unless_refused(waiter)
         if victims is None:
-            if not special:
-                self._refused[key] = waiter.attained
             return False
         for lease in victims:
             self._chosen.add(lease.id)
             self._given[self.view.account(lease)] += self.view.cost(lease.uuids)
             self.out.append(Suspension(lease.id, request.id, self._why(lease, waiter)))
             self._room.add(lease)
-        self._room.claim(request.ask)
-        self._wanted[request.ask.count] -= request.ask.count
+        self._room.claim(ask)
+        self._wanted[ask.count] -= ask.count
+        self._refused_now.clear()
         return True
+
+    def _victims_unless_refused(self, waiter: Waiter) -> list[Lease] | None:
+        """`_victims`, looked for only once for those who are alike."""
+        request = waiter.request
+        if waiter.room >= request.ask.count:
+            return []
+        if waiter.guaranteed or waiter.booked:
+            return self._victims(waiter)
+        refused = self._refused_now if waiter.fills else self._refused
+        account = waiter.account if self.view.limits else ""
+        key = (self.view.ask_ids[request.id], account, waiter.priority)
+        if waiter.least >= refused.get(key, float("inf")):
+            return None
+        victims = self._victims(waiter)
+        if victims is None:
+            refused[key] = waiter.least
+        return victims
 
     def _wanted_by_narrow(self, count: int) -> int:
         """Devices that are asked for by those who can use what a wider session leaves."""
         return sum(devices for width, devices in self._wanted.items() if width <= count)
 
-    def _waiter(self, request: Request) -> Waiter:
-        view, account = self.view, self.view.account(request)
+    def can_be_any(self) -> bool:
+        """False where nobody has had a slice, and nothing else would be a ground."""
+        rules = self.view.rules
+        return not self._only_slices or any(
+            self._ripe_for(sort, width, 1.0).has_any(rules.slice_seconds) for sort, width in self.view.served
+        )
+
+    def _below_all(self, request: Request, room: int) -> bool:
+        """Whether nobody has had enough more than this one."""
+        ask = request.ask
+        ask_id, slice_seconds = self.view.ask_ids[request.id], self.view.rules.slice_seconds
+        if ask_id not in self._most:
+            sorts = self.view.matching(ask)
+            lists = [
+                self._ripe_for(sort, width, max(1.0, width / ask.count))
+                for sort, width in self.view.served
+                if sort in sorts
+            ]
+            self._most[ask_id] = max((ripe.most(slice_seconds) for ripe in lists), default=float("-inf"))
+        least = 0.0 if fills(ask, room) else self._attained(request)
+        return self._most[ask_id] < least + slice_seconds
+
+    def _attained(self, request: Request) -> float:
+        """Seconds that it has had each of its GPUs, less those that it has waited for since."""
         waited = max(0.0, self.now - request.submitted)
+        return max(0.0, request.attained_seconds / request.ask.count - waited)
+
+    def _waiter(self, request: Request, room: int) -> Waiter:
+        view, account = self.view, self.view.account(request)
         return Waiter(
             request,
             view.priority(request),
             account,
-            max(0.0, request.attained_seconds / request.ask.count - waited),
+            room,
+            self._attained(request),
             view.guarantee(account) > 0 and view.over_guarantee(account) + least_cost(request.ask) <= 0,
             self.walk.bookings.active_for(request.groups, request.ask) is not None,
-            request.ask.count > 1 and 2 * self._room.count(request.ask) >= request.ask.count,
+            fills(request.ask, room),
         )
 
     def _victims(self, waiter: Waiter) -> list[Lease] | None:
@@ -127,8 +178,6 @@ class Turns:
         None as well where more GPUs would come free than all who wait could use.
         """
         ask = waiter.request.ask
-        if self._room.count(ask) >= ask.count:
-            return []
         found: list[Lease] = []
         there: dict[str, int] = {}
         anywhere = fits_anywhere(ask)
@@ -180,16 +229,15 @@ class Turns:
         least = 0.0 if everybody else waiter.least + self.view.rules.slice_seconds
         for wide in (False, True):
             lists = [
-                self._ripe_for(waiter, sort, width).down_to(least)
+                self._ripe_for(sort, width, max(1.0, width / waiter.request.ask.count)).down_to(least)
                 for (sort, width), entries in self.view.served.items()
                 if entries and sort in sorts and (width > waiter.request.ask.count) == wide
             ]
             for _, lease_id in merge(*lists) if len(lists) > 1 else chain(*lists):
                 yield self.view.leases[lease_id]
 
-    def _ripe_for(self, waiter: Waiter, sort: Sort, width: int) -> Ripe:
+    def _ripe_for(self, sort: Sort, width: int, longer: float) -> Ripe:
         """Who holds more than is needed runs for so much longer: it needs as many at once to come back."""
-        longer = max(1.0, width / waiter.request.ask.count)
         key = (sort, width, longer)
         if key not in self._ripe:
             latest = self.now - self.view.rules.min_run_seconds * longer
@@ -251,10 +299,18 @@ class Ripe:
                 self._first += 1
             at += 1
 
+    def has_any(self, least: float) -> bool:
+        return next(self.down_to(least), None) is not None
+
+    def most(self, least: float) -> float:
+        """What the first has had; -∞ where nobody has had `least`."""
+        first = next(self.down_to(least), None)
+        return -first[0] if first else float("-inf")
+
     def _candidates(self, kind: tuple[Sort, int]) -> list[tuple[float, int]]:
         """All, or only those that began early enough where they are few: many have just come back."""
         every, begun = self._view.served[kind], self._view.begun[kind]
-        early = bisect_right(begun, self._latest, key=lambda entry: entry[0])
+        early = bisect_right(begun, (self._latest, sys.maxsize))
         if self._view.ending or early * 4 > len(every):
             return every
         return sorted(self._view.served_entry(self._view.leases[lease_id]) for _, lease_id in begun[:early])
@@ -385,6 +441,18 @@ class ByHost:
             self._hosts_with[before] -= 1
         else:
             del self._hosts_with[before]
+
+
+def fills(ask: Ask, room: int) -> bool:
+    """At least half of what it needs is free and of no use to others: served, it keeps more GPUs busy."""
+    return ask.count > 1 and 2 * room >= ask.count
+
+
+def _only_slices(walk: Walk) -> bool:
+    view = walk.view
+    priorities = view.lease_priorities.keys() | view.lines.keys()
+    guaranteed = any(limit.guarantee for limit in view.limits.values())
+    return len(priorities) <= 1 and not (guaranteed or walk.bookings.near or view.ending)
 
 
 def fits_anywhere(ask: Ask) -> bool:
