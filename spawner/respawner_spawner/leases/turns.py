@@ -71,6 +71,8 @@ class Turns:
         self.out: list[Suspension] = []
         self._chosen: set[int] = set()
         self._room = Room(walk)
+        self._rooms: dict[int, int] = {}
+        """By ask, what `Room.count` says, until something changes."""
         self._wanted = dict(self.view.wanted)
         """Devices that those who wait ask for, by the number that one asks for."""
         for grant in walk.grants.values():
@@ -94,7 +96,10 @@ class Turns:
         ask = request.ask
         if ask.kind == Kind.SHARE or self.walk.over_limit(request, least_cost(ask)):
             return False
-        room = self._room.count(ask)
+        ask_id = self.view.ask_ids[request.id]
+        room = self._rooms.get(ask_id)
+        if room is None:
+            room = self._rooms[ask_id] = self._room.count(ask)
         if self._only_slices and room < ask.count and self._below_all(request, room):
             return False
         waiter = self._waiter(request, room)
@@ -109,6 +114,7 @@ class Turns:
         self._room.claim(ask)
         self._wanted[ask.count] -= ask.count
         self._refused_now.clear()
+        self._rooms.clear()
         return True
 
     def _victims_unless_refused(self, waiter: Waiter) -> list[Lease] | None:
