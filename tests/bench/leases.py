@@ -25,8 +25,9 @@ from .lease_player import Player
 from .lease_trace import Load
 from .table import BenchError, positive_setting, progress, table
 
-TURNS = Rules(preempt=True, min_run_seconds=3600, slice_seconds=3600, suspend_cost_seconds=120)
-"""What `ours_suspend` is allowed: turns of an hour, two minutes lost at every suspend and resume."""
+TURNS = Rules(preempt=True, min_run_seconds=3600)
+"""What `ours_suspend` is allowed: nobody goes within an hour; the rest is as delivered: a slice of two hours, and two
+minutes lost at every suspend and resume."""
 
 HEAD = [
     "policy",
