@@ -281,7 +281,9 @@ class Ripe:
     They are looked up as far as somebody asks, and only once in a decision.
     """
 
-    def __init__(self, view: View, now: float, kind: tuple[Sort, int], latest: float, chosen: set[int]) -> None:
+    def __init__(
+        self, view: View, now: float, kind: tuple[Sort, int], latest: float, chosen: set[int]
+    ) -> None:
         self._view = view
         self._now = now
         self._latest = latest if view.rules.preempt else float("-inf")
@@ -407,7 +409,9 @@ class Room:
         if fits_anywhere(ask):
             return ANYWHERE
         devices = self._hosts(ask).devices
-        return min((h for h, n in devices.items() if ask.host in ("", h) and n >= ask.count), default=ANYWHERE)
+        return min(
+            (h for h, n in devices.items() if ask.host in ("", h) and n >= ask.count), default=ANYWHERE
+        )
 
     def _hosts(self, ask: Ask) -> ByHost:
         sorts = self.view.matching(ask)
