@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def _file(settings: Settings) -> Path:
 
 def _create(settings: Settings, client: docker.APIClient) -> dict[str, Any]:
     subnet = settings.engine.subnet
-    pools = [docker.types.IPAMPool(subnet=subnet)] if subnet else []
+    # The gateway is named: Docker 20.10 does not tell the one that it takes for a subnet of ours.
+    pools = [docker.types.IPAMPool(subnet=subnet, gateway=_first_address(subnet))] if subnet else []
     try:
         client.create_network(
             settings.network,
@@ -57,6 +59,10 @@ def _create(settings: Settings, client: docker.APIClient) -> dict[str, Any]:
             "Set another [engine] subnet if the range is in use."
         ) from error
     return client.inspect_network(settings.network)
+
+
+def _first_address(subnet: str) -> str:
+    return str(next(ipaddress.ip_network(subnet).hosts()))
 
 
 def _gateway_of(settings: Settings, network: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from .failure import SessionStartError
 from .leases.asks import BadAsk, ask_from, wants_cpu_meanwhile
 from .leases.ledger import Ledger
-from .leases.model import Ask, Kind, Lease, State, Wait
+from .leases.model import Ask, Kind, Lease, State
 from .leases.policy import decide
 from .leases.records import EndReason, NoLease, OpenRequest, Standing
 
@@ -97,11 +97,7 @@ def _waits(ledger: Ledger, who: Claimant, standing: Standing | None) -> SessionS
         ledger.cancel(who.holder, "scheduler", wait.reason)
         return SessionStartError(f"This cannot be granted here: {wait.reason}", reason="gpus")
     return SessionStartError(
-        f"No GPU is free for you yet: your session is {_place(wait)} "
+        f"No GPU is free for you yet, so your session waits: {wait.reason if wait else 'it has just been queued'}. "
         "It starts by itself when its turn comes; the page GPUs shows the queue, and there you can give it up.",
         reason="queued",
     )
-
-
-def _place(wait: Wait | None) -> str:
-    return f"number {wait.position} in the queue. {wait.reason.rstrip('.')}." if wait else "in the queue."

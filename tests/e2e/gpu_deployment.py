@@ -149,7 +149,7 @@ def deployment_with_gpus(
             copy_image(image, engine)
         session = {"max_gpus": 2, "stop_grace_seconds": 20, "mem_limit": "", **settings.pop("session", {})}
         deployment = GpuDeployment(engine, image={"name": image, "build": False}, session=session, **settings)
-        deployment.sections["engine"]["start"] = False
+        deployment.sections["engine"] |= {"start": False, "subnet": engine.subnet}
         deployment.write_settings()
         try:
             deployment.up()

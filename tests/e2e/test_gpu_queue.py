@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -90,6 +91,9 @@ def test_an_admin_sees_the_holder_and_the_queue_and_releases(deployment, ada, bo
     deployment.api("POST", f"users/{bob}")
     answer = deployment.api("POST", f"users/{bob}/server", json={"gpus": 1})
     assert answer.json()["position"] == 1
+    assert "ada" in deployment.run("gpu", "list").stdout
+    [request] = json.loads(deployment.run("gpu", "queue", "--json").stdout)
+    assert (request["user"], request["position"]) == ("bob", 1)
     with open_page(deployment) as person:
         page = person.page
         person.log_in("boss")

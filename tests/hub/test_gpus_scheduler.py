@@ -10,7 +10,7 @@ import pytest
 from respawner_hub.gpus import idle
 from respawner_hub.gpus.hub_client import HubClient, HubServer
 from respawner_hub.gpus.rounds import Policy
-from respawner_hub.gpus.scheduler import Scheduler, Times
+from respawner_hub.gpus.scheduler import TAKE_OVER_SECONDS, Scheduler, Times
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Kind, Rules
 
@@ -31,7 +31,7 @@ class Clock:
     """The present, and what a test adds to it."""
 
     def __init__(self) -> None:
-        self.ahead = 0.0
+        self.ahead = 2 * TAKE_OVER_SECONDS
 
     def __call__(self) -> float:
         return time.time() + self.ahead
@@ -45,8 +45,10 @@ class Driven:
         self.ledger = Ledger(str(hub.ledger.database.engine.url), self.clock)
         self.utilisation: dict[str, float] = {}
         self.failure = ""
+        self.used: dict = {}
+        self.wanted: dict = {}
         self.cell: bool | None = False
-        self.rules = rules
+        self.rules, self.policy = rules, Policy(Rules())
 
     def run(self, *steps: str) -> None:
         """Make the steps, and wait for what they began."""
@@ -71,18 +73,18 @@ class Driven:
         scheduler = Scheduler(
             self.ledger,
             client,
-            Policy(Rules()),
+            self.policy,
             self.rules,
             Times(warn_seconds=900, slot_held_seconds=600, utilisation=0.03),
             suspend,
             lambda: self.utilisation,
         )
-        scheduler._used = getattr(self, "used", {})
+        scheduler._used, scheduler._wanted = self.used, self.wanted
         for step in steps:
             self.ledger.heartbeat("stand-in", self.hub.devices)
             await getattr(scheduler, step)()
             await asyncio.gather(*scheduler._jobs.values())
-        self.used = scheduler._used
+        self.used, self.wanted = scheduler._used, scheduler._wanted
 
 
 @pytest.fixture
@@ -126,7 +128,7 @@ def test_the_next_in_the_queue_is_served_when_a_session_stops(hub, driven):
     eventually(lambda: not hub.ledger.leases(), "ada's lease to end")
     driven.run("look")
     assert standing(hub, "bob").state == "granted"
-    driven.clock.ahead = 2
+    driven.clock.ahead += 2
     driven.run("look")
     eventually(lambda: is_running(hub, "bob"), "bob's server")
     assert hub.api("GET", "/users/bob").json()["servers"][""]["user_options"] == {"gpus": 1}
@@ -179,6 +181,25 @@ def test_a_cell_is_interrupted_only_where_the_admin_says_so(hub, driven):
     assert hub.ledger.ended("test/ada/")[0].end_reason == "released"
 
 
+def test_a_preempted_session_is_warned_gives_way_and_queues_again(hub, driven):
+    driven.policy = Policy(Rules(preempt=True, min_run_seconds=60, slice_seconds=60))
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    ask(hub, "bob")
+    driven.utilisation = {"GPU-0": 0.9}
+    driven.run("look", "watch")
+    assert standing(hub, "ada").reclaim_at is None
+    driven.clock.ahead = 3600
+    driven.run("look", "watch")
+    assert "bob" in standing(hub, "ada").warning
+    driven.clock.ahead += 901
+    driven.run("look", "watch", "look")
+    eventually(lambda: standing(hub, "ada") and standing(hub, "ada").request.resumes, "ada's new request")
+    driven.run("look")
+    assert standing(hub, "bob").state == "granted"
+    assert standing(hub, "ada").state == "queued"
+
+
 def test_a_snooze_puts_the_suspension_off_once(hub, driven):
     token = hub.token("ada")
     ask(hub, "ada")
@@ -220,7 +241,8 @@ def test_a_session_without_a_gpu_changes_to_one_when_it_is_free_and_its_cell_has
     hub.api("DELETE", "/users/ada/server")
     eventually(lambda: not hub.ledger.leases(), "ada's lease to end")
     driven.run("look")
-    driven.clock.ahead, driven.cell = 2, True
+    driven.clock.ahead += 2
+    driven.cell = True
     driven.run("look")
     assert standing(hub, "bob").state == "granted"
     driven.cell = False
@@ -242,7 +264,7 @@ def test_a_user_moves_a_session_to_the_cpu_and_back(hub, driven):
     assert server(hub, "ada")["user_options"] == {"gpus": 0}
     assert "without a GPU already" in hub.api("POST", "/respawner/hop/ada", token, json={"gpus": 0}).text
     assert hub.api("POST", "/respawner/hop/ada", token, json={"gpus": 1}).status_code == 200
-    driven.clock.ahead = 2
+    driven.clock.ahead += 2
     driven.run("look")
     eventually(lambda: is_running(hub, "ada"), "ada's server with its GPU")
 
@@ -255,7 +277,7 @@ def test_a_moved_session_queues_again_and_starts_by_itself(hub, driven):
     driven.run("look")
     eventually(lambda: standing(hub, "ada").request.resumes, "ada's new request")
     driven.run("look")
-    driven.clock.ahead = 2
+    driven.clock.ahead += 2
     driven.run("look")
     eventually(lambda: is_running(hub, "ada"), "ada's server again")
     assert standing(hub, "ada").lease.fence > fence

@@ -43,7 +43,9 @@ def test_a_granted_lease_is_taken_whatever_the_options_say(ledger):
 def test_who_cannot_have_one_now_is_told_the_place_in_the_queue_and_waits_there(ledger):
     claim(ledger, ADA, {"gpus": 2})
     for place, who in enumerate((BOB, EVE), start=1):
-        with pytest.raises(SessionStartError, match=f"number {place} in the queue.*page GPUs") as caught:
+        with pytest.raises(
+            SessionStartError, match=f"waits: {place}(st|nd) in the queue.*page GPUs"
+        ) as caught:
             claim(ledger, who, ONE)
         assert caught.value.reason == "queued"
     assert [standing.request.holder for standing in ledger.queue()] == [BOB.holder, EVE.holder]

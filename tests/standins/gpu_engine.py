@@ -61,6 +61,11 @@ class GpuEngine:
         return f"{self._range}.0.1"
 
     @property
+    def subnet(self) -> str:
+        """For a network on it that no other engine's network meets."""
+        return f"{self._range}.128.0/24"
+
+    @property
     def client(self) -> docker.APIClient:
         return docker.APIClient(base_url=self.url, version="auto", timeout=120)
 
@@ -84,7 +89,8 @@ class GpuEngine:
         self._make_bridge()
         command = ["dockerd", "--host", self.url, "--pidfile", str(self.folder / "dockerd.pid")]
         command += ["--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec")]
-        command += ["--bridge", self.name, "--default-address-pool", f"base={self._range}.128.0/17,size=24"]
+        # No --default-address-pool: with it a dockerd that starts for the second time deletes the machine's docker0.
+        command += ["--bridge", self.name]
         command += ["--iptables=false", "--ip-forward=false", "--ip-masq=false"]
         command += ["--cgroup-parent", f"/{self.name}", "--containerd-namespace", self.name]
         command += ["--live-restore"] if self._live_restore else []

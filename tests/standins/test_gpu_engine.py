@@ -56,11 +56,20 @@ def test_the_hook_tells_who_lives_with_the_same_device(engine):
         assert engine.grants()[-1]["alive"] == []
 
 
-def test_a_killed_engine_comes_back_and_nothing_is_left_at_the_end():
+def interfaces() -> set[str]:
+    """Of this machine; those of containers come and go."""
+    output = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    names = {line.split(":")[1].strip() for line in output.splitlines()}
+    return {name for name in names if not name.startswith(("veth", "br-", "rsg"))}
+
+
+def test_a_killed_engine_comes_back_and_leaves_nothing_and_takes_nothing_of_other_engines():
+    before = interfaces()
     with gpu_engine.running(["GPU-a"]) as engine:
         engine.kill()
         engine.start()
         assert engine.client.ping()
+        assert interfaces() == before
         name, folder = engine.name, engine.folder
     assert not folder.exists()
     assert name not in subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout

@@ -34,6 +34,9 @@ WATCH_SECONDS = 10.0
 """How often sessions are asked whether they work, and their use is written down."""
 START_AFTER_SECONDS = 1.0
 """A grant that a handler of the hub goes on with at once is left to it."""
+TAKE_OVER_SECONDS = 5.0
+"""A suspension that somebody else began is left to them for so long. One of two that give up and go on at the same time
+would stop a session that the other has found working."""
 RETRY_SECONDS = 20.0
 """After a start or suspension that failed."""
 
@@ -69,22 +72,30 @@ class Scheduler:
     _jobs: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     """Holder → what is being done with its session."""
     _not_before: dict[str, float] = field(default_factory=dict)
+    _suspensions: set[int] = field(default_factory=set)
+    """Requests whose suspension this process began."""
     _wanted: dict[int, Suspension] = field(default_factory=dict)
     """Request → what the policy wants suspended for somebody else."""
 
     async def look(self) -> None:
         """Grant, start what was granted, and go on with suspensions."""
-        await asyncio.to_thread(self.ledger.expire, held_seconds=self.times.slot_held_seconds)
         found = await asyncio.to_thread(run_round, self.ledger, self.policy)
         for lease in found.granted:
             log.info("%s has %s", lease.holder, ", ".join(lease.uuids))
-        now = self.ledger.clock()
+        self._wanted = {s.lease_id: s for s in found.decision.suspensions}
+        late = False
         for standing in await asyncio.to_thread(self.ledger.standings):
             if standing.suspending_since is not None:
-                self._begin(standing.request.holder, self._suspend(standing))
-            elif standing.state is State.GRANTED and now - (standing.granted_at or now) > START_AFTER_SECONDS:
-                self._begin(standing.request.holder, self._start(standing))
-        self._wanted = {s.lease_id: s for s in found.decision.suspensions}
+                age = self.ledger.clock() - standing.suspending_since
+                if standing.request.id in self._suspensions or age > TAKE_OVER_SECONDS:
+                    self._begin(standing.request.holder, self._suspend(standing))
+            elif standing.state is State.GRANTED:
+                waited = self.ledger.clock() - (standing.granted_at or 0.0)
+                late = late or waited > self.times.slot_held_seconds
+                if START_AFTER_SECONDS < waited <= self.times.slot_held_seconds:
+                    self._begin(standing.request.holder, self._start(standing))
+        if late:
+            await asyncio.to_thread(self.ledger.expire, held_seconds=self.times.slot_held_seconds)
 
     async def watch(self) -> None:
         """See who works; warn, forgive and suspend who does not."""
@@ -125,11 +136,11 @@ class Scheduler:
     ) -> idle.Session:
         holder, lease = standing.request.holder, standing.lease
         assert lease is not None
-        told = [used[uuid] for uuid in lease.uuids if uuid in used]
-        if told and max(told) >= self.times.utilisation:
+        tells = [uuid for uuid in lease.uuids if not uuid.startswith("MIG-")]
+        # A GPU that nobody has read, as with a silent agent, counts as used; so does the time before this process.
+        if any(used.get(uuid, 1.0) >= self.times.utilisation for uuid in tells):
             self._used[holder] = now
-        # Nobody saw what it did before this process began: that counts as use.
-        last = self._used.setdefault(holder, now) if told else None
+        last = self._used.setdefault(holder, now) if tells else None
         return idle.Session(
             since=standing.claimed_at or lease.since,
             gpu_used=last,
@@ -151,6 +162,7 @@ class Scheduler:
         elif verdict is Verdict.SUSPEND and now >= self._not_before.get(holder, 0):
             # Who gives way for others comes back by itself; who idled, when its user comes.
             back = standing.request.ask if wanted else None
+            self._suspensions.add(standing.request.id)
             await asyncio.to_thread(self.ledger.begin_suspend, holder, reason, back)
 
     def _begin(self, holder: str, job: Coroutine[Any, Any, None]) -> None:
@@ -159,7 +171,13 @@ class Scheduler:
             job.close()
             return
         task = self._jobs[holder] = asyncio.ensure_future(job)
-        task.add_done_callback(lambda _: self._jobs.pop(holder))
+        task.add_done_callback(lambda done: self._ended(holder, done))
+
+    def _ended(self, holder: str, job: asyncio.Task[None]) -> None:
+        self._jobs.pop(holder)
+        if not job.cancelled() and (error := job.exception()):
+            self._not_before[holder] = time.time() + RETRY_SECONDS
+            log.error("%s: %s: %s", holder, type(error).__name__, error)
 
     async def _start(self, standing: Standing) -> None:
         holder = standing.request.holder
@@ -192,6 +210,7 @@ class Scheduler:
 
     async def _suspend(self, standing: Standing) -> None:
         holder = standing.request.holder
+        self._suspensions.discard(standing.request.id)
         log.info("Suspending %s: %s", holder, standing.suspend_reason)
         try:
             failure = await self.suspend(standing)
