@@ -462,6 +462,7 @@ def test_a_session_whose_booking_is_over_makes_room_for_whoever_waits(ledger, cl
     clock.now += 1
     (out,) = decide(ledger.cluster(gpus(1)), clock.now).suspensions
     assert [lease.id for lease in ledger.leases()] == [out.lease_id]
+    assert out.reason == "its booking is over; nora waits for 1"
 
 
 def test_a_booking_of_another_model_or_group_ends_nobody(ledger, clock):

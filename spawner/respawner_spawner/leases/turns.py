@@ -269,6 +269,8 @@ class Turns:
         return lease.attained_at(self.now) / len(lease.uuids) >= waiter.least + self.view.rules.slice_seconds
 
     def _why(self, lease: Lease, waiter: Waiter) -> str:
+        if _is_over(lease, self.now):
+            return f"its booking is over; {waiter.request.user} waits for {waiter.request.ask.count}"
         hours = lease.attained_at(self.now) / max(1, len(lease.uuids)) / 3600
         return (
             f"has had its GPUs for {hours:.1f} h; {waiter.request.user} waits for {waiter.request.ask.count}"
