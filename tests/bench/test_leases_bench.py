@@ -90,6 +90,14 @@ def test_every_policy_plays_a_small_load_to_its_end() -> None:
     assert set(columns(metrics)["jain"]) == set(metrics)
 
 
+def test_a_partition_that_has_no_room_for_the_largest_jobs_is_left_out() -> None:
+    jobs = (Job(0, 60, 4, "a"), Job(1, 60, 3, "b"), Job(2, 60, 1, "b"))
+    metrics = play(Load("small", jobs, 4))
+    assert metrics["static"] is None
+    assert metrics["easy"] is not None
+    assert columns(metrics)["jain"]["static"] is None
+
+
 def test_decisions_are_timed_on_a_cluster_that_stays_full() -> None:
     traffic = Traffic(16, Rules())
     waiting = len(traffic.view.queue)
