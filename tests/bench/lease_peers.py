@@ -13,6 +13,10 @@ from .lease_metrics import Run
 from .lease_trace import Job, Load
 
 
+class NotPossible(Exception):
+    """A load that a policy cannot play to its end."""
+
+
 def fifo(load: Load) -> list[Run]:
     return _play(load.jobs, load.gpus, backfill=False)
 
@@ -23,7 +27,10 @@ def easy(load: Load) -> list[Run]:
 
 
 def static(load: Load) -> list[Run]:
-    """Every group has its own GPUs, room for its largest job and the rest by its true demand; FIFO in each."""
+    """Every group has its own GPUs, room for its largest job and the rest by its true demand; FIFO in each.
+
+    Raises NotPossible where the GPUs are too few for that.
+    """
     parts = partition(load)
     runs: dict[int, Run] = {}
     for group, gpus in parts.items():
@@ -40,10 +47,8 @@ def partition(load: Load) -> dict[str, int]:
     for job in load.jobs:
         largest[job.group] = max(largest[job.group], job.gpus)
         demand[job.group] += job.gpus * job.duration
-    if (
-        sum(largest.values()) > load.gpus
-    ):  # not even every group's largest job: an equal part of what there is
-        return {group: max(1, load.gpus // len(largest)) for group in largest}
+    if sum(largest.values()) > load.gpus:
+        raise NotPossible(f"the largest jobs of all groups need {sum(largest.values())} GPUs")
     parts = dict(largest)
     for _ in range(load.gpus - sum(parts.values())):
         parts[max(sorted(demand), key=lambda group: demand[group] / parts[group])] += 1

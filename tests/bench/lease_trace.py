@@ -8,12 +8,15 @@ import lzma
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import IO
 
 from .table import BenchError
 
 PHILLY = Path(__file__).parent / "data" / "gpu_trace_philly.csv.xz"
+COLUMNS = ("submit_s", "duration_s", "gpus", "user", "group", "kind")
+NEEDED = ("submit_s", "duration_s", "gpus", "group")
 TEAM = ("103959", "11cb48", "b436b2", "ed69ec")
 """Four groups of the trace that together are like a team's cluster."""
 
@@ -60,10 +63,15 @@ def read(path: Path, gpus: int, name: str = "", groups: Iterable[str] = ()) -> L
     only = set(groups)
     with _opened(path) as file:
         rows = csv.DictReader(file)
-        jobs = [_job(path, rows.line_num, row) for row in rows if not only or row.get("group") in only]
+        try:
+            jobs = [_job(path, rows.line_num, row) for row in rows if not only or row.get("group") in only]
+        except (UnicodeDecodeError, csv.Error, lzma.LZMAError, EOFError, OSError) as error:
+            raise BenchError(f"{path}: no CSV, or a damaged one: {error}.") from error
     if not jobs:
-        raise BenchError(f"{path}: no jobs in it.")
+        raise BenchError(f"{path}: no jobs in it; the columns are {', '.join(COLUMNS)}.")
     jobs.sort(key=lambda job: job.submit)
+    if jobs[-1].submit == 0:
+        raise BenchError(f"{path}: every submit_s is 0: what happens until the last submission is measured.")
     largest = max(job.gpus for job in jobs)
     if largest > gpus:
         raise BenchError(
@@ -108,20 +116,28 @@ def hosts_of(gpus: int, per_host: int = 8) -> Sequence[int]:
 
 
 def _job(path: Path, line: int, row: dict[str, str]) -> Job:
+    where = f"{path}, line {line}"
+    missing = [name for name in NEEDED if row.get(name) is None]
+    if missing:
+        raise BenchError(f"{where}: no {', '.join(missing)}; the columns are {', '.join(COLUMNS)}.")
+    submit = _number(where, row, "submit_s", 0)
+    duration = _number(where, row, "duration_s", 0)
+    gpus = _number(where, row, "gpus", 1)
+    if duration == 0:
+        raise BenchError(f"{where}: duration_s={row['duration_s']!r}: must be more than 0 seconds.")
+    if not gpus.is_integer():
+        raise BenchError(f"{where}: gpus={row['gpus']!r}: must be a whole number from 1.")
+    return Job(submit, duration, int(gpus), row["group"], row.get("user") or "")
+
+
+def _number(where: str, row: dict[str, str], name: str, least: int) -> float:
     try:
-        job = Job(
-            float(row["submit_s"]),
-            float(row["duration_s"]),
-            int(row["gpus"]),
-            row["group"],
-            row.get("user") or "",
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        columns = "submit_s, duration_s, gpus, user, group, kind"
-        raise BenchError(f"{path}, line {line}: {error!r}; needs the columns {columns}.") from error
-    if job.submit < 0 or job.duration <= 0 or job.gpus < 1:
-        raise BenchError(f"{path}, line {line}: {job}: submit_s from 0, duration_s above 0, gpus from 1.")
-    return job
+        number = float(row[name])
+    except ValueError:
+        number = float("nan")
+    if not (isfinite(number) and number >= least):
+        raise BenchError(f"{where}: {name}={row[name]!r}: must be a number from {least}.")
+    return number
 
 
 def _opened(path: Path) -> IO[str]:

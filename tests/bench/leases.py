@@ -25,8 +25,9 @@ from .lease_player import Player
 from .lease_trace import Load
 from .table import BenchError, positive_setting, progress, table
 
-TURNS = Rules(preempt=True, min_run_seconds=3600, slice_seconds=3600, suspend_cost_seconds=120)
-"""What `ours_suspend` is allowed: turns of an hour, two minutes lost at every suspend and resume."""
+TURNS = Rules(preempt=True, min_run_seconds=3600)
+"""What `ours_suspend` is allowed: nobody goes within an hour; the rest is as delivered: a slice of two hours, and two
+minutes lost at every suspend and resume."""
 
 HEAD = [
     "policy",
@@ -77,8 +78,8 @@ def chosen() -> list[Load]:
     return [whole, team, team.since(0.5), trace.synthetic()]
 
 
-def play(load: Load) -> dict[str, Metrics]:
-    """Every policy on the same load; the table goes to stderr."""
+def play(load: Load) -> dict[str, Metrics | None]:
+    """Every policy on the same load, None for one that cannot play it; the table goes to stderr."""
     progress(f"{load.name}: {len(load.jobs)} jobs on {load.gpus} GPUs")
     policies: dict[str, Callable[[Load], list[Run]]] = {
         "ours": lambda load: Player(load, Rules(), "ours").play(),
@@ -87,12 +88,16 @@ def play(load: Load) -> dict[str, Metrics]:
         "easy": peers.easy,
         "static": peers.static,
     }
-    metrics = {}
+    metrics: dict[str, Metrics | None] = {}
     for name, policy in policies.items():
         started = perf_counter()
-        metrics[name] = measure(load, policy(load))
-        progress(f"  {name}: {perf_counter() - started:.0f} s")
-    progress(table(HEAD, [row(name, metric) for name, metric in metrics.items()]))
+        try:
+            metrics[name] = measure(load, policy(load))
+            progress(f"  {name}: {perf_counter() - started:.0f} s")
+        except peers.NotPossible as reason:
+            metrics[name] = None
+            progress(f"  {name}: not possible on {load.gpus} GPUs: {reason}")
+    progress(table(HEAD, [row(name, metric) for name, metric in metrics.items() if metric]))
     return metrics
 
 
@@ -115,8 +120,8 @@ def row(name: str, metric: Metrics) -> list[object]:
     ]
 
 
-def columns(metrics: dict[str, Metrics]) -> dict[str, Any]:
-    """{measure: {policy: number}}, rounded."""
+def columns(metrics: dict[str, Metrics | None]) -> dict[str, Any]:
+    """{measure: {policy: number}}, rounded; None where it could not play."""
     keys = {
         "utilisation": "utilisation",
         "wait_p50_s": "wait_p50",
@@ -130,7 +135,9 @@ def columns(metrics: dict[str, Metrics]) -> dict[str, Any]:
         "worst_group": "worst_group",
     }
     return {
-        key: {name: round(getattr(metric, attribute), 4) for name, metric in metrics.items()}
+        key: {
+            name: round(getattr(metric, attribute), 4) if metric else None for name, metric in metrics.items()
+        }
         for key, attribute in keys.items()
     }
 

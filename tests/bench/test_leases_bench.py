@@ -90,6 +90,14 @@ def test_every_policy_plays_a_small_load_to_its_end() -> None:
     assert set(columns(metrics)["jain"]) == set(metrics)
 
 
+def test_a_partition_that_has_no_room_for_the_largest_jobs_is_left_out() -> None:
+    jobs = (Job(0, 60, 4, "a"), Job(1, 60, 3, "b"), Job(2, 60, 1, "b"))
+    metrics = play(Load("small", jobs, 4))
+    assert metrics["static"] is None
+    assert metrics["easy"] is not None
+    assert columns(metrics)["jain"]["static"] is None
+
+
 def test_decisions_are_timed_on_a_cluster_that_stays_full() -> None:
     traffic = Traffic(16, Rules())
     waiting = len(traffic.view.queue)
@@ -100,16 +108,27 @@ def test_decisions_are_timed_on_a_cluster_that_stays_full() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("submit_s,gpus\n1,2\n", "needs the columns"),
+        ("submit_s,gpus\n1,2\n", "line 2: no duration_s, group; the columns are submit_s, "),
+        ("submit_s,duration_s,gpus,user,group,kind\n0,5,1,,g,\nx1,5,1,,g,\n", "line 3: submit_s='x1'"),
+        ("submit_s,duration_s,gpus,user,group,kind\n0,nan,1,,g,job\n", "duration_s='nan'"),
+        ("submit_s,duration_s,gpus,user,group,kind\n0,5,1.5,,g,job\n", "gpus='1.5'.*whole number"),
+        ("submit_s,duration_s,gpus,user,group,kind\n0,5,1,,g,job\n", "every submit_s is 0"),
         ("submit_s,duration_s,gpus,user,group,kind\n0,0,1,,g,job\n", "line 2"),
         ("submit_s,duration_s,gpus,user,group,kind\n", "no jobs"),
-        ("submit_s,duration_s,gpus,user,group,kind\n0,5,99,,g,job\n", "set GPUS=99"),
+        ("submit_s,duration_s,gpus,user,group,kind\n1,5,99,,g,job\n", "set GPUS=99"),
     ],
 )
 def test_a_trace_that_cannot_be_played_is_named(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(text)
     with pytest.raises(BenchError, match=said):
+        lease_trace.read(path, 8)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_bytes(b"\xb8\xff\x00")
+    with pytest.raises(BenchError, match="no CSV"):
         lease_trace.read(path, 8)
 
 

@@ -6,6 +6,7 @@ import pytest
 from respawner_spawner.leases import schema
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Decision, Device, Grant, Kind, Limit, State, Wait
+from respawner_spawner.leases.policy import decide
 from respawner_spawner.leases.records import EndReason, HeldByAnother, NoLease, OpenRequest, Use
 from sqlalchemy import insert, update
 from sqlalchemy.exc import IntegrityError
@@ -428,6 +429,47 @@ def test_reservations_end_by_themselves_or_are_cancelled(ledger, clock):
         ledger.reserve("vision", 0, clock.now, clock.now + 1, "user:root")
     with pytest.raises(ValueError, match="before it starts, or over already"):
         ledger.reserve("vision", 1, clock.now, clock.now, "user:root")
+
+
+def test_what_a_group_is_granted_within_its_booking_ends_with_it(ledger, clock):
+    before = run(ledger, "vera", "GPU-host-a-0", groups=("vision",))
+    clock.now += 10
+    booking = ledger.reserve("vision", 2, clock.now, clock.now + 100, "user:root")
+    within = run(ledger, "victor", "GPU-host-a-1", groups=("vision",))
+    on_top = run(ledger, "vic", "GPU-host-a-2", groups=("vision",))
+    other = run(ledger, "nora", "GPU-host-b-0", groups=("nlp",))
+
+    def ends():
+        found = ledger.cluster(gpus(3) + gpus(1, "host-b"))
+        return {lease.holder: lease.ends for lease in found.leases}
+
+    nobody = {lease.holder: None for lease in (before, within, on_top, other)}
+    assert ends() == {**nobody, within.holder: booking.end}
+    clock.now += 200
+    assert ends() == {**nobody, within.holder: booking.end}
+    assert ledger.cluster(gpus(3)).reservations == ()
+    clock.now -= 200
+    ledger.cancel_reservation(booking.id, "user:root")
+    assert ends() == nobody
+
+
+def test_a_session_whose_booking_is_over_makes_room_for_whoever_waits(ledger, clock):
+    ledger.reserve("vision", 1, clock.now, clock.now + 100, "user:root")
+    run(ledger, "victor", "GPU-host-a-0", groups=("vision",))
+    submit(ledger, "nora", groups=("nlp",))
+    clock.now += 99
+    assert decide(ledger.cluster(gpus(1)), clock.now).suspensions == ()
+    clock.now += 1
+    (out,) = decide(ledger.cluster(gpus(1)), clock.now).suspensions
+    assert [lease.id for lease in ledger.leases()] == [out.lease_id]
+    assert out.reason == "its booking is over; nora waits for 1"
+
+
+def test_a_booking_of_another_model_or_group_ends_nobody(ledger, clock):
+    ledger.reserve("vision", 1, clock.now, clock.now + 100, "user:root", model="A100")
+    ledger.reserve("nlp", 1, clock.now, clock.now + 100, "user:root")
+    run(ledger, "victor", "GPU-host-a-0", groups=("vision",))
+    assert [lease.ends for lease in ledger.cluster(gpus(1)).leases] == [None]
 
 
 def test_devices_are_those_that_the_agents_told_last(ledger, clock):

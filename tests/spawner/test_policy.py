@@ -404,6 +404,24 @@ def test_who_waits_gains_on_those_who_run_so_that_a_long_session_gets_its_turn_a
     assert suspended(state(waited=20 * HOUR)) == [1]
 
 
+def test_who_has_run_long_enough_is_found_among_many_that_have_just_come_back() -> None:
+    back = [holds(i, "bob", f"GPU-a-{i}", since=NOW - 60, attained_seconds=90 * HOUR) for i in range(7)]
+    old = holds(7, "bob", "GPU-a-7", since=NOW - 3 * HOUR)
+    queue = [wants(9, "alice", whole(), NOW)]
+    assert suspended(cluster(gpus("a", 8), [*back, old], queue, rules=TURNS)) == [7]
+    assert suspended(cluster(gpus("a", 8), back, queue, rules=TURNS)) == []
+
+
+def test_those_who_have_room_already_cause_no_suspension_and_leave_none_for_others() -> None:
+    leases = [
+        holds(1, "bob", "GPU-a-0", suspending=True),
+        *[holds(i, "bob", f"GPU-a-{i}", since=0) for i in (2, 3)],
+    ]
+    queue = [wants(8, "alice", whole(), NOW - 10), wants(9, "eve", whole(), NOW)]
+    state = cluster(gpus("a", 4)[:1] + gpus("a", 4)[2:], leases, queue, rules=TURNS)
+    assert [(s.lease_id, s.for_request) for s in decide(state, NOW).suspensions] == [(3, 9)]
+
+
 def test_as_few_as_needed_are_suspended_and_on_one_host() -> None:
     leases = [holds(1, "bob", "GPU-a-0"), holds(2, "bob", "GPU-b-0"), holds(3, "bob", "GPU-b-1")]
     state = cluster(gpus("a", 1) + gpus("b", 2), leases, [wants(9, "alice", whole(2), NOW)], rules=TURNS)

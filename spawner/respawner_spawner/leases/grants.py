@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from . import schema
 from .admin import UNKNOWN, Admin, host_target, put_cordon
 from .books import LIVE, OPEN, Change, devices_of, lease_of_row, request_of_row, standing_of_row, wait_of_row
+from .ends import with_ends
 from .model import Ask, Cluster, Decision, Device, Grant, Kind, Lease, Rules, State
 from .records import EndReason, HeldByAnother, NoLease, Standing, ask_as_json, ask_of_json
 from .requests import Requests, enqueue, service_of
@@ -40,12 +41,16 @@ class Leases(Requests, Admin):
             ).all()
             held = devices_of(connection, [row.id for row in rows])
             leases = tuple(lease_of_row(row, held[row.id], now) for row in rows if row.fence is not None)
+            known = tuple(_shared_later(self._with_admins_marks(connection, devices), leases))
+            since = min([lease.since for lease in leases] + [now])
+            bookings = list(self._reservations(connection, since))
+            leases = with_ends(leases, known, bookings)
             return Cluster(
-                devices=tuple(_shared_later(self._with_admins_marks(connection, devices), leases)),
+                devices=known,
                 leases=leases,
                 queue=tuple(request_of_row(row) for row in rows if row.fence is None),
                 limits=tuple(self._limits(connection)),
-                reservations=tuple(self._reservations(connection, now)),
+                reservations=tuple(booking for booking in bookings if booking.end > now),
                 rules=rules or Rules(),
             )
 

@@ -92,13 +92,17 @@ class Walk:
         left out when one was not served, and those whose ask is in `settled`. It ends when it is `done`.
         """
         for priority in sorted(self.view.lines, reverse=True):
-            lines = {account: _by_turn(line) for account, line in self.view.lines[priority].items()}
+            waiting = self.view.lines[priority]
+            lines: dict[str, list[Turn]] = {}
             turns = [
-                (self.view.over_guarantee(account), line[0][0], account) for account, line in lines.items()
+                (self.view.over_guarantee(account), min([alike[0] for alike in line.values()]), account)
+                for account, line in waiting.items()
             ]
             heapify(turns)
             while turns:
                 account = heappop(turns)[2]
+                if account not in lines:
+                    lines[account] = _by_turn(waiting[account])
                 line = lines[account]
                 if not self._serve_one(line, served, settled):
                     continue

@@ -9,7 +9,9 @@ little, so short work passes long work). A session whose booking is over may go 
 
 from __future__ import annotations
 
-from collections import defaultdict
+import sys
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import merge
@@ -32,7 +34,8 @@ def suspensions(walk: Walk) -> tuple[Suspension, ...]:
     ):
         return ()
     turns = Turns(walk)
-    walk.in_order(turns.make_room)
+    if turns.can_be_any():
+        walk.in_order(turns.make_room)
     return tuple(turns.out)
 
 
@@ -43,8 +46,10 @@ class Waiter:
     request: Request
     priority: int
     account: str
+    room: int
+    """Devices that it could use and that are free, or soon free."""
     attained: float
-    """GPU-seconds that it has had, less those that it has waited for since."""
+    """Seconds that it has had each of its GPUs, less those that it has waited for since."""
     guaranteed: bool
     """Its account is below its guarantee."""
     booked: bool
@@ -66,57 +71,111 @@ class Turns:
         self.out: list[Suspension] = []
         self._chosen: set[int] = set()
         self._room = Room(walk)
+        self._rooms: dict[int, int] = {}
+        """By ask, what `Room.count` says, until something changes."""
         self._wanted = dict(self.view.wanted)
         """Devices that those who wait ask for, by the number that one asks for."""
         for grant in walk.grants.values():
             self._wanted[len(grant.uuids)] -= len(grant.uuids)
         self._refused: dict[tuple[int, str, int], float] = {}
         """The least attained service for which there was nobody to suspend, by ask, account and priority."""
+        self._refused_now: dict[tuple[int, str, int], float] = {}
+        """The same for those who fill, until a suspension has left more room than was asked for."""
         self._given: defaultdict[str, int] = defaultdict(int)
         """What accounts lose by the suspensions so far."""
+        self._only_slices = _only_slices(walk)
+        """Whether nobody makes room on other grounds than to have had a slice more."""
+        self._most: dict[int, float] = {}
+        """By ask: what the one who has had most has had, of those who could make room."""
         self._ripe: dict[tuple[Sort, int, float], Ripe] = {}
         self._places: dict[int, dict[int, list[str]]] = {}
         """By ask and lease, what `Room.hosts_of` says."""
 
     def make_room(self, request: Request) -> bool:
         """Whether there will be room for it, because of suspensions under way or ordered here."""
-        if request.ask.kind == Kind.SHARE or self.walk.over_limit(request, least_cost(request.ask)):
+        ask = request.ask
+        if ask.kind == Kind.SHARE or self.walk.over_limit(request, least_cost(ask)):
             return False
-        waiter = self._waiter(request)
-        account = waiter.account if self.view.limits else ""
-        key = (self.view.ask_ids[request.id], account, waiter.priority)
-        special = waiter.guaranteed or waiter.booked or waiter.fills
-        if not special and waiter.attained >= self._refused.get(key, float("inf")):
+        ask_id = self.view.ask_ids[request.id]
+        room = self._rooms.get(ask_id)
+        if room is None:
+            room = self._rooms[ask_id] = self._room.count(ask)
+        if self._only_slices and room < ask.count and self._below_all(request, room):
             return False
-        victims = self._victims(waiter)
+        waiter = self._waiter(request, room)
+        victims = self._victims_unless_refused(waiter)
         if victims is None:
-            if not special:
-                self._refused[key] = waiter.attained
             return False
         for lease in victims:
             self._chosen.add(lease.id)
             self._given[self.view.account(lease)] += self.view.cost(lease.uuids)
             self.out.append(Suspension(lease.id, request.id, self._why(lease, waiter)))
             self._room.add(lease)
-        self._room.claim(request.ask)
-        self._wanted[request.ask.count] -= request.ask.count
+        self._room.claim(ask)
+        self._wanted[ask.count] -= ask.count
+        self._refused_now.clear()
+        self._rooms.clear()
         return True
+
+    def _victims_unless_refused(self, waiter: Waiter) -> list[Lease] | None:
+        """`_victims`, looked for only once for those who are alike."""
+        request = waiter.request
+        if waiter.room >= request.ask.count:
+            return []
+        if waiter.guaranteed or waiter.booked:
+            return self._victims(waiter)
+        refused = self._refused_now if waiter.fills else self._refused
+        account = waiter.account if self.view.limits else ""
+        key = (self.view.ask_ids[request.id], account, waiter.priority)
+        if waiter.least >= refused.get(key, float("inf")):
+            return None
+        victims = self._victims(waiter)
+        if victims is None:
+            refused[key] = waiter.least
+        return victims
 
     def _wanted_by_narrow(self, count: int) -> int:
         """Devices that are asked for by those who can use what a wider session leaves."""
         return sum(devices for width, devices in self._wanted.items() if width <= count)
 
-    def _waiter(self, request: Request) -> Waiter:
-        view, account = self.view, self.view.account(request)
+    def can_be_any(self) -> bool:
+        """False where nobody has had a slice, and nothing else would be a ground."""
+        rules = self.view.rules
+        return not self._only_slices or any(
+            self._ripe_for(sort, width, 1.0).has_any(rules.slice_seconds) for sort, width in self.view.served
+        )
+
+    def _below_all(self, request: Request, room: int) -> bool:
+        """Whether nobody has had enough more than this one."""
+        ask = request.ask
+        ask_id, slice_seconds = self.view.ask_ids[request.id], self.view.rules.slice_seconds
+        if ask_id not in self._most:
+            sorts = self.view.matching(ask)
+            lists = [
+                self._ripe_for(sort, width, max(1.0, width / ask.count))
+                for sort, width in self.view.served
+                if sort in sorts
+            ]
+            self._most[ask_id] = max((ripe.most(slice_seconds) for ripe in lists), default=float("-inf"))
+        least = 0.0 if fills(ask, room) else self._attained(request)
+        return self._most[ask_id] < least + slice_seconds
+
+    def _attained(self, request: Request) -> float:
+        """Seconds that it has had each of its GPUs, less those that it has waited for since."""
         waited = max(0.0, self.now - request.submitted)
+        return max(0.0, request.attained_seconds / request.ask.count - waited)
+
+    def _waiter(self, request: Request, room: int) -> Waiter:
+        view, account = self.view, self.view.account(request)
         return Waiter(
             request,
             view.priority(request),
             account,
-            max(0.0, request.attained_seconds / request.ask.count - waited),
+            room,
+            self._attained(request),
             view.guarantee(account) > 0 and view.over_guarantee(account) + least_cost(request.ask) <= 0,
             self.walk.bookings.active_for(request.groups, request.ask) is not None,
-            request.ask.count > 1 and 2 * self._room.count(request.ask) >= request.ask.count,
+            fills(request.ask, room),
         )
 
     def _victims(self, waiter: Waiter) -> list[Lease] | None:
@@ -125,8 +184,6 @@ class Turns:
         None as well where more GPUs would come free than all who wait could use.
         """
         ask = waiter.request.ask
-        if self._room.host_for(ask) is not None:
-            return []
         found: list[Lease] = []
         there: dict[str, int] = {}
         anywhere = fits_anywhere(ask)
@@ -178,20 +235,19 @@ class Turns:
         least = 0.0 if everybody else waiter.least + self.view.rules.slice_seconds
         for wide in (False, True):
             lists = [
-                self._ripe_for(waiter, sort, width).down_to(least)
+                self._ripe_for(sort, width, max(1.0, width / waiter.request.ask.count)).down_to(least)
                 for (sort, width), entries in self.view.served.items()
                 if entries and sort in sorts and (width > waiter.request.ask.count) == wide
             ]
             for _, lease_id in merge(*lists) if len(lists) > 1 else chain(*lists):
                 yield self.view.leases[lease_id]
 
-    def _ripe_for(self, waiter: Waiter, sort: Sort, width: int) -> Ripe:
+    def _ripe_for(self, sort: Sort, width: int, longer: float) -> Ripe:
         """Who holds more than is needed runs for so much longer: it needs as many at once to come back."""
-        longer = max(1.0, width / waiter.request.ask.count)
         key = (sort, width, longer)
         if key not in self._ripe:
-            age = self.view.rules.min_run_seconds * longer
-            self._ripe[key] = Ripe(self.view, self.now, self.view.served[sort, width], age, self._chosen)
+            latest = self.now - self.view.rules.min_run_seconds * longer
+            self._ripe[key] = Ripe(self.view, self.now, (sort, width), latest, self._chosen)
         return self._ripe[key]
 
     def _may_suspend(self, lease: Lease, waiter: Waiter) -> bool:
@@ -213,6 +269,8 @@ class Turns:
         return lease.attained_at(self.now) / len(lease.uuids) >= waiter.least + self.view.rules.slice_seconds
 
     def _why(self, lease: Lease, waiter: Waiter) -> str:
+        if _is_over(lease, self.now):
+            return f"its booking is over; {waiter.request.user} waits for {waiter.request.ask.count}"
         hours = lease.attained_at(self.now) / max(1, len(lease.uuids)) / 3600
         return (
             f"has had its GPUs for {hours:.1f} h; {waiter.request.user} waits for {waiter.request.ask.count}"
@@ -220,20 +278,20 @@ class Turns:
 
 
 class Ripe:
-    """Leases of one sort and width that have run for `age` seconds, who has had most first.
+    """Leases of one sort and width that began at `latest` or earlier, who has had most first.
 
     They are looked up as far as somebody asks, and only once in a decision.
     """
 
     def __init__(
-        self, view: View, now: float, entries: list[tuple[float, int]], age: float, chosen: set[int]
+        self, view: View, now: float, kind: tuple[Sort, int], latest: float, chosen: set[int]
     ) -> None:
         self._view = view
         self._now = now
-        self._entries = entries
-        self._next = len(entries) - 1
-        self._latest = now - age
+        self._latest = latest if view.rules.preempt else float("-inf")
         self._chosen = chosen
+        self._entries = self._candidates(kind)
+        self._next = len(self._entries) - 1
         self._found: list[tuple[float, int]] = []
         self._first = 0
         """All before it are chosen."""
@@ -251,6 +309,22 @@ class Ripe:
                 self._first += 1
             at += 1
 
+    def has_any(self, least: float) -> bool:
+        return next(self.down_to(least), None) is not None
+
+    def most(self, least: float) -> float:
+        """What the first has had; -∞ where nobody has had `least`."""
+        first = next(self.down_to(least), None)
+        return -first[0] if first else float("-inf")
+
+    def _candidates(self, kind: tuple[Sort, int]) -> list[tuple[float, int]]:
+        """All, or only those that began early enough where they are few: many have just come back."""
+        every, begun = self._view.served[kind], self._view.begun[kind]
+        early = bisect_right(begun, (self._latest, sys.maxsize))
+        if self._view.ending or early * 4 > len(every):
+            return every
+        return sorted(self._view.served_entry(self._view.leases[lease_id]) for _, lease_id in begun[:early])
+
     def _find(self, least: float) -> bool:
         """Whether there is one more with as much."""
         while self._next >= 0:
@@ -264,10 +338,9 @@ class Ripe:
         return False
 
     def _is_ripe(self, lease: Lease) -> bool:
-        rules = self._view.rules
-        if lease.cell_running and not rules.interrupt_cells:
+        if lease.cell_running and not self._view.rules.interrupt_cells:
             return False
-        return (rules.preempt and lease.since <= self._latest) or _is_over(lease, self._now)
+        return lease.since <= self._latest or _is_over(lease, self._now)
 
 
 class Room:
@@ -275,9 +348,11 @@ class Room:
 
     def __init__(self, walk: Walk) -> None:
         self.view = walk.view
-        self._hosts: dict[Sort, dict[str, int]] | None = None
         self._total = {sort: pool.free for sort, pool in self.view.pools.items()}
         self._soon: list[int] = []
+        self._claimed: list[tuple[Sort, str, int]] = []
+        self._by_host: dict[tuple[Sort, ...], ByHost] = {}
+        """Made when somebody needs several on one host."""
         for lease_id in sorted(self.view.suspending):
             self.add(self.view.leases[lease_id])
 
@@ -285,7 +360,8 @@ class Room:
         """Those that would help `ask`; on one host where it needs that."""
         if fits_anywhere(ask):
             return self.at(ANYWHERE, ask)
-        return max(self._rooms(ask).values(), default=0)
+        by_host = self._hosts(ask)
+        return by_host.devices.get(ask.host, 0) if ask.host else by_host.most
 
     def add(self, lease: Lease) -> None:
         for uuid in lease.uuids:
@@ -294,32 +370,15 @@ class Room:
                 continue
             self._total[self.view.sorts[at]] += 1
             self._soon.append(at)
-            if self._hosts is not None:
-                self._count(self._hosts, at)
-
-    def host_for(self, ask: Ask) -> str | None:
-        """A host with room for it; `ANYWHERE` where it does not matter which."""
-        if fits_anywhere(ask):
-            return ANYWHERE if self.at(ANYWHERE, ask) >= ask.count else None
-        return min((host for host, room in self._rooms(ask).items() if room >= ask.count), default=None)
-
-    def _rooms(self, ask: Ask) -> dict[str, int]:
-        """By host, the devices there that would help `ask`; not those without any."""
-        rooms: dict[str, int] = {}
-        for sort in self.view.matching(ask):
-            for host, devices in self._by_host()[sort].items():
-                if devices and ask.host in ("", host):
-                    rooms[host] = rooms.get(host, 0) + devices
-        return rooms
+            for sorts, by_host in self._by_host.items():
+                if self.view.sorts[at] in sorts:
+                    by_host.change(self.view.sorts[at], self.view.devices[at].host, 1)
 
     def at(self, host: str, ask: Ask) -> int:
         """Devices there that would help `ask`."""
         if host == ANYWHERE:
             return sum([self._total[sort] for sort in self.view.matching(ask)])
-        if ask.host not in ("", host):
-            return 0
-        by_host = self._by_host()
-        return sum([by_host[sort].get(host, 0) for sort in self.view.matching(ask)])
+        return self._hosts(ask).devices.get(host, 0) if ask.host in ("", host) else 0
 
     def hosts_of(self, lease: Lease, ask: Ask) -> list[str]:
         """One entry for each device of it that would help `ask`."""
@@ -334,26 +393,78 @@ class Room:
 
     def claim(self, ask: Ask) -> None:
         """Later ones do not count on it as well."""
-        host, left = self.host_for(ask), ask.count
+        host = self._host_for(ask)
+        left = ask.count
         for sort in self.view.matching(ask):
             part = min(left, self._total[sort])
-            if self._hosts is not None and host not in (None, ANYWHERE):
-                part = min(part, self._hosts[sort].get(str(host), 0))
-                self._hosts[sort][str(host)] = self._hosts[sort].get(str(host), 0) - part
+            if host != ANYWHERE:
+                part = min(part, self._hosts(ask).of_sort.get((sort, host), 0))
+                self._claimed.append((sort, host, part))
+                for sorts, by_host in self._by_host.items():
+                    if sort in sorts:
+                        by_host.change(sort, host, -part)
             self._total[sort] -= part
             left -= part
 
-    def _by_host(self) -> dict[Sort, dict[str, int]]:
-        if self._hosts is None:
-            pools = self.view.pools.items()
-            self._hosts = {sort: {host: len(at) for host, at in pool.hosts.items()} for sort, pool in pools}
-            for at in self._soon:
-                self._count(self._hosts, at)
-        return self._hosts
+    def _host_for(self, ask: Ask) -> str:
+        """The first by name that has room for it; `ANYWHERE` where it does not matter which, or none has."""
+        if fits_anywhere(ask):
+            return ANYWHERE
+        devices = self._hosts(ask).devices
+        return min(
+            (h for h, n in devices.items() if ask.host in ("", h) and n >= ask.count), default=ANYWHERE
+        )
 
-    def _count(self, hosts: dict[Sort, dict[str, int]], at: int) -> None:
-        of_sort, host = hosts[self.view.sorts[at]], self.view.devices[at].host
-        of_sort[host] = of_sort.get(host, 0) + 1
+    def _hosts(self, ask: Ask) -> ByHost:
+        sorts = self.view.matching(ask)
+        if sorts not in self._by_host:
+            by_host = self._by_host[sorts] = ByHost()
+            for sort in sorts:
+                for host, positions in self.view.pools[sort].hosts.items():
+                    by_host.change(sort, host, len(positions))
+            for at in self._soon:
+                if self.view.sorts[at] in sorts:
+                    by_host.change(self.view.sorts[at], self.view.devices[at].host, 1)
+            for sort, host, part in self._claimed:
+                if sort in sorts:
+                    by_host.change(sort, host, -part)
+        return self._by_host[sorts]
+
+
+class ByHost:
+    """Devices of some sorts, by host."""
+
+    def __init__(self) -> None:
+        self.devices: dict[str, int] = {}
+        self.of_sort: dict[tuple[Sort, str], int] = {}
+        self._hosts_with: Counter[int] = Counter()
+
+    @property
+    def most(self) -> int:
+        """On any host."""
+        return max(self._hosts_with, default=0)
+
+    def change(self, sort: Sort, host: str, by: int) -> None:
+        before = self.devices.get(host, 0)
+        self.devices[host] = before + by
+        self.of_sort[sort, host] = self.of_sort.get((sort, host), 0) + by
+        self._hosts_with[before + by] += 1
+        if self._hosts_with[before] > 1:
+            self._hosts_with[before] -= 1
+        else:
+            del self._hosts_with[before]
+
+
+def fills(ask: Ask, room: int) -> bool:
+    """At least half of what it needs is free and of no use to others: served, it keeps more GPUs busy."""
+    return ask.count > 1 and 2 * room >= ask.count
+
+
+def _only_slices(walk: Walk) -> bool:
+    view = walk.view
+    priorities = view.lease_priorities.keys() | view.lines.keys()
+    guaranteed = any(limit.guarantee for limit in view.limits.values())
+    return len(priorities) <= 1 and not (guaranteed or walk.bookings.near or view.ending)
 
 
 def fits_anywhere(ask: Ask) -> bool:

@@ -63,6 +63,8 @@ class View:
         self.served: dict[tuple[Sort, int], list[tuple[float, int]]] = {}
         """Leases that may be suspended, by sort and number of devices: (GPU-seconds attained at time 0, id), who has
         had most last. Their order does not change with time."""
+        self.begun: dict[tuple[Sort, int], list[tuple[float, int]]] = {}
+        """The same leases by (since, id)."""
         self.wanted: Counter[int] = Counter()
         """Devices that those who wait ask for, by the number that one asks for."""
         self.version = 0
@@ -296,13 +298,18 @@ class View:
             or lease.state != State.RUNNING
         ):
             return
-        width = len(lease.uuids)
-        entries = self.served.setdefault((self.sorts[at], width), [])
-        entry = (lease.attained_seconds / width - lease.since, lease.id)
-        if begins:
-            insort(entries, entry)
-        else:
-            del entries[bisect_left(entries, entry)]
+        kind = (self.sorts[at], len(lease.uuids))
+        for entries, entry in (
+            (self.served.setdefault(kind, []), self.served_entry(lease)),
+            (self.begun.setdefault(kind, []), (lease.since, lease.id)),
+        ):
+            if begins:
+                insort(entries, entry)
+            else:
+                del entries[bisect_left(entries, entry)]
+
+    def served_entry(self, lease: Lease) -> tuple[float, int]:
+        return (lease.attained_seconds / len(lease.uuids) - lease.since, lease.id)
 
     def _is_pooled(self, device: Device) -> bool:
         return not device.cordon and not device.shareable_bytes
