@@ -226,6 +226,31 @@ def test_copy_that_fails_leaves_no_timeline_behind(store: Path, monkeypatch: pyt
     assert [t.name for t in Timeline.all_in(store)] == ["/a.ipynb"]
 
 
+@pytest.mark.parametrize("fails", ["link", "publish"])
+def test_copy_leaves_a_kernel_alone_that_starts_meanwhile(
+    store: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    saved(store, "/a.ipynb", b"content")
+    link = os.link
+
+    def started_meanwhile(source: Path, target: Path) -> None:
+        saved(store, "/b.ipynb", b"of the new kernel")
+        link(source, target)
+        if fails == "link":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("respawner.store.moves.os.link", started_meanwhile)
+    if fails == "link":
+        with pytest.raises(OSError, match="No space left"):
+            copy(store, "/a.ipynb", "/b.ipynb")
+    else:
+        assert copy(store, "/a.ipynb", "/b.ipynb") is None
+    theirs = Timeline.find(store, slug_of("/b.ipynb"))
+    assert theirs is not None
+    assert content_of(theirs) == b"of the new kernel"
+    assert sorted(path.name for path in store.iterdir()) == ["format.json", "timelines"]
+
+
 def test_rename_copy_and_delete_are_followed(server: Server) -> None:  # noqa: F811
     make(server, "a.ipynb")
     kernel = server.open_notebook("a.ipynb")
