@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import types
+from pathlib import Path
+
 import pytest
+from respawner.pickling import notebook_code, standard_library
 
 from tests.snapshot.dedented import dedented
-from tests.snapshot.fidelity import Case, RoundTrip
+from tests.snapshot.fidelity import Case, RoundTrip, bare_shell
 
 LANGUAGE = [
     Case(
@@ -576,3 +582,37 @@ def test_comes_back_as_it_was(trips: dict[str, RoundTrip], group: str, case: Cas
 @pytest.mark.parametrize("group", GROUPS)
 def test_nothing_is_lost(trips: dict[str, RoundTrip], group: str) -> None:
     assert trips[group].lost == []
+
+
+def test_match_is_found_again_without_a_search_that_takes_for_ever() -> None:
+    """``fullmatch`` would try 2**100 ways of splitting the letters."""
+    second = list(re.finditer("(a|aa)+", "a" * 200 + "b" + "a" * 3))[1]
+    make, arguments = standard_library.REDUCERS[re.Match](second)
+    assert make(*arguments).regs == second.regs
+
+
+def test_looking_for_the_module_of_a_file_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lazy(types.ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise ImportError(f"{name} needs a library that is not installed")
+
+    lazy = Lazy("lazy")
+    monkeypatch.setattr(sys, "modules", {"lazy": lazy, **sys.modules})
+    assert notebook_code._source_of(types.__file__) == ("", "types", -1)
+    assert notebook_code._source_of("<string>") is None
+
+
+def test_object_by_the_constructor_of_a_library_that_wants_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wants_arguments.py").write_text(
+        "class Base:\n    def __new__(cls, size): return object.__new__(cls)\n"
+    )
+    cells = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import wants_arguments\n"
+        "class Mine(wants_arguments.Base):\n    def __new__(cls): return super().__new__(cls, 5)\n"
+        "mine = Mine(); mine.x = [1]"
+    )
+    assert bare_shell("save", tmp_path / "store", {"before": cells})["lost"] == []
+    loaded = bare_shell("load", tmp_path / "store", {"check": "assert type(mine) is Mine and mine.x == [1]"})
+    assert (loaded["outcome"]["check"], loaded["lost"]) == (None, [])

@@ -62,6 +62,8 @@ UNPICKLABLE = {
     "torch_future": "import torch\nbad = torch.futures.Future()",
     "torch_event": "import torch\nbad = torch.Event()",
     "view_of_a_mapped_file": "import mmap\nbad = memoryview(mmap.mmap(-1, 4096))",
+    "view_of_records": "import numpy as np\nbad = memoryview(np.zeros(3, dtype=[('x', 'i4')]))",
+    "view_of_swapped_bytes": "import numpy as np\nbad = memoryview(np.zeros(3, dtype='>i4'))",
     "interrupt_in_reduce": "class K:\n    def __reduce__(self): raise KeyboardInterrupt\nbad = K()",
     "exit_in_reduce": "class E:\n    def __reduce__(self): raise SystemExit(3)\nbad = E()",
     "wish_for_memory_in_reduce": "class W:\n    def __reduce__(self): return bytearray(10**15)\nbad = W()",
