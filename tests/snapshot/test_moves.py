@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import os
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from respawner.errors import StoreError
 from respawner.flush import wait_until_durable
+from respawner.server_extension import _follower
 from respawner.store.layout import open_store, slug_of
 from respawner.store.lock import TimelineLock
 from respawner.store.moves import TRASH_SECONDS, copy, delete, move, purge, undelete
@@ -275,3 +279,20 @@ def test_rename_copy_and_delete_are_followed(server: Server) -> None:  # noqa: F
     [found] = undelete(server.folder / "store", str(server.folder / "work" / "b.ipynb"))
     assert found.target() is not None
     assert names(server) == sorted([copied, "b.ipynb"])
+
+
+def test_states_go_along_where_the_kernel_manager_has_other_insides(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def not_here(kernel_id: str) -> None:
+        raise KeyError(kernel_id)
+
+    monkeypatch.setenv("RESPAWNER_STORE", str(store))
+    saved(store, f"{tmp_path}/a.ipynb", b"content")
+    managers = SimpleNamespace(
+        root_dir=str(tmp_path), list_kernel_ids=lambda: ["gone meanwhile"], get_kernel=not_here
+    )
+    follow = _follower(SimpleNamespace(kernel_manager=managers, log=logging.getLogger("server")))
+    asyncio.run(follow(None, "", {"action": "rename", "source_path": "a.ipynb", "path": "b.ipynb"}))
+    assert [t.name for t in Timeline.all_in(store)] == [f"{tmp_path}/b.ipynb"]
+    assert "gone meanwhile" in caplog.text
