@@ -118,8 +118,9 @@ class Engine:
         if why_not is None:
             self._restore_newest(head)
         else:
-            self.report = reports.nothing_report(why_not, offered=self._offered(head))
+            # First what keeps the state and obeys the wish; naming all that is kept reads many files.
             self._guard.begin_clean(head if source is self.timeline else None, why_not)
+            self.report = reports.nothing_report(why_not, offered=self._offered(head))
         if self._claim.note:
             self.report["notes"].insert(0, self._claim.note)
         self.report["notes"] += note_of_unsaved(source, head)

@@ -32,7 +32,7 @@ class Guard:
     def __init__(self, timeline: Timeline, policy: str) -> None:
         self._timeline = timeline
         self.policy = policy
-        self._restarts = threading.Lock()
+        self._markers = threading.Lock()
         self._obeyed: tuple[str, ...] = ()
         """Markers that the first snapshot of this run clears."""
 
@@ -55,14 +55,15 @@ class Guard:
 
     def wish_clean_start(self) -> None:
         """The next start is clean. Raises `OSError` where that cannot be written down."""
-        self._obeyed = ()
-        self._timeline.set_marker(_CLEAN, {})
+        with self._markers:
+            self._obeyed = ()
+            self._timeline.set_marker(_CLEAN, {})
 
     def user_restarts(self) -> None:
         """The kernel ends because a user restarts it, in order. Any thread."""
         if self.policy != CRASH:
             return
-        with self._restarts, contextlib.suppress(OSError):
+        with self._markers, contextlib.suppress(OSError):
             self._obeyed = ()  # what is saved on the way out does not count
             self._timeline.set_marker(_RESTARTED, {})
 
@@ -82,7 +83,7 @@ class Guard:
         self._timeline.clear_marker(_RESTORING)
 
     def state_is_saved(self) -> None:
-        with self._restarts:
+        with self._markers:
             obeyed, self._obeyed = self._obeyed, ()
             for marker in obeyed:
                 self._timeline.clear_marker(marker)

@@ -9,17 +9,24 @@ from .readable import age_seconds, readable_age, readable_size
 
 
 class Status(dict[str, Any]):
-    """A plain dict but for how it is shown. Pickled, it is a plain dict altogether."""
+    """A plain dict but for how it is shown. Pickled, or once its owner has taken parts away, it is a plain dict
+    altogether."""
 
     def __repr__(self) -> str:
-        first, rows = parts_of(self)
+        try:
+            first, rows = parts_of(self)
+        except KeyError:
+            return dict.__repr__(self)
         return "\n".join([f"Respawner: {first}", *(f"  {label + ':':<11}{text}" for label, text in rows)])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(repr(self))
 
-    def _repr_html_(self) -> str:
-        first, rows = parts_of(self)
+    def _repr_html_(self) -> str | None:
+        try:
+            first, rows = parts_of(self)
+        except KeyError:
+            return None
         cell = '<td style="text-align:left">{}</td>'
         body = "".join(
             f"<tr>{cell.format(html.escape(label))}{cell.format(html.escape(text))}</tr>"

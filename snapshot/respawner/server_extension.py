@@ -50,7 +50,14 @@ def _follower(server: Any) -> Any:
             return
         paths = [path_of(data[key]) for key in ("source_path", "path") if data.get(key)]
         if action == "rename":
-            _restart_where_they_are_now(server.kernel_manager, *paths)
+            try:
+                _restart_where_they_are_now(server.kernel_manager, *paths)
+            except (
+                Exception
+            ) as error:  # other kernel managers, other insides; the states go along all the same
+                server.log.warning(
+                    "respawner: kernels of %s restart where they were: %s", data["path"], error
+                )
         if not (store / "format.json").exists():
             return
         try:

@@ -82,8 +82,8 @@ OBJECTS = [
     ),
     Case(
         "iterators",
-        "it_l = [1, 2, 3]; it = iter(it_l); next(it); it_c = __import__('itertools').count(5); next(it_c)\nit_d = iter({'a': 1}); it_z = zip([1], [2]); it_e = enumerate('ab')",
-        "assert next(it) == 2 and next(it_c) == 6 and next(it_z) == (1, 2) and next(it_e) == (0, 'a') and next(it_d) == 'a'",
+        "it_l = [1, 2, 3]; it = iter(it_l); next(it)\nit_d = iter({'a': 1}); it_z = zip([1], [2]); it_e = enumerate('ab')",
+        "assert next(it) == 2 and next(it_z) == (1, 2) and next(it_e) == (0, 'a') and next(it_d) == 'a'",
     ),
     Case(
         "weak_references",

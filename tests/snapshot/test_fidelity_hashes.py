@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
+from respawner.pickling import late_hashes
+from respawner.pickling.late_hashes import hashes_wait
 
 from tests.snapshot.dedented import dedented
 from tests.snapshot.fidelity import Case, RoundTrip, bare_shell
@@ -295,3 +298,55 @@ def test_hash_that_fails_in_the_end_as_well_costs_only_itself(tmp_path: Path) ->
     loaded = bare_shell("load", tmp_path, {"check": check})
     assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
     assert "cannot be found in it" in loaded["notes"][0]
+
+
+FAILING_IN_THE_END = """
+import sys, weakref, functools
+sys.answer = 1
+class K:
+    def __init__(self, n): self.n = n; self.w = weakref.WeakKeyDictionary({self: 1})
+    def __hash__(self): return sys.answer
+    def __eq__(self, o): return self is o
+class E:
+    def __init__(self, n, s): self.n = n; self.s = s; s.add(self)
+    def __hash__(self): return 7
+    def __eq__(self, o): return self.n == o.n and sys.answer
+e = E(1, set()); z = e.s; f = E(2, z); f.n = 1
+k = K(1); good = [1]; alias = good
+"""
+
+
+def test_hash_and_comparison_that_fail_in_the_end_empty_nothing_and_cost_nothing_else(tmp_path: Path) -> None:
+    """``sys.answer`` is not there in the fresh process; ``z`` is reached by ``e``, which is in it."""
+    assert bare_shell("save", tmp_path, {"before": FAILING_IN_THE_END})["lost"] == []
+    check = "assert alias is good == [1] and k.n == 1 and e.n == f.n == 1 and {id(o) for o in z} == {id(e), id(f)}"
+    loaded = bare_shell("load", tmp_path, {"check": check})
+    assert loaded["outcome"]["check"] is None, loaded["outcome"]["check"]
+    notes = "\n".join(loaded["notes"])
+    assert "a set holds what cannot be found in it" in notes
+    assert "a weak container held" in notes
+
+
+def test_other_threads_have_hashes_and_comparisons_as_ever() -> None:
+    class Held:
+        def __hash__(self) -> int:
+            return 5
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Held)
+
+    with hashes_wait():
+        late = late_hashes.current()
+        assert late is not None
+        late.class_is_there(Held)
+        table = {"main": [hash(Held()) == 5, Held() == Held()]}
+
+        def ask() -> None:
+            table["other"] = [hash(Held()) == 5, Held() == Held()]
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+    # Empty objects are not believed where objects are made.
+    assert table == {"main": [False, False], "other": [True, True]}
+    assert hash(Held()) == 5

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import types
+from pathlib import Path
+
 import pytest
+from respawner.pickling import notebook_code, standard_library
 
 from tests.snapshot.dedented import dedented
-from tests.snapshot.fidelity import Case, RoundTrip
+from tests.snapshot.fidelity import Case, RoundTrip, bare_shell
 
 LANGUAGE = [
     Case(
@@ -315,13 +321,21 @@ LIBRARY = [
     Case(
         "iterators_half_way",
         """
-        import itertools, inspect
-        li_t, li_u = itertools.tee([1, 2, 3]); next(li_t); li_c = itertools.cycle('ab'); next(li_c); li_p = itertools.product('ab', [1]); next(li_p); li_g = itertools.groupby('aab'); li_z = itertools.zip_longest('a', 'bc'); li_m = map(lambda x: x + li_k, [1, 2]);
-        li_k = 1; li_f = filter(None, [0, 1]); li_r = reversed([1, 2]); li_i = iter(lambda: 1, 2); li_x = [li_t, {'c': li_c}]
+        import inspect
+        li_m = map(lambda x: x + li_k, [1, 2]); li_k = 1; li_f = filter(None, [0, 1]); li_r = reversed([1, 2]); li_i = iter(lambda: 1, 2)
         def li_d(a, b: int = 3): pass
         li_s = inspect.signature(li_d)
         """,
-        "li_k = 5; assert li_x[0] is li_t and next(li_t) == 2 and next(li_u) == 1 and next(li_c) == 'b' and next(li_p) == ('b', 1) and next(li_g)[0] == 'a' and list(li_z) == [('a', 'b'), (None, 'c')] and list(li_m) == [6, 7] and list(li_f) == [1] and list(li_r) == [2, 1] and next(li_i) == 1 and str(li_s) == '(a, b: int = 3)'",
+        "li_k = 5; assert list(li_m) == [6, 7] and list(li_f) == [1] and list(li_r) == [2, 1] and next(li_i) == 1 and str(li_s) == '(a, b: int = 3)'",
+    ),
+    Case(
+        "iterators_of_itertools",
+        """
+        import itertools
+        lj_t, lj_u = itertools.tee([1, 2, 3]); next(lj_t); lj_c = itertools.cycle('ab'); next(lj_c); lj_p = itertools.product('ab', [1]); next(lj_p); lj_g = itertools.groupby('aab'); lj_z = itertools.zip_longest('a', 'bc'); lj_n = itertools.count(5); next(lj_n); lj_x = [lj_t, {'c': lj_c}]
+        """,
+        "assert lj_x[0] is lj_t and next(lj_t) == 2 and next(lj_u) == 1 and next(lj_c) == 'b' and next(lj_p) == ('b', 1) and next(lj_g)[0] == 'a' and list(lj_z) == [('a', 'b'), (None, 'c')] and next(lj_n) == 6",
+        until=(3, 14),  # what cannot come back there: test_isolation
     ),
     Case(
         "thread_locals_futures_and_c_libraries",
@@ -568,3 +582,37 @@ def test_comes_back_as_it_was(trips: dict[str, RoundTrip], group: str, case: Cas
 @pytest.mark.parametrize("group", GROUPS)
 def test_nothing_is_lost(trips: dict[str, RoundTrip], group: str) -> None:
     assert trips[group].lost == []
+
+
+def test_match_is_found_again_without_a_search_that_takes_for_ever() -> None:
+    """``fullmatch`` would try 2**100 ways of splitting the letters."""
+    second = list(re.finditer("(a|aa)+", "a" * 200 + "b" + "a" * 3))[1]
+    make, arguments = standard_library.REDUCERS[re.Match](second)
+    assert make(*arguments).regs == second.regs
+
+
+def test_looking_for_the_module_of_a_file_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lazy(types.ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise ImportError(f"{name} needs a library that is not installed")
+
+    lazy = Lazy("lazy")
+    monkeypatch.setattr(sys, "modules", {"lazy": lazy, **sys.modules})
+    assert notebook_code._source_of(types.__file__) == ("", "types", -1)
+    assert notebook_code._source_of("<string>") is None
+
+
+def test_object_by_the_constructor_of_a_library_that_wants_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wants_arguments.py").write_text(
+        "class Base:\n    def __new__(cls, size): return object.__new__(cls)\n"
+    )
+    cells = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import wants_arguments\n"
+        "class Mine(wants_arguments.Base):\n    def __new__(cls): return super().__new__(cls, 5)\n"
+        "mine = Mine(); mine.x = [1]"
+    )
+    assert bare_shell("save", tmp_path / "store", {"before": cells})["lost"] == []
+    loaded = bare_shell("load", tmp_path / "store", {"check": "assert type(mine) is Mine and mine.x == [1]"})
+    assert (loaded["outcome"]["check"], loaded["lost"]) == (None, [])

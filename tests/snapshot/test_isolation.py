@@ -6,6 +6,7 @@ import pickle
 import re
 import socket
 import sqlite3
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,15 @@ UNPICKLABLE = {
     "torch_future": "import torch\nbad = torch.futures.Future()",
     "torch_event": "import torch\nbad = torch.Event()",
     "view_of_a_mapped_file": "import mmap\nbad = memoryview(mmap.mmap(-1, 4096))",
+    "view_of_records": "import numpy as np\nbad = memoryview(np.zeros(3, dtype=[('x', 'i4')]))",
+    "view_of_swapped_bytes": "import numpy as np\nbad = memoryview(np.zeros(3, dtype='>i4'))",
     "interrupt_in_reduce": "class K:\n    def __reduce__(self): raise KeyboardInterrupt\nbad = K()",
     "exit_in_reduce": "class E:\n    def __reduce__(self): raise SystemExit(3)\nbad = E()",
     "wish_for_memory_in_reduce": "class W:\n    def __reduce__(self): return bytearray(10**15)\nbad = W()",
     "message_raises": "class V(Exception):\n    def __str__(self): raise ValueError\nclass U:\n    def __reduce__(self): raise V\nbad = U()",
     "class_attribute_raises": "class L:\n    @property\n    def __class__(self): raise ValueError('no class')\n    def __reduce__(self): return 7\nbad = L()",
+    # Until Python 3.13 they come back: test_fidelity_more.py.
+    **({"itertools": "import itertools\nbad = itertools.count(5)"} if sys.version_info >= (3, 14) else {}),
     "reduce_raises": "class R:\n    def __reduce__(self): raise ValueError('not me')\nbad = R()",
     "getstate_raises": "class G:\n    def __getstate__(self): raise KeyError('nor me')\nbad = G()",
     "reduce_of_an_integer": "class N:\n    def __reduce__(self): return 5\nbad = N()",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import os
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from respawner.errors import StoreError
 from respawner.flush import wait_until_durable
+from respawner.server_extension import _follower
 from respawner.store.layout import open_store, slug_of
 from respawner.store.lock import TimelineLock
 from respawner.store.moves import TRASH_SECONDS, copy, delete, move, purge, undelete
@@ -226,6 +230,31 @@ def test_copy_that_fails_leaves_no_timeline_behind(store: Path, monkeypatch: pyt
     assert [t.name for t in Timeline.all_in(store)] == ["/a.ipynb"]
 
 
+@pytest.mark.parametrize("fails", ["link", "publish"])
+def test_copy_leaves_a_kernel_alone_that_starts_meanwhile(
+    store: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    saved(store, "/a.ipynb", b"content")
+    link = os.link
+
+    def started_meanwhile(source: Path, target: Path) -> None:
+        saved(store, "/b.ipynb", b"of the new kernel")
+        link(source, target)
+        if fails == "link":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("respawner.store.moves.os.link", started_meanwhile)
+    if fails == "link":
+        with pytest.raises(OSError, match="No space left"):
+            copy(store, "/a.ipynb", "/b.ipynb")
+    else:
+        assert copy(store, "/a.ipynb", "/b.ipynb") is None
+    theirs = Timeline.find(store, slug_of("/b.ipynb"))
+    assert theirs is not None
+    assert content_of(theirs) == b"of the new kernel"
+    assert sorted(path.name for path in store.iterdir()) == ["format.json", "timelines"]
+
+
 def test_rename_copy_and_delete_are_followed(server: Server) -> None:  # noqa: F811
     make(server, "a.ipynb")
     kernel = server.open_notebook("a.ipynb")
@@ -250,3 +279,20 @@ def test_rename_copy_and_delete_are_followed(server: Server) -> None:  # noqa: F
     [found] = undelete(server.folder / "store", str(server.folder / "work" / "b.ipynb"))
     assert found.target() is not None
     assert names(server) == sorted([copied, "b.ipynb"])
+
+
+def test_states_go_along_where_the_kernel_manager_has_other_insides(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def not_here(kernel_id: str) -> None:
+        raise KeyError(kernel_id)
+
+    monkeypatch.setenv("RESPAWNER_STORE", str(store))
+    saved(store, f"{tmp_path}/a.ipynb", b"content")
+    managers = SimpleNamespace(
+        root_dir=str(tmp_path), list_kernel_ids=lambda: ["gone meanwhile"], get_kernel=not_here
+    )
+    follow = _follower(SimpleNamespace(kernel_manager=managers, log=logging.getLogger("server")))
+    asyncio.run(follow(None, "", {"action": "rename", "source_path": "a.ipynb", "path": "b.ipynb"}))
+    assert [t.name for t in Timeline.all_in(store)] == [f"{tmp_path}/b.ipynb"]
+    assert "gone meanwhile" in caplog.text

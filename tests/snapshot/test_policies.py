@@ -100,6 +100,21 @@ def test_what_a_clean_start_did_not_continue_stays_and_is_offered(open_notebook:
     assert notebook.run("print(len(x), y)").text == "1000 2\n"
 
 
+def test_a_clean_start_keeps_the_state_and_obeys_once_even_where_it_cannot_list_what_is_kept(
+    notebook: Notebook,
+) -> None:
+    notebook.run("x = 1; import respawner; respawner.clean_next_start()")
+    notebook.settle()
+    old = notebook.manifests()[0].id
+    [timeline] = (notebook.store / "timelines").iterdir()
+    (timeline / "pins" / "no file").mkdir(parents=True)
+    assert notebook.restart_after_kill().run("print('x' in globals())").text.endswith("False\n")
+    assert (timeline / "pins" / old).exists()
+    notebook.run("y = 2")
+    notebook.settle()
+    assert "restored" in notebook.restart_after_kill().run("print(y)").text
+
+
 def test_ask_offers_nothing_where_there_is_nothing(open_notebook: OpenNotebook) -> None:
     assert open_notebook(RESPAWNER_RESTORE="ask").start().run("print(1)").text == "1\n"
 

@@ -133,7 +133,7 @@ def test_status_says_what_failed(notebook: Notebook) -> None:
 
 def test_status_where_it_is_off() -> None:
     assert repr(Status({"active": False, "why": "<off>", "error": None})) == "Respawner: off: <off>"
-    assert "&lt;off&gt;" in Status({"active": False, "why": "<off>", "error": None})._repr_html_()
+    assert "&lt;off&gt;" in (Status({"active": False, "why": "<off>", "error": None})._repr_html_() or "")
     assert type(pickle.loads(pickle.dumps(Status({"active": False})))) is dict
 
 
@@ -157,3 +157,10 @@ def test_what_is_no_name_is_refused(notebook: Notebook, call: str) -> None:
     assert "is no variable's name; write it in quotes" in (ran.error or "")
     notebook.settle()
     assert notebook.run("print(respawner.status()['excluded'])").text == "[]\n"
+
+
+def test_status_without_some_of_its_parts_shows_as_a_dict() -> None:
+    """A user's own dict by then: `del status["skipped"]` must not end in a KeyError below their cell."""
+    assert repr(Status({"active": True})) == "{'active': True}"
+    assert Status({"active": True})._repr_html_() is None
+    assert repr(Status()) == "{}"

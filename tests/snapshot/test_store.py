@@ -21,7 +21,7 @@ from respawner.store import codec, digest, writer
 from respawner.store.compaction import compact
 from respawner.store.layout import open_store, slug_of
 from respawner.store.lock import TimelineLock
-from respawner.store.pack import align
+from respawner.store.pack import align, pack_path
 from respawner.store.reader import SnapshotReader
 from respawner.store.retention import prune
 from respawner.store.timeline import Damage, Timeline
@@ -138,6 +138,60 @@ def test_unpublished_chunks_are_forgotten_on_roll_back(timeline: Timeline) -> No
     target.roll_back()
     assert _pack_bytes(timeline) == align(size)
     assert read(timeline, publish(target, b"second")) == b"second"
+
+
+def test_roll_back_gives_back_every_pack_that_was_begun(
+    timeline: Timeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full stays full otherwise, however often the same state is tried."""
+    monkeypatch.setattr(writer, "PACK_BYTES", 3 * CHUNK_BYTES)
+    target = TimelineWriter(timeline)
+    publish(target, os.urandom(CHUNK_BYTES))
+    before = {path.name: align(path.stat().st_size) for path in timeline.packs.iterdir()}
+    for _ in range(3):
+        target.add_stream([os.urandom(10 * CHUNK_BYTES)])
+        assert len(list(timeline.packs.iterdir())) == 4
+        target.roll_back()
+        assert {path.name: align(path.stat().st_size) for path in timeline.packs.iterdir()} == before
+    content = os.urandom(5 * CHUNK_BYTES)
+    assert read(timeline, publish(target, content)) == content
+
+
+def test_pack_that_cannot_be_begun_leaves_nothing(
+    timeline: Timeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    target = TimelineWriter(timeline)
+    with monkeypatch.context() as patched:
+        patched.setattr("respawner.store.pack._write_all", full)
+        with pytest.raises(OSError, match="No space"):
+            target.add_stream([b"x"])
+        target.roll_back()
+    assert list(timeline.packs.iterdir()) == []
+    assert read(timeline, publish(target, b"x")) == b"x"
+
+
+def test_pack_of_a_session_that_was_given_up_and_still_writes_is_left_alone(timeline: Timeline) -> None:
+    target = TimelineWriter(timeline)
+    taken = pack_path(timeline.packs, 1)
+    taken.write_bytes(b"another session's")
+    manifest = publish(target, b"ours")
+    assert {extent.pack for extent in manifest.skeleton.extents} == {2}
+    assert taken.read_bytes() == b"another session's"
+    assert read(timeline, manifest) == b"ours"
+
+
+def test_pack_deleted_between_two_snapshots_is_not_taken_for_zeros(timeline: Timeline) -> None:
+    target = TimelineWriter(timeline)
+    publish(target, b"first")
+    target.close()
+    pack_path(timeline.packs, 1).unlink()
+    with pytest.raises(StoreError, match="deleted under the kernel"):
+        publish(target, b"first", b"second")
+    target.roll_back()
+    assert read(timeline, publish(target, b"first", b"second")) == b"firstsecond"
 
 
 def test_left_overs_of_a_crash_are_left_alone_and_given_back_by_compaction(timeline: Timeline) -> None:

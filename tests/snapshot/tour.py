@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat.v4 import output_from_msg
@@ -43,9 +44,23 @@ def _run(notebook: Notebook, cell: nbformat.NotebookNode) -> None:
     ran = notebook.run(cell.source)
     assert (ran.error is not None) == (FAILS in tags), f"{cell.source}\n{ran.error}"
     cell.execution_count = ran.prompt
-    for message in ran.messages:
-        if message["msg_type"] in _OUTPUTS:
-            _append(cell.outputs, output_from_msg(message))
+    cell.outputs = _outputs_of(ran.messages)
+
+
+def _outputs_of(messages: list[dict[str, Any]]) -> list[nbformat.NotebookNode]:
+    """As a frontend shows them in the end: displays with their last contents, and without those that were emptied."""
+    outputs: list[nbformat.NotebookNode] = []
+    displays: dict[str, nbformat.NotebookNode] = {}
+    for message in messages:
+        display = message["content"].get("transient", {}).get("display_id")
+        if message["msg_type"] == "update_display_data" and display in displays:
+            displays[display].data = nbformat.from_dict(message["content"]["data"])
+        elif message["msg_type"] in _OUTPUTS:
+            output = output_from_msg(message)
+            _append(outputs, output)
+            if display:
+                displays[display] = output
+    return [output for output in outputs if any(output.get("data", {"": "more"}).values())]
 
 
 def _append(outputs: list[nbformat.NotebookNode], output: nbformat.NotebookNode) -> None:

@@ -69,5 +69,9 @@ def set_whole_dict(obj: Any, state: Any) -> None:
 
 
 def made_by(base: Any, cls: Any, *arguments: Any) -> Any:
-    """An object of the notebook's class ``cls`` by the ``__new__`` of one of its bases."""
-    return base.__new__(cls, *arguments)
+    """An object of the notebook's class ``cls`` by the ``__new__`` of one of its bases; by its own where that one is
+    a library's and wants arguments."""
+    try:
+        return base.__new__(cls, *arguments)
+    except TypeError:
+        return cls.__new__(cls, *arguments)

@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import gc
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -43,6 +44,7 @@ class LateHashes:
         self._replaced: list[tuple[type, str, Any]] = []
         self._looked_at: set[type] = set()
         self._slots: dict[type, list[Any]] = {}
+        self._thread = threading.get_ident()
         self._later: list[Callable[[], None]] = []
 
     # Classes ------------------------------------------------------------------------------------------
@@ -59,7 +61,8 @@ class LateHashes:
     def class_is_about_to_be_filled(self, cls: type) -> None:
         if cls in self._unfinished:
             self._unfinished.discard(cls)
-            type.__delattr__(cls, "__hash__")
+            with contextlib.suppress(AttributeError):
+                type.__delattr__(cls, "__hash__")
 
     def class_is_there(self, cls: Any) -> None:
         """Replace its hash and its comparison, and those of its bases, where these are Python functions."""
@@ -89,6 +92,8 @@ class LateHashes:
 
     def _patient_hash(self, function: Any) -> Any:
         def hash_of(obj: Any) -> int:
+            if threading.get_ident() != self._thread:  # whose objects are none of those that are made here
+                return int(function(obj))
             if self._is_waiting(obj):
                 return self._identity(obj)
             answers = self._answers
@@ -99,6 +104,8 @@ class LateHashes:
 
     def _patient_comparison(self, function: Any) -> Any:
         def is_equal(obj: Any, other: Any) -> Any:
+            if threading.get_ident() != self._thread:
+                return function(obj, other)
             if self._is_waiting(obj) or id(other) in self._waiting:
                 return obj is other
             return function(obj, other)
@@ -159,7 +166,7 @@ class LateHashes:
         for index in order:
             _fill(containers[index], contents[index])
         for fill in self._later:
-            fill()
+            _call_last(fill)
 
 
 _current: ContextVar[LateHashes | None] = ContextVar("respawner_late_hashes", default=None)
@@ -264,8 +271,10 @@ def _fill(container: Any, contents: list[Any]) -> None:
     keys = [key for key, _ in contents] if isinstance(container, dict) else contents
     try:
         _hash_all(keys)
+        # Once beside it: where a hash or a comparison fails, what the container holds must not be gone.
+        _fill_copy(keys)
     except BaseException as error:  # the user's own code, which may not return
-        reason = one_line_reason(error) if isinstance(error, Exception) else "its hash does not return"
+        reason = _reason(error)
         losses_note(f"a {type_name(type(container))} holds what cannot be found in it: {reason}")
         return
     if isinstance(container, collections.OrderedDict):
@@ -280,6 +289,22 @@ def _fill(container: Any, contents: list[Any]) -> None:
         set.update(container, contents)
     else:
         _fill_frozenset(container, contents)
+
+
+def _reason(error: BaseException) -> str:
+    return one_line_reason(error) if isinstance(error, Exception) else "its hash does not return"
+
+
+def _call_last(fill: Callable[[], None]) -> None:
+    """Of a container that fills itself. What it raises costs only its contents."""
+    try:
+        fill()
+    except BaseException as error:  # the user's own code, which may not return
+        losses_note(f"what a cache or a weak container held is not there: {_reason(error)}")
+
+
+def _fill_copy(keys: list[Any]) -> None:
+    dict.fromkeys(keys)
 
 
 def _hash_all(keys: list[Any]) -> None:
@@ -317,5 +342,7 @@ GUARDED_HASHES: set[types.CodeType] = {
     _code_of(LateHashes._patient_hash, "hash_of"),
     _code_of(LateHashes._patient_comparison, "is_equal"),
     _hash_all.__code__,
+    _fill_copy.__code__,
+    _call_last.__code__,
 }
 """Functions that call the user's: see `watch`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from typing import Any
+from typing import Any, cast
 
 
 class _Buffer(ctypes.Structure):
@@ -34,6 +34,7 @@ _STRIDED_READ_ONLY = 0x0010 | 0x0008 | 0x0004
 def reduce_memory_view(view: memoryview) -> tuple[Any, ...]:
     if isinstance(view.obj, mmap.mmap):
         raise TypeError("cannot pickle 'mmap.mmap' object")
+    _check(view)
     whole = memoryview(view.obj)
     if view.nbytes == 0 or not whole.c_contiguous or view.suboffsets:
         return _copy, (view.tobytes(), view.format, view.shape if view.ndim != 1 else None)
@@ -54,6 +55,14 @@ def reduce_memory_view(view: memoryview) -> tuple[Any, ...]:
         step,
         view.readonly,
     )
+
+
+def _check(view: memoryview) -> None:
+    """Raises `TypeError` now, while it can be told, for a format that views are not given again."""
+    try:
+        memoryview(bytes(view.itemsize)).cast(cast(Any, view.format))
+    except ValueError as error:
+        raise TypeError(f"a view of items of the format {view.format!r}: {error}") from error
 
 
 def _address(view: memoryview) -> int:

@@ -96,11 +96,21 @@ def _source_of(filename: str) -> Source | None:
     """The text of a cell; files on the disk are not taken along, but the name of their module is."""
     found = linecache.cache.get(filename)
     if found is None or len(found) != 4 or found[1] is not None:  # lazy, or a file with a time stamp
-        files = ((name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items()))
-        module = next((name for name, file in files if file == filename), None)
+        module = None if filename.startswith("<") else _module_from(filename)
         return None if module is None else ("", module, _OF_A_MODULE)
     numbers = getattr(getattr(_shell(), "compile", None), "_filename_map", {})
     return filename, "".join(found[2]), numbers.get(filename)
+
+
+def _module_from(filename: str) -> str | None:
+    """The name of the module that was read from that file. Not by `getattr`: lazy modules import what is asked for."""
+    for name, module in list(sys.modules.items()):
+        if (
+            isinstance(module, types.ModuleType)
+            and types.ModuleType.__getattribute__(module, "__dict__").get("__file__") == filename
+        ):
+            return name
+    return None
 
 
 def _shell() -> Any:

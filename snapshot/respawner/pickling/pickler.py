@@ -212,7 +212,7 @@ class NamespacePickler(cloudpickle.Pickler):
         elif containers.has_code_of_its_own(cls) and not is_importable(cls):
             reducer = self._try_container
         elif _has_constructor(cls, self.dispatch_table):
-            reducer = self._try_without_constructor
+            reducer = self._without_constructor(cls)
         elif _needs_setter(cls):
             reducer = self._try_with_setter
         elif _is_plain(cls, self.dispatch_table) and not is_importable(cls) and may_share_its_dict(cls):
@@ -268,15 +268,19 @@ class NamespacePickler(cloudpickle.Pickler):
     def _try_container(self, obj: Any) -> Any:
         return _checked(obj, containers.reduce_container(obj))
 
-    def _try_without_constructor(self, obj: Any) -> Any:
+    def _without_constructor(self, cls: type) -> Callable[[Any], Any]:
         """Made by the ``__new__`` of the first class that is not the notebook's: its own may want arguments,
         or count and register what it makes."""
-        reduced = self._try_with_setter(obj) if _needs_setter(type(obj)) else self._try(obj)
-        function, arguments, *rest = reduced
-        if function is not copyreg.__newobj__:  # type: ignore[attr-defined]
-            return reduced
-        base = next(base for base in type(obj).__mro__ if "__new__" in vars(base) and is_importable(base))
-        return (made_by, (base, *arguments), *rest)
+        base = next(base for base in cls.__mro__ if "__new__" in vars(base) and is_importable(base))
+        try_it = self._try_with_setter if _needs_setter(cls) else self._try
+
+        def reduce(obj: Any) -> Any:
+            reduced = try_it(obj)
+            if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+                return reduced
+            return (made_by, (base, *reduced[1]), *reduced[2:])
+
+        return reduce
 
     def _try_warily(self, obj: Any) -> Any:
         """For types of which an object was given up for time or size."""

@@ -7,6 +7,7 @@ constructor takes. What they were wrapped around (functions, classes) comes from
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -134,10 +135,12 @@ def _reduce_system_random(source: Any) -> Any:
 
 def _reduce_match(match: Any) -> Any:
     """Found again in the same text, by the first way of searching that finds the same groups."""
-    ways = [(name, match.pos) for name in ("search", "match", "fullmatch")] + [("match", match.start())]
-    for way, start in ways:
-        if _is_same(match, _match(match.re, match.string, way, start, match.endpos)):
-            return _match, (match.re, match.string, way, start, match.endpos)
+    # The last is the one that may take very long where the others do not.
+    pos, start = match.pos, match.start()
+    ways = [("search", pos), ("match", pos), ("match", start), ("fullmatch", pos)]
+    for way, begin in ways:
+        if _is_same(match, _match(match.re, match.string, way, begin, match.endpos)):
+            return _match, (match.re, match.string, way, begin, match.endpos)
     raise TypeError("cannot pickle 're.Match' object")
 
 
@@ -227,14 +230,14 @@ def _fill_cache(cached: Any, state: tuple[Any, dict[str, Any], list[Any]]) -> No
 
 def _fill_cache_now(cached: Any, function: Any, attributes: dict[str, Any], contents: list[Any]) -> None:
     partial = cached.__wrapped__
-    for arguments, keywords, result in contents:
-        partial.__setstate__((_returning(result), (), {}, {}))
-        try:
-            cached(*arguments, **keywords)
-        except Exception:  # noqa: S112 - a key that cannot be made again is only computed again
-            continue
-    partial.__setstate__((function, (), {}, {}))
-    cached.__dict__.update(attributes)
+    try:
+        for arguments, keywords, result in contents:
+            partial.__setstate__((_returning(result), (), {}, {}))
+            with contextlib.suppress(Exception):  # a key that cannot be made again is only computed again
+                cached(*arguments, **keywords)
+    finally:  # a hash that does not return must not leave a function that answers always the same
+        partial.__setstate__((function, (), {}, {}))
+        cached.__dict__.update(attributes)
 
 
 def _returning(result: Any) -> Callable[..., Any]:

@@ -24,6 +24,7 @@ from .pack import pack_path
 from .timeline import Timeline
 
 TRASH_SECONDS = 7 * 86400.0
+_WORKSHOP = ".copy-"
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 """What file systems without hard links answer."""
 
@@ -57,17 +58,32 @@ def copy(store: Path, old: str, new: str) -> Timeline | None:
         found = _newest(store, old)
         if found is None:
             return None
-        made = Timeline.create(store, new)
         try:
-            _link_packs(*found, made)
-        except BaseException as error:
-            shutil.rmtree(made.folder, ignore_errors=True)
-            if last_try or not isinstance(error, FileNotFoundError):
+            return _made_copy(store, *found, new)
+        except FileNotFoundError:  # its kernel has tidied the packs meanwhile
+            if last_try:
                 raise
-            continue  # its kernel has tidied the packs meanwhile
-        made.publish(found[1])
-        return made
     return None
+
+
+def _made_copy(store: Path, source: Timeline, state: Manifest, new: str) -> Timeline | None:
+    """Made elsewhere and put in its place whole: a kernel of ``new`` may start meanwhile, and its states go first."""
+    workshop = store / f"{_WORKSHOP}{secrets.token_hex(4)}"
+    try:
+        made = Timeline.create(workshop, new)
+        _link_packs(source, state, made)
+        made.publish(state)
+        target = store / "timelines" / made.slug
+        try:
+            made.folder.rename(target)
+        except OSError:
+            if Timeline.find(store, made.slug):
+                return None
+            raise
+        fsync_folder(target.parent)
+        return Timeline(target)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
 
 
 def _newest(store: Path, name: str) -> tuple[Timeline, Manifest] | None:
@@ -86,7 +102,16 @@ def _link_packs(source: Timeline, state: Manifest, target: Timeline) -> None:
             if error.errno not in _NO_LINKS:
                 raise
             shutil.copyfile(pack, linked)
+            _make_durable(linked)
     fsync_folder(target.packs)
+
+
+def _make_durable(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def delete(store: Path, name: str) -> int:
@@ -123,7 +148,10 @@ def undelete(store: Path, name: str) -> list[Timeline]:
 
 
 def purge(store: Path) -> None:
-    """Delete what has been in the trash for seven days, unless a kernel still writes to it."""
+    """Delete what has been in the trash for seven days, unless a kernel still writes to it; copies never finished."""
+    for workshop in store.glob(f"{_WORKSHOP}*"):
+        if time.time() - workshop.stat().st_mtime > TRASH_SECONDS:
+            shutil.rmtree(workshop, ignore_errors=True)
     for folder in (store / "trash").glob("*"):
         stamp = folder.name.partition("-")[0]
         if stamp.isdigit() and time.time() - int(stamp) > TRASH_SECONDS:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DamagedError, NewerFormatError
-from .files import fsync_folder
+from .files import fsync_folder, remove
 
 MAGIC = b"RSPNPACK"
 VERSION = 1
@@ -48,25 +48,35 @@ class PackWriter:
     """
 
     def __init__(self, folder: Path, number: int, timeline_uuid: bytes, end: int = 0) -> None:
-        """Open the pack, made if it is missing. Behind ``end`` there must be nothing but the zeros of a last page,
-        or what was added by this process and never published: it is cut off."""
+        """Make the pack, or with ``end`` open it. Raises `FileExistsError` where one that is to be made is there.
+
+        Behind ``end`` there must be nothing but the zeros of a last page, or what was added by this process and
+        never published: it is cut off.
+        """
         self.number = number
         self.path = pack_path(folder, number)
         self._buffer, self._spare = _Buffer(), _Buffer()
         self._filled = 0
         self._writes = ThreadPoolExecutor(1, thread_name_prefix="respawner-write")
         self._writing: Future[None] | None = None
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if end < ALIGNMENT:
+            make = 0 if end else os.O_CREAT | os.O_EXCL
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | make, 0o600)
+        except OSError:
+            self._writes.shutdown()
+            raise
+        try:
+            if not end:
                 header = HEADER.pack(MAGIC, VERSION, number, timeline_uuid)
-                os.ftruncate(self._fd, 0)
                 _write_all(self._fd, header.ljust(ALIGNMENT, b"\0"), 0)
                 end = ALIGNMENT
                 fsync_folder(folder)
             os.ftruncate(self._fd, end)
         except BaseException:
             self.close()
+            if make:
+                with contextlib.suppress(OSError):
+                    remove(self.path)
             raise
         self._start = align(end)
         """Where in the pack the buffer's first byte belongs."""

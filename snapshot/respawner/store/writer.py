@@ -20,6 +20,7 @@ from .compaction import Moves, compact, next_pack_number
 from .digest import ALGORITHMS, PREFERRED
 from .facts import remember
 from .fence import Fence
+from .files import remove
 from .lock import renew_lock
 from .pack import PackWriter, align, pack_path
 from .retention import delete_unnamed_packs, prune
@@ -63,6 +64,8 @@ class TimelineWriter:
         """Digests of chunks that are all zero, by their length: the whole ones, which are what counts."""
         self._places: dict[tuple[bytes, int], _Place] = {}
         self._added: list[tuple[bytes, int]] = []
+        self._filled: list[int] = []
+        """Packs that were left for being full since the last `publish`."""
         self._pack: PackWriter | None = None
         self._account = Account(timeline.folder)
         self._state_bytes = 0
@@ -214,16 +217,34 @@ class TimelineWriter:
     def _open_pack(self) -> PackWriter:
         """The pack to append to; a full one is made durable and closed."""
         if self._pack is None:
-            number = self._committed_pack or 1
-            self._pack = PackWriter(self.timeline.packs, number, self.timeline.uuid, self._committed_end)
+            self._pack = self._begin_pack() if not self._committed_end else self._committed()
         most = PACK_BYTES if self._added else min(PACK_BYTES, max(SMALL_PACK_BYTES, self._state_bytes // 4))
         if self._pack.end > most:
             self._pack.sync()
             full, self._pack = self._pack, None
             full.close()
-            number = next_pack_number(self.timeline, full.number)
-            self._pack = PackWriter(self.timeline.packs, number, self.timeline.uuid)
+            self._filled.append(full.number)
+            self._pack = self._begin_pack(full.number)
         return self._pack
+
+    def _committed(self) -> PackWriter:
+        """The pack that was written last, cut where what is published ends."""
+        try:
+            return PackWriter(
+                self.timeline.packs, self._committed_pack, self.timeline.uuid, self._committed_end
+            )
+        except FileNotFoundError as error:
+            self._start_new_pack()
+            raise StoreError(_deleted(Path(error.filename))) from error
+
+    def _begin_pack(self, *taken: int) -> PackWriter:
+        """A pack of its own. A session that was given up and still writes may take the same number first."""
+        number = next_pack_number(self.timeline, *taken, self._committed_pack - 1)
+        while True:
+            try:
+                return PackWriter(self.timeline.packs, number, self.timeline.uuid)
+            except FileExistsError:
+                number += 1
 
     @property
     def added_bytes(self) -> int:
@@ -240,9 +261,7 @@ class TimelineWriter:
         if missing := self._missing(e.pack for _, stream in manifest.streams() for e in stream.extents):
             if all(int(path.stem) in self._deleted for path in missing):
                 raise TornError("chunks that it shares with an earlier snapshot were moved since the capture")
-            raise StoreError(
-                f"{missing[0]} was deleted under the kernel; the next snapshot writes everything anew"
-            )
+            raise StoreError(_deleted(missing[0]))
         self.fence.check()
         self.timeline.publish(manifest)
         remember(self.timeline, manifest)
@@ -250,6 +269,7 @@ class TimelineWriter:
         self.next_sequence = manifest.sequence + 1
         self._account.add(self.added_bytes)
         self._added.clear()
+        self._filled.clear()
         self._state_bytes = manifest.size_bytes
         if self._pack is not None:
             self._committed_pack, self._committed_end = self._pack.number, self._pack.end
@@ -259,6 +279,7 @@ class TimelineWriter:
         for key in self._added:
             self._places.pop(key, None)
         self._added.clear()
+        filled, self._filled = self._filled, []
         pack, self._pack = self._pack, None
         if not (self.timeline.folder / "manifests").is_dir() or self._missing(
             place.pack for place in self._places.values()
@@ -267,22 +288,33 @@ class TimelineWriter:
                 pack.close()
             self._begin_anew()
             return
-        if pack is None:
+        if pack is None and not filled:
             return
         if self.timeline.sequences()[:1] == [self.next_sequence]:
             # Published, but not known to be durable, and not removable: its chunks must stay.
-            pack.close()
+            if pack is not None:
+                pack.close()
             self._read_manifests()
             return
-        try:
-            if pack.number == self._committed_pack:
-                pack.truncate(self._committed_end)
-            else:
-                pack.truncate(0)
-        except OSError:
-            pass  # the tail is unnamed, and is cut off when the pack is opened next
-        finally:
+        self._give_back(pack, filled)
+
+    def _give_back(self, pack: PackWriter | None, filled: list[int]) -> None:
+        """Free what was written since the last `publish`: it has no name, and a disk that is full needs the room.
+
+        What the disk does not let us take away is cut off when the pack is opened next, or is compaction's.
+        """
+        last = self._committed_pack if self._committed_end else 0
+        if pack is not None:
+            filled = [*filled, pack.number]
+            with contextlib.suppress(OSError):
+                pack.truncate(self._committed_end if pack.number == last else 0)
             pack.close()
+        for number in set(filled) - {last}:
+            with contextlib.suppress(OSError):
+                remove(pack_path(self.timeline.packs, number))
+        if last in filled[:-1]:
+            with contextlib.suppress(OSError, StoreError):
+                self._committed().close()
 
     def _missing(self, packs: Iterable[int]) -> list[Path]:
         """Which of these packs are gone: an open file is written without a word after its deletion."""
@@ -334,3 +366,7 @@ class TimelineWriter:
 def _moved(place: _Place, moves: Moves) -> _Place:
     pack, offset = moves.get((place.pack, place.offset), (place.pack, place.offset))
     return _Place(pack, offset, place.stored, place.encoding)
+
+
+def _deleted(pack: Path) -> str:
+    return f"{pack} was deleted under the kernel; the next snapshot writes everything anew"
