@@ -32,6 +32,14 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["DOCKER_HOST"] = host
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for the engine needs it: it has to run when they do."""
+    for item in items:
+        if "docker" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.docker)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the engine and build the image if a selected test needs them."""
     if session.config.option.collectonly:

@@ -397,7 +397,7 @@ ARRAYS = [
         """
         import numpy as np, pandas as pd
         pq = pd.DataFrame({'a': [1, 2], 'b': ['x', 'y']}); pq.attrs['u'] = 'm'; pq_s = pq['a']; pq_c = pd.CategoricalDtype(['q', 'p'], ordered=True); pq_i = pd.IntervalIndex.from_breaks([0, 1, 2]); pq_m = pd.MultiIndex.from_tuples([(1, 'a'), (2, 'b')], names=['x', 'y'])
-        pq_p = pd.Period('2026-03', 'M'); pq_t = pd.Timestamp('2026', tz='UTC'); pq_n = pd.NA; pq_nat = pd.NaT; pq_o = pd.offsets.BusinessDay(2); pq_f = pd.Series([1, 2], index=pq_m); pq_st = pq.style; pq_r = pq.rolling(2) if False else None; pq_g = pq.groupby('b').a
+        pq_p = pd.Period('2026-03', 'M'); pq_t = pd.Timestamp('2026', tz='UTC'); pq_n = pd.NA; pq_nat = pd.NaT; pq_o = pd.offsets.BusinessDay(2); pq_f = pd.Series([1, 2], index=pq_m); pq_st = pq.style if __import__('importlib.util').util.find_spec('jinja2') else None; pq_r = pq.rolling(2) if False else None; pq_g = pq.groupby('b').a
         class PQ(pd.DataFrame):
             _metadata = ['unit']
             @property
