@@ -122,7 +122,7 @@ LANGUAGE = [
             def next(self): return self + 1
         le_k = 1; le = [LEa.A | LEa.B, LEa(9), LEb.X, LEc.ADD, LEd.PI, LEe.ONE, LEb]; le_d = {LEa.A: 1, LEb.Y: LEb.X}; LEE_F = enum.Flag('LEE_F', ['P', 'Q']); le_f = LEE_F.P | LEE_F.Q
         """,
-        "le_k = 3; assert le[0] is LEa.AB and le[1] == 9 and type(le[1]) is LEa and LEa.A.both() == (LEa.AB, 3) and le[2] is LEb.X is LEb('nope') and LEb.default() is LEb.Y and LEb.X.shout == 'X' and le[3](1, 2) == 3 and le[4] is LEd.PI == 3.14 and le[5] is LEe.ONE == 1 and LEe.ONE.next() == 2 and le_d[LEb.Y] is LEb.X and list(le_f) == [LEE_F.P, LEE_F.Q] and (__import__('sys').version_info < (3, 11) or [m.name for m in LEa(3)] == ['A', 'B'])",
+        "le_k = 3; assert le[0] is LEa.AB and le[1] == 9 and type(le[1]) is LEa and LEa.A.both() == (LEa.AB, 3) and le[2] is LEb.X is LEb('nope') and LEb.default() is LEb.Y and LEb.X.shout == 'X' and le[3](1, 2) == 3 and le[4] is LEd.PI == 3.14 and le[5] is LEe.ONE == 1 and LEe.ONE.next() == 2 and le_d[LEb.Y] is LEb.X and (__import__('sys').version_info < (3, 11) or list(le_f) == [LEE_F.P, LEE_F.Q] and [m.name for m in LEa(3)] == ['A', 'B'])",
     ),
     Case(
         "deep_dataclasses_and_mixed_chains",
