@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.roles import assign_default_roles
 from jupyterhub.scopes import needs_scope
 from jupyterhub.user import User
 from jupyterhub.utils import url_path_join
 from tornado import web
 
+from ..forms import FormPage
 from .accounts import AccountError, State, UnsuitablePasswordError, normalised_name
 from .revoke import end_all_access, end_browser_logins
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .local import LocalAccountsAuthenticator
 
 
-class AccountPage(BaseHandler):
+class AccountPage(FormPage):
     """What the pages have in common."""
 
     authenticator: LocalAccountsAuthenticator
@@ -33,15 +33,6 @@ class AccountPage(BaseHandler):
         super().set_default_headers()
         # a one-time code or a password must not come back with the browser's back button
         self.set_header("Cache-Control", "no-store")
-
-    def check_xsrf_cookie(self) -> None:
-        try:
-            super().check_xsrf_cookie()
-        except web.HTTPError as error:
-            self.log.error("XSRF error on %s: %s", self.request.path, error)
-            raise web.HTTPError(
-                error.status_code, "This form is invalid or too old. Go back, reload the page and try again."
-            ) from error
 
     async def show(self, template: str, **namespace: Any) -> None:
         self.finish(await self.render_template(template, **namespace))

@@ -18,6 +18,7 @@ from respawner_spawner.leases.model import State
 from respawner_spawner.leases.records import Standing
 from tornado import web
 
+from ..forms import FormPage
 from . import actions, views, words
 from .actions import BadAction
 from .admin import AdminActions
@@ -27,16 +28,7 @@ from .handlers import GpuHandler
 from .hop import hop
 
 
-class GpuPage(GpuHandler):
-    def check_xsrf_cookie(self) -> None:
-        try:
-            super().check_xsrf_cookie()
-        except web.HTTPError as error:
-            self.log.error("XSRF error on %s: %s", self.request.path, error)
-            raise web.HTTPError(
-                error.status_code, "This form is invalid or too old. Go back, reload the page and try again."
-            ) from error
-
+class GpuPage(FormPage, GpuHandler):
     async def show(self, template: str, **namespace: Any) -> None:
         now = time.time()
         self.finish(await self.render_template(template, words=words, now=now, **namespace))
