@@ -3,14 +3,16 @@
 hypothesis chooses what happens: people ask and leave, two schedulers act on old decisions, the process dies at any
 statement, containers die unseen, hosts vanish and come back, admins change their minds, a backup is restored. Checked
 after every step: `World.check_*`; at the end everybody is served and every lease ends. RESPAWNER_MODEL_STEPS sets how
-many steps there are (10,000; a million in `make test-long`).
+many steps there are (10,000; a million in `make test-long`), RESPAWNER_MODEL_SEED which ones: the same in every
+`make test`, others each time in `make test-long`.
 """
 
 import os
+import secrets
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -30,6 +32,7 @@ from tests.spawner.ledgers import GIB, holder, in_memory
 LONG = os.environ.get("RESPAWNER_LONG") == "1"
 STEPS = int(os.environ.get("RESPAWNER_MODEL_STEPS", 1_000_000 if LONG else 10_000))
 STEPS_A_RUN = 50
+SEED = int(os.environ.get("RESPAWNER_MODEL_SEED", secrets.randbelow(1 << 32) if LONG else 1))
 
 users = st.sampled_from(USERS)
 crashes = st.one_of(st.none(), st.none(), st.none(), st.integers(0, 14))
@@ -345,6 +348,7 @@ def test_nothing_is_granted_twice_nobody_starves_and_every_lease_ends(capsys):
         books = Books(folder)
         while counted["steps"] < STEPS:
             left = STEPS - counted["steps"]
+            seed(SEED + counted["steps"])(Model)
             run_state_machine_as_test(
                 Model,
                 settings=settings(
@@ -357,7 +361,7 @@ def test_nothing_is_granted_twice_nobody_starves_and_every_lease_ends(capsys):
                 ),
             )
     with capsys.disabled():
-        print(f"\n{counted['steps']} steps: {dict(counted.most_common())}")
+        print(f"\nseed {SEED}, {counted['steps']} steps: {dict(counted.most_common())}")
     assert counted["steps"] >= STEPS
     for what in (
         "granted",
