@@ -7,7 +7,7 @@ The life of a timeline's head, step by step:
 
 1. `start` (first cell that stores history): the clean marker, the policy and the guard say whether to
    restore; the guard counts the attempt, the newest whole snapshot is loaded and put into the namespace.
-2. `before_execution`: what is pending is captured, and no byte of it depends on the namespace any more.
+2. `before_execution`: what is pending is captured, and no byte of it depends any more on what may change now.
 3. `cell_begins`: the cell is noted as running, the status file says dirty.
 4. `cell_ends`: the moment is noted, and captured by `capture_pending` once the reply is out.
 5. The saver publishes the snapshot; markers are cleared, the status file says saved.
@@ -61,8 +61,8 @@ class Engine:
         """Whether this is the kernel's own process and main thread: no forked child, no subshell."""
         return os.getpid() == self.pid and threading.current_thread() is threading.main_thread()
 
-    def before_execution(self) -> None:
-        self.recorder.before_execution()
+    def before_execution(self, what_comes: Callable[[], tuple[str, list[str]]]) -> None:
+        self.recorder.before_execution(what_comes)
         self._terminate.check()
 
     def cell_begins(self, first_line: str) -> None:

@@ -50,7 +50,16 @@ class Hooks:
 
     def _pre_execute(self) -> None:
         if self._engine.mine():
-            self._engine.before_execution()
+            self._engine.before_execution(self._what_comes)
+
+    def _what_comes(self) -> tuple[str, list[str]]:
+        """The source of what is about to run, and the expressions that are evaluated after it.
+
+        The event does not say; the request does. What a cell runs by itself (`run_cell` in a cell) comes under
+        the request of that cell, which has named the shell to do so.
+        """
+        content = self._shell.kernel.get_parent("shell").get("content", {})
+        return content["code"], list(content.get("user_expressions", {}).values())
 
     def _pre_run_cell(self, info: Any) -> None:
         if _is_a_cell(info) and self._engine.mine():

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .bystanders import stands_by
 from .capture import Moment, capture
 from .errors import BuiltOnDamageError, FencedError, OverBudgetError, RespawnerError, StoreError, TornError
 from .interrupts import interrupts_later
@@ -132,14 +133,24 @@ class Recorder:
         if self.again is not None and self.pending is moment:
             self.again()
 
-    def before_execution(self) -> None:
-        """Something is about to run in the namespace: nothing may be read from its memory after this."""
+    def before_execution(self, what_comes: Callable[[], tuple[str, list[str]]]) -> None:
+        """Something is about to run in the namespace: nothing may be read from its memory after this.
+
+        Unless it stands by: then the writer reads on, and notices if that was wrong (`bystanders`).
+        """
         self.capture_pending()
-        if not self._saver.idle:
+        if not self._saver.idle and not self._stands_by(what_comes):
             started = time.perf_counter()
             with interrupts_later():
                 self.guarded(self._saver.freeze)
             self.stall_seconds += time.perf_counter() - started
+
+    def _stands_by(self, what_comes: Callable[[], tuple[str, list[str]]]) -> bool:
+        try:
+            code, expressions = what_comes()
+            return stands_by(code, expressions, self.shell.user_ns)
+        except Exception:  # a request that says no code, a frontend's own shell
+            return False
 
     def capture(self, moment: Moment, *, within_budget: bool = False) -> Job:
         """Capture now and leave the writing to the saver. Raises what goes wrong with the capture.

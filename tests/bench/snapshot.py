@@ -125,6 +125,10 @@ class SnapshotBench:
                 kernel.flush()
             else:
                 self.samples[f"{name}: {change}"].append(kernel.run(cell))
+        if name in ("ours", "nothing"):
+            self.samples[f"{name}: everything, look"].append(kernel.run(state.EVERYTHING, state.LOOK))
+        if name == "ours":
+            kernel.flush()
 
     def _serializers(self, *, reverse: bool) -> None:
         """The libraries' ways, called as a user would at the end of a cell."""
@@ -147,19 +151,21 @@ class SnapshotBench:
             path.unlink(missing_ok=True)
 
     def _idle_cpu(self) -> None:
-        """CPU seconds of ``x = 1`` with its capture, and of pickling everything, in the same kernel."""
+        """CPU seconds of ``x = 1`` with its capture, of pickling everything, and of reading everything once."""
         self.samples["idle cpu"].append(
-            self._cpu(self.ours, state.NOTHING, flush=True) - self._cpu(self.nothing, state.NOTHING)
+            self._cpu(self.ours, state.NOTHING, then="__import__('respawner').flush()")
+            - self._cpu(self.nothing, state.NOTHING, then="True")
         )
+        self.samples["reading cpu"].append(self._cpu(self.ours, state.READ_ALL, hidden=True))
         for pickler in ("cloudpickle", "pickle"):
             cell = f"import {pickler}; len({pickler}.dumps({state.NAMESPACE}, protocol=5))"
             self.samples[f"{pickler} cpu"].append(self._cpu(self.ours, cell, hidden=True))
 
-    def _cpu(self, kernel: Kernel, cell: str, *, hidden: bool = False, flush: bool = False) -> float:
+    def _cpu(self, kernel: Kernel, cell: str, *, hidden: bool = False, then: str | None = None) -> float:
         before = meters.cpu_seconds(kernel.pid)
         kernel.run(cell, hidden=hidden)
-        if flush:
-            kernel.flush()
+        if then is not None and kernel.value(then) is not True:
+            raise CellFailed(f"{then} is not True after {cell}")
         return meters.cpu_seconds(kernel.pid) - before
 
     def _durability(self) -> None:
@@ -194,7 +200,7 @@ class SnapshotBench:
         for name in ("ours", "nothing"):
             kernel = self.kernels[name]
             meters.reset_peak(kernel.pid)
-            kernel.run(state.EVERYTHING, state.TRIVIAL)
+            kernel.run(state.EVERYTHING, state.LOOK)
             if name == "ours":
                 kernel.flush()
             peaks[name] = meters.peak_bytes(kernel.pid)
@@ -217,7 +223,7 @@ class SnapshotBench:
         """Extra seconds over the kernel that saves nothing, turn by turn."""
         if name in ("torch.save", "cloudpickle", "dill"):
             return self.samples.get(name)
-        kind = f"{change}, next" if name == "ours" else change
+        kind = f"{change}, next" if name == "ours" and not change.endswith("look") else change
         taken = self.samples.get(f"{name}: {kind}")
         if not taken:
             return None
@@ -231,6 +237,7 @@ class SnapshotBench:
         elastic = self.stall("elastic-kernel", "x = 1")
         ours_idle = self.stall("ours", "x = 1") or []
         changed = self.stall("ours", "everything") or []
+        looked_at = self.stall("ours", "everything, look") or []
         return {
             "idle_cell_vs_pickle": middle(
                 ratios(
@@ -239,8 +246,10 @@ class SnapshotBench:
                 ),
                 2,
             ),
+            "idle_cell_vs_reading_once": middle(ratios(got["idle cpu"], got["reading cpu"]), 3),
             "idle_cell_vs_elastic_kernel": round(middle(ours_idle) / middle(elastic), 3) if elastic else None,
             "changed_stall_vs_torch_save": middle(ratios(changed, got["torch.save"])),
+            "changed_stall_with_a_look_vs_torch_save": middle(ratios(looked_at, got["torch.save"])),
             "durable_vs_raw": middle(ratios(got["durable"], got["raw write"]), 3),
             "one_tensor_bytes_vs_changed": middle(got["one tensor packed"]),
             "scattered_rows_share": middle(got["scattered rows"], 5),
@@ -251,8 +260,10 @@ class SnapshotBench:
             "peak_extra_bytes": self.peak_extra_bytes,
             "idle_cpu_s": idle,
             "pickle_cpu_s": picklers,
+            "reading_cpu_s": middle(got["reading cpu"]),
             "idle_stall_s": middle(ours_idle),
             "changed_stall_s": middle(changed),
+            "changed_stall_with_a_look_s": middle(looked_at),
             "torch_save_s": middle(got["torch.save"]),
             "durable_s": middle(got["durable"]),
             "raw_write_s": middle(got["raw write"]),

@@ -14,6 +14,8 @@ MB = 10**6
 
 NOTHING = "x = 1"
 TRIVIAL = "pass"
+LOOK = "tensors[0][0].item()"
+"""A next cell that names what is being written, so that it waits for a copy; `TRIVIAL` does not."""
 ONE_TENSOR = "tensors[7] += 1"
 EVERYTHING = """\
 for index in range(len(tensors)):
@@ -98,5 +100,7 @@ ALL_TENSORS = (
 )
 TOUCH_EACH = f"touched = [(t.view(-1)[0].item(), t.view(-1)[-1].item()) for t in {ALL_TENSORS}]"
 """A first cell as people write it: something of every tensor."""
+READ_ALL = f"for tensor in {ALL_TENSORS}: tensor.detach().sum()"
+"""The memory is read once, and no more than added up."""
 TOUCH_ALL = f"touched = [t.sum().item() for t in {ALL_TENSORS}]"
 """Every byte of every tensor."""

@@ -25,6 +25,32 @@ def test_the_next_cell_may_change_what_is_being_written(notebook: Notebook) -> N
         assert notebook.value("(int(a[0]), int(a[-1]), b.base is a)") == str((first, last, True))
 
 
+ARENA = "__import__('respawner').status()['arena_bytes']"
+
+
+def test_cell_that_stands_by_copies_nothing(notebook: Notebook) -> None:
+    """Queued at once, while some hundred megabytes are being written: only who may change them waits for a copy."""
+    notebook.run_all([f"{BIG}; n = 3", "print(n)", "n += 1"])
+    notebook.settle()
+    assert notebook.value(ARENA) == "0"
+    notebook.run_all(["a += 1", "a += 1"])
+    assert notebook.settle()["durable"]
+    assert int(notebook.value(ARENA)) > 0
+    assert [int(each.cell["execution_count"]) for each in notebook.manifests()] == [5, 4, 3, 2, 1]
+    notebook.restart_after_kill()
+    notebook.run("y = 1")
+    assert notebook.value("(int(a[0]), int(a[-1]), n)") == "(2, 48000001, 4)"
+
+
+def test_cell_that_was_thought_to_stand_by_tears_nothing(notebook: Notebook) -> None:
+    notebook.run("import sys")
+    notebook.run_all([BIG, "sys.modules['__main__'].a[::1000] += 1"])
+    assert notebook.settle()["durable"]
+    notebook.restart_after_kill()
+    notebook.run("y = 1")
+    assert notebook.value("(int(a[0]), int(a[1]), int(a[-1000]))") == "(1, 1, 47999001)"
+
+
 def test_thread_that_writes_meanwhile_tears_nothing(notebook: Notebook) -> None:
     """What is on disk is what its digests say, however often memory changes under the writer."""
     notebook.run(
