@@ -20,6 +20,7 @@ __all__ = [
     "clean_next_start",
     "exclude",
     "flush",
+    "forget",
     "include",
     "load_ipython_extension",
     "report",
@@ -35,7 +36,7 @@ Item = TypeVar("Item")
 
 
 def save(label: str | None = None) -> str:
-    """Save the state now and return the snapshot's id. A labelled snapshot is kept until pruned by hand."""
+    """Save the state now and return the snapshot's id. A labelled snapshot is kept until `forget`."""
     return _engine().save(label).id
 
 
@@ -51,6 +52,14 @@ def restore(id_or_label: str | None = None, *, salvage: bool = False) -> dict[st
     Returns the report, with what could not be restored and why.
     """
     return _engine().restore(id_or_label, salvage=salvage)
+
+
+def forget(id_or_label: str) -> str:
+    """Delete a snapshot of this notebook for good, also a labelled or pinned one, and return its id.
+
+    Raises `NoSnapshotError`, and `StoreError` for the one that the next start would go on from.
+    """
+    return _engine().forget(id_or_label).id
 
 
 def flush(timeout: float | None = None) -> bool:

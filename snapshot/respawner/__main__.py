@@ -1,4 +1,4 @@
-"""``python -m respawner list|show|verify|prune|export|import``: works on a store without a kernel.
+"""``python -m respawner list|show|verify|prune|forget|export|import``: works on a store without a kernel.
 
 Never unpickles: whoever looks after a store need not trust what is in it. Exits 0, or 1 with a message.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import RespawnerError
 from .listing import describe, one_line
@@ -21,8 +22,10 @@ from .store.layout import default_store, open_store
 from .store.lock import TimelineLock, holder_of
 from .store.moves import move, undelete
 from .store.reader import SnapshotReader
-from .store.retention import KEEP_LATEST, delete_unnamed_packs, packs_bytes, prune
+from .store.retention import KEEP_LATEST, delete, delete_unnamed_packs, packs_bytes, prune
 from .store.timeline import Damage, Timeline
+
+Result = TypeVar("Result")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how many of the latest stay, besides one an hour, one a day, and labelled ones (default: %(default)s)",
     )
+    command(
+        _forget, "forget", "delete one snapshot, also a labelled or pinned one", one_timeline=True
+    ).add_argument("snapshot", help="id or label")
     command(_export, "export", "write a timeline to a tar file", one_timeline=True).add_argument(
         "file", type=Path
     )
@@ -138,22 +144,41 @@ def _prune(store: Path, options: argparse.Namespace) -> int:
         )
     failed = 0
     for timeline in _timelines(store, options.timeline):
-        lock = TimelineLock.acquire(timeline.lock_path)
-        if lock is None:
-            holder = holder_of(timeline.lock_path)
-            print(f"{timeline.name}: left alone, process {holder.get('pid')} writes to it", file=sys.stderr)
-            failed = 1
-            continue
-        before = packs_bytes(timeline)
         try:
-            deleted = prune(timeline, options.keep)
-            delete_unnamed_packs(timeline)
-            compact(timeline, keep=0)
-        finally:
-            lock.release()
-        freed = readable_size(max(0, before - packs_bytes(timeline)))
-        print(f"{timeline.name}: {len(deleted)} snapshots deleted, {freed} freed")
+            deleted, freed = _freed_by(timeline, lambda timeline: prune(timeline, options.keep))
+        except _InUseError as error:
+            print(error, file=sys.stderr)
+            failed = 1
+        else:
+            print(f"{timeline.name}: {len(deleted)} snapshots deleted, {freed} freed")
     return failed
+
+
+def _forget(store: Path, options: argparse.Namespace) -> int:
+    [timeline] = _timelines(store, options.timeline)
+    deleted, freed = _freed_by(timeline, lambda timeline: delete(timeline, options.snapshot))
+    print(f"{timeline.name}: {deleted.id} deleted, {freed} freed")
+    return 0
+
+
+class _InUseError(RespawnerError):
+    """A living kernel writes to the timeline."""
+
+
+def _freed_by(timeline: Timeline, step: Callable[[Timeline], Result]) -> tuple[Result, str]:
+    """Run a step that deletes snapshots, under the timeline's lock, then free what only they needed."""
+    lock = TimelineLock.acquire(timeline.lock_path)
+    if lock is None:
+        holder = holder_of(timeline.lock_path)
+        raise _InUseError(f"{timeline.name}: left alone, process {holder.get('pid')} writes to it")
+    before = packs_bytes(timeline)
+    try:
+        result = step(timeline)
+        delete_unnamed_packs(timeline)
+        compact(timeline, keep=0)
+    finally:
+        lock.release()
+    return result, readable_size(max(0, before - packs_bytes(timeline)))
 
 
 def _export(store: Path, options: argparse.Namespace) -> int:

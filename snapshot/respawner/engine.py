@@ -227,6 +227,10 @@ class Engine:
         with self._progress("saving the state as it is" if kind == "undo" else "saving"):
             return self.recorder.save(moment)
 
+    def forget(self, id_or_label: str) -> Manifest:
+        """Delete a snapshot of this notebook for good, and what only it needed."""
+        return self.recorder.delete(id_or_label)
+
     def restore(self, id_or_label: str | None = None, *, salvage: bool = False) -> dict[str, Any]:
         """Replace the namespace by a snapshot's. The state before is saved first, so this can be undone.
 

@@ -1,4 +1,4 @@
-"""``%snapshot``, ``%snapshots``, ``%restore`` and ``%restart_clean``."""
+"""``%snapshot``, ``%snapshots``, ``%restore``, ``%forget`` and ``%restart_clean``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.display import display
 
 from .engine import Engine
-from .errors import NoSnapshotError
+from .errors import NoSnapshotError, StoreError
 from .listing import table
 from .manifest import Manifest
 from .readable import readable_size
@@ -26,7 +26,7 @@ class RespawnerMagics(Magics):
 
     @line_magic
     def snapshot(self, line: str) -> None:
-        """``%snapshot [label]``: save the state now. A labelled snapshot is kept until it is pruned by hand."""
+        """``%snapshot [label]``: save the state now. A labelled snapshot is kept until `%forget`."""
         manifest = self._engine.save(line.strip() or None)
         print(f"Snapshot {manifest.id} ({readable_size(manifest.size_bytes)})")  # noqa: T201
 
@@ -50,6 +50,22 @@ class RespawnerMagics(Magics):
         except NoSnapshotError:
             raise UsageError(self._no_such(wanted)) from None  # IPython shows it as one line; the cell fails
         show(report)
+
+    @line_magic
+    def forget(self, line: str) -> None:
+        """``%forget id|label``: delete that snapshot for good, also where a label or a pin keeps it."""
+        wanted = line.strip()
+        if not wanted:
+            raise UsageError(
+                "which snapshot? `%forget id` or `%forget label`; `%snapshots` lists what there is"
+            )
+        try:
+            manifest = self._engine.forget(wanted)
+        except NoSnapshotError:
+            raise UsageError(self._no_such(wanted)) from None
+        except StoreError as error:
+            raise UsageError(str(error)) from None
+        print(f"Snapshot {manifest.id} is deleted.")  # noqa: T201
 
     @line_magic
     def restart_clean(self, line: str) -> None:

@@ -205,6 +205,11 @@ class Recorder:
             raise job.error or RespawnerError("the state was not saved")
         return job.manifest
 
+    def delete(self, wanted: str) -> Manifest:
+        """Delete one snapshot for good. Raises `StoreError` where that cannot be."""
+        self.flush()
+        return self._saver.delete(wanted)
+
     def flush(self, timeout: float | None = None) -> bool:
         """Whether everything up to the last ended cell is durable, waiting for it at most ``timeout`` s."""
         self.capture_pending(force=True)

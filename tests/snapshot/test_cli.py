@@ -57,6 +57,18 @@ def test_prune_keeps_the_latest_and_the_labelled(closed: Notebook) -> None:
     assert "at least" in cli(closed.store, "prune", "--keep", "0", ok=False)
 
 
+def test_forget_deletes_what_a_label_keeps_and_never_what_the_next_start_restores(closed: Notebook) -> None:
+    latest, best = closed.manifests()[0], next(m for m in closed.manifests() if m.labels)
+    assert "no snapshot 'bset'" in cli(closed.store, "forget", closed.name, "bset", ok=False)
+    assert "next start goes on from" in cli(closed.store, "forget", closed.name, latest.id, ok=False)
+    assert "fits" in cli(closed.store, "forget", closed.name, latest.id[:2], ok=False)
+    before = len(closed.manifests())
+    assert f"{best.id} deleted" in cli(closed.store, "forget", closed.name, "best")
+    assert len(closed.manifests()) == before - 1
+    assert "no snapshot 'best'" in cli(closed.store, "forget", closed.name, "best", ok=False)
+    assert "DAMAGED" not in cli(closed.store, "verify")
+
+
 def test_prune_leaves_a_timeline_with_a_living_kernel_alone(notebook: Notebook) -> None:
     notebook.run("x = 1")
     notebook.run("x = 2")

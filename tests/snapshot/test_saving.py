@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
+from respawner.store.retention import packs_bytes
 
 from tests.snapshot.notebook import Notebook
 
@@ -171,6 +172,32 @@ def test_quota_takes_old_states_and_never_the_labelled_or_the_last(
         notebook.run("print(a.sum() == total, a[0] == np.random.default_rng(0).random())").text
         == "True True\n"
     )
+
+
+def test_forgotten_snapshot_is_gone_and_its_room_free(notebook: Notebook) -> None:
+    """Also in the kernel that writes, with chunks that the later states share and others that they do not."""
+    notebook.run("import numpy as np, respawner; rng = np.random.default_rng(0); kept = rng.bytes(8 << 20)")
+    notebook.run("gone = rng.bytes(80 << 20)")
+    labelled = notebook.run("%snapshot big")
+    assert labelled.error is None
+    notebook.run("del gone")
+    notebook.run("more = rng.bytes(1 << 20)")
+    assert notebook.settle()["durable"]
+    before = packs_bytes(notebook.timeline)
+    for found in notebook.manifests():
+        if found.size_bytes > 80 << 20 and "big" not in found.labels:
+            assert notebook.run(f"%forget {found.id}").error is None
+    assert "is deleted" in notebook.run("%forget big").text
+    assert packs_bytes(notebook.timeline) < before - (75 << 20)
+    assert "there is no snapshot 'big'" in notebook.run("%forget big").text
+    notebook.settle()
+    assert "goes on from" in notebook.run(f"%forget {notebook.manifests()[0].id}").text
+    assert "which snapshot?" in notebook.run("%forget").text
+    notebook.run("import hashlib; digest = hashlib.sha256(kept + more).hexdigest()")
+    assert notebook.settle()["durable"]
+    notebook.restart_after_kill()
+    notebook.run("y = 1")
+    assert notebook.value("hashlib.sha256(kept + more).hexdigest() == digest") == "True"
 
 
 def test_wrong_budget_is_told_and_keeps_nothing_from_being_saved(

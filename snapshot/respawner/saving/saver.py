@@ -121,6 +121,11 @@ class Saver:
         coming = set().union(*(job.keys() for job in self.unfinished()))
         return Stored(None if self._distrusted else writer, coming)
 
+    def delete(self, wanted: str) -> Manifest:
+        """Delete a snapshot, when everything submitted so far has ended. Only who submits may call it."""
+        self.wait()
+        return self._open().delete(wanted)
+
     def close(self) -> None:
         """Write what is queued and close the files."""
         self.wait()

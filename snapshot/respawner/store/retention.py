@@ -1,6 +1,6 @@
 """Which snapshots stay: the newest, then one an hour, then one a day, inside a quota. What no manifest names goes.
 
-Never deleted: labelled and pinned snapshots, and the state that the next start would restore. Chunks that
+Never deleted by themselves: labelled and pinned snapshots, and the state that the next start would restore. Chunks that
 a snapshot that stays shares with one that goes stay as well: packs are deleted only when no manifest names them.
 
 Whoever deletes holds the timeline's lock. Packs may be mapped by a restored kernel: they are unlinked whole, never
@@ -22,7 +22,8 @@ from ..contract import (
     STORE_QUOTA_ENV,
     TIMELINE_QUOTA_ENV,
 )
-from ..errors import StoreError
+from ..errors import NoSnapshotError, StoreError
+from ..manifest import Manifest
 from .facts import Facts, facts_of
 from .files import remove
 from .timeline import Timeline
@@ -156,6 +157,33 @@ def prune(
     for sequence in deleted:  # oldest first: a kill in between leaves what a smaller number would have left
         remove(timeline.manifest_path(sequence))
     return deleted
+
+
+def delete(timeline: Timeline, wanted: str) -> Manifest:
+    """Delete one snapshot whatever keeps it, labels and pins too; returns what it was. Needs the timeline's lock.
+
+    ``wanted``: an id, the only beginning of one, or a label that only one snapshot has. Raises `NoSnapshotError`,
+    and `StoreError` where it is not clear which one is meant, or where the next start would restore it.
+    """
+    whole = [found for found in timeline.snapshots() if isinstance(found, Manifest)]
+    fitting = [found for found in whole if found.id == wanted] or [
+        found for found in whole if wanted in found.labels or (wanted and found.id.startswith(wanted))
+    ]
+    if not fitting:
+        raise NoSnapshotError(f"{timeline.name} has no snapshot {wanted!r}; `%snapshots` lists what there is")
+    if len(fitting) > 1:
+        ids = ", ".join(found.id for found in fitting)
+        raise StoreError(f"{wanted!r} fits {len(fitting)} snapshots ({ids}); nothing was deleted: give an id")
+    [found] = fitting
+    target = timeline.target()
+    if found is whole[0] or (target is not None and found.id == target.id):
+        raise StoreError(
+            f"{found.id} is what the next start goes on from; nothing was deleted. "
+            "It can be deleted as soon as there is a newer one"
+        )
+    remove(timeline.manifest_path(found.sequence))
+    timeline.unpin(found.id)
+    return found
 
 
 def _most_bytes(timeline: Timeline, rules: Rules) -> int:

@@ -23,7 +23,7 @@ from .fence import Fence
 from .files import remove
 from .lock import renew_lock
 from .pack import PackWriter, align, pack_path
-from .retention import delete_unnamed_packs, prune
+from .retention import delete, delete_unnamed_packs, prune
 from .timeline import Damage, Timeline
 
 CopyTo = Callable[[int], None]
@@ -336,6 +336,15 @@ class TimelineWriter:
         """Delete what retention does not keep; returns the numbers. Raises `FencedError` as `publish` does."""
         self.fence.check()
         return prune(self.timeline, keep_latest)
+
+    def delete(self, wanted: str) -> Manifest:
+        """Delete one snapshot (see `retention.delete`) and what only it needed. Call it between two snapshots."""
+        self.fence.check()
+        deleted = delete(self.timeline, wanted)
+        self.close()
+        self._start_new_pack()  # what lies in the open one could not be freed
+        self.drop_unnamed_packs()
+        return deleted
 
     def drop_unnamed_packs(self) -> None:
         """Delete packs that no manifest names any more, and empty those that are mostly dead.
