@@ -197,7 +197,9 @@ class GPUDockerSpawner(DockerSpawner):
         try:
             existing = await self.get_object()
             if existing and existing["State"]["Running"]:
-                return await self._adopt(existing)
+                if not await self._is_given_up(_fence_of(existing)):
+                    return await self._adopt(existing)
+                await self._stop_given_up()
             image = await self._choose_image()
             if existing:
                 await self._remove(self.object_id)
@@ -214,13 +216,26 @@ class GPUDockerSpawner(DockerSpawner):
                 reason="engine",
             ) from error
 
+    async def _is_given_up(self, fence: int) -> bool:
+        """Whether the ledger has ended the lease with which a container runs: it is no session of anybody's any more."""
+        return bool(fence) and await asyncio.to_thread(self.ledger.has_ended, self.holder, fence)
+
+    async def _stop_given_up(self) -> None:
+        """End the container of a session that was given up and whose host is back, before a new one is made.
+
+        It has saved what it could until now: the new one's number is not in the volume yet.
+        """
+        self.log.warning("%s was given up and still runs: stopping %s", self._log_name, self.object_id[:12])
+        await self._flush()
+        await self.docker("stop", self.object_id, timeout=self.stop_grace_seconds)
+
     async def _adopt(self, container: dict[str, Any]) -> tuple[str, int]:
         """Go on with a container that survived what the hub did not: its variables are still there."""
         environment = dict(item.split("=", 1) for item in container["Config"]["Env"] if "=" in item)
         self.api_token = environment["JUPYTERHUB_API_TOKEN"]
         labels = container["Config"]["Labels"]
         self.lease = [uuid for uuid in labels.get(container_spec.GPUS_LABEL, "").split(",") if uuid]
-        self.fence = int(labels.get(container_spec.FENCE_LABEL, 0))
+        self.fence = _fence_of(container)
         if self.lease:
             share_bytes = int(labels.get(container_spec.SHARE_LABEL, 0))
             try:
@@ -273,22 +288,25 @@ class GPUDockerSpawner(DockerSpawner):
             devices = await asyncio.to_thread(self.ledger.devices)
             memory = {device.uuid: device.memory_bytes for device in devices}
             self._share = container_spec.Share(lease.share_bytes, memory.get(lease.uuids[0], 0))
-        else:
-            await self._refuse_used(lease)
+        await self._refuse_used(lease)
         self._say(20, f"{len(lease.uuids)} GPU(s) for you")
 
     def _groups(self) -> list[str]:
         return [group.name for group in self.user.orm_user.groups]
 
     async def _refuse_used(self, lease: Lease) -> None:
-        """The last look before devices are handed out: no other container of the engine has them.
+        """The last look before devices are handed out: no other container of the engine has them, except that shares
+        get on with each other.
 
         The ledger knows that too, unless its database was lost or restored since and nobody has compared them yet.
         """
         for container in await self.docker("containers", filters={"label": container_spec.GPUS_LABEL}):
-            used = set(container["Labels"][container_spec.GPUS_LABEL].split(",")) & set(lease.uuids)
+            labels = container["Labels"]
+            if lease.share_bytes and int(labels.get(container_spec.SHARE_LABEL) or 0):
+                continue
+            used = set(labels[container_spec.GPUS_LABEL].split(",")) & set(lease.uuids)
             if used:
-                holder = container["Labels"].get(container_spec.HOLDER_LABEL, container["Id"][:12])
+                holder = labels.get(container_spec.HOLDER_LABEL, container["Id"][:12])
                 raise SessionStartError(
                     f"{', '.join(sorted(used))} was granted to you, but the container of {holder} still uses it. "
                     "Try again in a minute; if it stays so, tell your admin: `respawner-hub gpu leases`.",
@@ -466,6 +484,8 @@ class GPUDockerSpawner(DockerSpawner):
         try:
             container = await self.get_object()
         except (*UNREACHABLE, APIError) as error:
+            if await self._is_given_up(self.fence):
+                return "its host does not answer, and an admin gave it up"
             self.log.warning(
                 "Cannot ask %s about %s, counted as running: %s", self.engine_host, self._log_name, error
             )
@@ -568,3 +588,8 @@ class GPUDockerSpawner(DockerSpawner):
     async def _remove(self, container_id: str) -> None:
         with contextlib.suppress(NotFound):
             await self.docker("remove_container", container_id, v=True, force=False)
+
+
+def _fence_of(container: dict[str, Any]) -> int:
+    """Of Docker's inspection of a session's container; 0: it has none."""
+    return int(container["Config"]["Labels"].get(container_spec.FENCE_LABEL, 0))

@@ -139,10 +139,18 @@ def mig_device(uuid: str, parent: str) -> Device:
 
 @contextlib.contextmanager
 def deployment_with_gpus(
-    devices: Sequence[Device], image: str = stub_session.IMAGE, **settings: dict[str, object]
+    devices: Sequence[Device],
+    image: str = stub_session.IMAGE,
+    *,
+    live_restore: bool = False,
+    **settings: dict[str, object],
 ) -> Iterator[GpuDeployment]:
-    """A running deployment with these stand-in devices on an engine of its own; sessions are stand-ins by default."""
-    with gpu_engine.running([device.uuid for device in devices], log_to=ARTIFACTS / "logs") as engine:
+    """A running deployment with these stand-in devices on an engine of its own; sessions are stand-ins by default.
+
+    :param live_restore: whether sessions outlive a killed engine.
+    """
+    uuids = [device.uuid for device in devices]
+    with gpu_engine.running(uuids, log_to=ARTIFACTS / "logs", live_restore=live_restore) as engine:
         if image == stub_session.IMAGE:
             stub_session.build(engine.client)
         else:

@@ -8,6 +8,7 @@ import pytest
 import requests
 from respawner_spawner.engine import Engine
 from respawner_spawner.leases.model import Ask, Kind, State
+from respawner_spawner.leases.reconcile import lost_hosts
 from respawner_spawner.leases.records import EndReason
 from respawner_spawner.suspend import A_CELL_HAS_BEGUN, Outcome, suspend
 
@@ -22,7 +23,8 @@ MIG = "MIG-dddddddd"
 
 @pytest.fixture(scope="module")
 def deployment():
-    with deployment_with_gpus([*map(whole_gpu, UUIDS), mig_device(MIG, "GPU-sliced")]) as deployment:
+    devices = [*map(whole_gpu, UUIDS), mig_device(MIG, "GPU-sliced")]
+    with deployment_with_gpus(devices, live_restore=True) as deployment:
         yield deployment
 
 
@@ -146,6 +148,31 @@ def test_two_shares_live_on_one_gpu_and_say_what_holds_them_to_it(deployment, ad
         for user in (ada, bob):
             deployment.stop_server(user)
         deployment.ledger.share(UUIDS[1], 0, by="user:admin")
+
+
+# A host that is lost ------------------------------------------------------------------------------------
+
+
+def test_a_session_on_a_lost_host_is_given_up_and_its_old_container_stopped_when_the_host_is_back(
+    deployment, ada
+):
+    deployment.start_server(ada, {"gpus": 1})
+    before = deployment.lease(ada)
+    container = deployment.engine.inspect_container(deployment.container(ada))["Id"]
+    deployment.gpu_engine.kill()
+    try:
+        wait_until(lambda: lost_hosts(deployment.ledger.cordons()), 120, "the host to be missed")
+        assert deployment.api("GET", f"users/{ada}").json()["server"], "what cannot be reached is not dead"
+        assert "can start again" in deployment.run("gpu", "give-up", ada, "--yes").stdout
+        wait_until(lambda: not deployment.api("GET", f"users/{ada}").json()["servers"], 60, "its end")
+    finally:
+        deployment.gpu_engine.start()
+    assert deployment.engine.inspect_container(container)["State"]["Running"], "it has not noticed"
+    deployment.ensure_server(ada, {"gpus": 1})
+    assert deployment.lease(ada).fence > before.fence
+    assert deployment.engine.inspect_container(deployment.container(ada))["Id"] != container
+    audit = [(entry.by, entry.action) for entry in deployment.ledger.audit(deployment.holder(ada), most=20)]
+    assert ("service:respawner-gpu", "lost") in audit
 
 
 # Suspend ------------------------------------------------------------------------------------------------

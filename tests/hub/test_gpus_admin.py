@@ -12,6 +12,7 @@ import requests
 from respawner_hub import gateway, secrets
 from respawner_hub.cli import main
 from respawner_spawner.leases.model import Ask, Decision, Grant, Kind
+from respawner_spawner.leases.reconcile import SILENT_ENGINE
 
 from .gpu_hub import GpuHub, eventually
 from .running_hub import Browser, text_of
@@ -174,6 +175,45 @@ def test_a_lease_whose_server_the_hub_has_forgotten_is_told_of(hub, gpu):
         assert (code, "the hub does not know its server. Start it" in error) == (1, True)
     finally:
         hub.ledger.release("test/ada/")
+
+
+def test_only_a_session_on_a_lost_host_can_be_given_up(hub, gpu, monkeypatch):
+    take(hub, "ada")
+    code, _, error = gpu("give-up", "ada", "--yes")
+    assert (code, "ada is on stand-in, which answers" in error) == (1, True)
+    browser = Browser(hub)
+    browser.log_in("boss", "pw")
+    assert "Give up" not in text_of(browser.get("/gpus"))
+    assert hub.api("POST", "/respawner/give-up", hub.token("ada"), json={"user": "ada"}).status_code == 403
+
+    hub.ledger.cordon("host:stand-in", SILENT_ENGINE, "reconcile")
+    assert "Give up" in text_of(browser.get("/gpus"))
+    code, _, error = gpu("give-up", "ada")
+    assert (code, "say --yes" in error) == (1, True)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    assert gpu("give-up", "ada")[1].endswith("Nothing has changed.\n")
+    assert running(hub, "ada")
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    code, output, _ = gpu("give-up", "ada", "--reason", "flooded")
+    assert (code, "ada is given up and can start again." in output) == (0, True)
+    ended = hub.ledger.ended("test/ada/")[0]
+    assert (ended.end_reason, ended.end_detail) == ("lost", "flooded")
+    assert hub.api("GET", "/users/ada").json()["servers"] == {}
+    assert ("service:tests", "lost") in [(e.by, e.action) for e in hub.ledger.audit("test/ada/", most=3)]
+
+    take_again = hub.ask("ada", {"gpus": 1}, token=hub.token("ada"))
+    assert take_again.json()["state"] == "queued"
+
+
+def test_an_admin_gives_a_session_up_on_the_page(hub):
+    take(hub, "ada")
+    hub.ledger.cordon("host:stand-in", SILENT_ENGINE, "reconcile")
+    browser = Browser(hub)
+    browser.log_in("boss", "pw")
+    answer = browser.submit("/gpus", action="give-up", user="ada", server="")
+    assert "ada is given up and can start again." in text_of(answer)
+    assert hub.ledger.audit("test/ada/", most=1)[0].by == "user:boss"
 
 
 def test_an_assigned_session_goes_before_those_who_wait_longer(hub, gpu):

@@ -82,6 +82,12 @@ def _add_sessions(actions: Any) -> None:
         parser.add_argument("--share", metavar="SIZE", help="memory of a shared GPU")
         parser.add_argument("--host")
     _add_who(actions.add_parser("release", help="stop a session, or cancel its request"))
+    give_up = actions.add_parser(
+        "give-up", help="end the lease of a session whose host does not answer; its user can start again"
+    )
+    _add_who(give_up)
+    give_up.add_argument("--reason")
+    give_up.add_argument("--yes", action="store_true", help="do not ask whether that is meant")
 
 
 def _add_who(parser: argparse.ArgumentParser) -> None:
@@ -132,12 +138,31 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             _view(args, settings)
         elif args.gpu_action == "history":
             _history(args, settings)
+        elif args.gpu_action == "give-up" and not _is_meant(args):
+            print("Nothing has changed.")
         else:
             print(_Hub(settings).post(args.gpu_action, _body(args))["message"])
     except (GpuError, gateway.NetworkError) as error:
         print(f"respawner-hub gpu {args.gpu_action}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _is_meant(args: argparse.Namespace) -> bool:
+    """Ask the person at the terminal.
+
+    :raises GpuError: nobody is there to ask.
+    """
+    if args.yes:
+        return True
+    if not sys.stdin.isatty():
+        raise GpuError("this asks before it does it. In a script say --yes.")
+    who = f"{args.user}/{args.server}" if args.server else args.user
+    print(
+        f"The lease of {who} ends now, and {args.user} can start again from the last saved state. What still runs on "
+        "the lost host saves nothing any more once that has happened, and is stopped when the host is back."
+    )
+    return input(f"Give {who} up? [y/N] ").strip().lower() in ("y", "yes")
 
 
 class _Hub:
@@ -180,7 +205,9 @@ def _message(answer: requests.Response) -> str:
 def _body(args: argparse.Namespace) -> dict[str, Any]:
     """The action's JSON: what was said on the command line, and nothing else."""
     said = {
-        key: value for key, value in vars(args).items() if key not in ("command", "settings", "gpu_action")
+        key: value
+        for key, value in vars(args).items()
+        if key not in ("command", "settings", "gpu_action", "yes")
     }
     if args.gpu_action in ("assign", "move"):
         names = {"model": "gpu_model", "memory": "gpu_memory", "host": "gpu_host", "device": "gpu_uuids"}

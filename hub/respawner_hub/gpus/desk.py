@@ -11,10 +11,11 @@ from respawner_spawner.leases.admin import host_target
 from respawner_spawner.leases.asks import BadAsk, ask_from, wants_cpu_meanwhile
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Kind, Limit, Request, State
+from respawner_spawner.leases.reconcile import lost_hosts
 from respawner_spawner.leases.records import LedgerError, Standing
 from respawner_spawner.sizes import size_bytes
 
-from . import actions, idle
+from . import actions, idle, words
 from .actions import BadAction
 from .rounds import Policy, outlook, run_round, see
 
@@ -123,6 +124,27 @@ class Desk:
         if standing is None:
             raise BadAction("This session has just ended.")
         return standing
+
+    def give_up(self, holder: str, reason: str, by: str) -> None:
+        """End the lease of a session that nobody can stop, because its host is lost.
+
+        What still runs there is fenced off when the host is back; until then its devices stay out of use.
+
+        :raises BadAction: it has no lease, or its host answers.
+        """
+        found, name = self.ledger.request_of(holder), words.session(holder)
+        if found is None or found.lease is None or found.state is not State.RUNNING:
+            raise BadAction(f"{name} has no session with GPUs. If its request waits, release cancels it.")
+        hosts = {device.host for device in self.ledger.devices() if device.uuid in found.lease.uuids}
+        lost = lost_hosts(self.ledger.cordons())
+        if not (hosts & lost if hosts else lost):
+            where = ", ".join(sorted(hosts)) or "a host"
+            raise BadAction(
+                f"{name} is on {where}, which answers, so its session can be saved and stopped: release it, or drain "
+                "its GPU. Only sessions on a host that does not answer are given up."
+            )
+        if self.ledger.give_up(holder, reason, by) is None:
+            raise BadAction(f"{name} has just ended.")
 
     @staticmethod
     def _keeps_waiting(standing: Standing) -> bool:

@@ -12,6 +12,7 @@ from respawner_spawner.leases.admin import SILENT_SECONDS, host_target
 from respawner_spawner.leases.asks import describe
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Device, State
+from respawner_spawner.leases.reconcile import lost_hosts
 from respawner_spawner.leases.records import Standing
 
 from . import words
@@ -88,11 +89,13 @@ def device_json(
     *,
     viewer: str | None,
     reading: Mapping[str, Any] | None = None,
+    host_lost: bool = False,
 ) -> dict[str, Any]:
     """A device and who has it.
 
     :param viewer: a user, who learns nobody else's name; None for an admin.
     :param reading: what its agent measured last.
+    :param host_lost: whether its host's engine does not answer, so that its sessions can only be given up.
     """
     standings = list(holders)
     return {
@@ -105,6 +108,7 @@ def device_json(
         "memory_bytes": device.memory_bytes,
         "shareable_bytes": device.shareable_bytes,
         "cordon": device.cordon,
+        "host_lost": host_lost,
         "free_bytes": free_bytes(device, standings),
         "holders": [_holder_json(standing, viewer) for standing in standings],
         "reading": dict(reading or {}),
@@ -144,8 +148,15 @@ def devices(ledger: Ledger, readings: Readings, viewer: str | None) -> list[dict
     for standing in ledger.standings():
         for uuid in standing.lease.uuids if standing.lease else ():
             by_device.setdefault(uuid, []).append(standing)
+    lost = lost_hosts(ledger.cordons())
     return [
-        device_json(device, by_device.get(device.uuid, ()), viewer=viewer, reading=readings.get(device.uuid))
+        device_json(
+            device,
+            by_device.get(device.uuid, ()),
+            viewer=viewer,
+            reading=readings.get(device.uuid),
+            host_lost=device.host in lost,
+        )
         for device in ledger.devices()
     ]
 

@@ -134,6 +134,13 @@ class Leases(Requests, Admin):
                 put_cordon(change, uuid, why, by)
             return _standing(change, row.id)
 
+    def has_ended(self, holder: str, fence: int) -> bool:
+        """Whether the session had this lease and has it no more, as after `give_up`: its container may still run."""
+        r = schema.requests.c
+        query = select(r.state).where(r.holder == holder, r.fence == fence)
+        with self.database.read() as connection:
+            return set(connection.scalars(query)) == {State.ENDED}
+
     def expire(self, now: float | None = None, held_seconds: float = SLOT_HELD_SECONDS) -> list[Lease]:
         """End leases that were granted `held_seconds` ago and whose server has not begun to start."""
         with self._change(now) as change:
