@@ -80,13 +80,14 @@ class GpuHub(RunningHub):
     """`with GpuHub(folder, gpus) as hub`.
 
     :param gpus: how many whole GPUs there are at the start.
+    :param more: lines of `jupyterhub_config.py`.
     """
 
     module = "respawner_hub.app"
     scheduler_token = "s" * 32
 
-    def __init__(self, folder: Path, gpus: int = 1) -> None:
-        super().__init__(folder, CONFIG)
+    def __init__(self, folder: Path, gpus: int = 1, more: str = "") -> None:
+        super().__init__(folder, CONFIG + more)
         self.ledger = Ledger(f"sqlite:///{folder / 'respawner.sqlite'}")
         self.devices = tuple(Device(f"GPU-{n}", HOST, "STAND-IN A100", 80 * GIB) for n in range(gpus))
         self._over = threading.Event()

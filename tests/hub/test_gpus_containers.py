@@ -7,11 +7,12 @@ import asyncio
 import pytest
 from respawner_hub.gpus import idle, service
 from respawner_hub.gpus.actions import BadAction
-from respawner_hub.gpus.containers import Reconciler
+from respawner_hub.gpus.containers import Reconciler, withhold
 from respawner_hub.gpus.desk import Desk, Session
 from respawner_hub.gpus.rounds import Policy, run_round
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Device, Rules, State
+from respawner_spawner.leases.reconcile import SILENT_ENGINE
 
 from tests.spawner.ledgers import Clock, holder, run
 
@@ -79,6 +80,18 @@ async def test_a_container_that_came_while_the_engine_was_asked_keeps_its_lease(
     clock.now += 3600
     assert await compare(ledger, StandInEngine([], [entry(lease)])) == []
     assert ledger.request_of(ADA).lease.fence == lease.fence
+
+
+async def test_what_is_withheld_is_handed_out_when_its_engine_has_answered_and_not_before(ledger):
+    withhold(ledger, ["gpu-a"], "hub")
+    assert ledger.devices()[0].cordon == "holder unknown: gpu-a has not been looked at since the hub started"
+    engine = StandInEngine([])
+    engine.away = True
+    await compare(ledger, engine)
+    assert ledger.devices()[0].cordon == SILENT_ENGINE
+    engine.away = False
+    await compare(ledger, engine)
+    assert ledger.devices()[0].cordon == ""
 
 
 async def test_a_session_on_a_lost_host_is_given_up_and_fenced_off_when_the_host_is_back(ledger):
