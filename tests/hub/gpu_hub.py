@@ -62,7 +62,7 @@ c.JupyterHub.allow_named_servers = True
 c.JupyterHub.custom_scopes = SCOPES
 c.JupyterHub.load_roles = [
     {"name": "managers", "scopes": [ADMIN_SCOPE], "users": ["manager"]},
-    {"name": "tests", "scopes": ["admin:users", "admin:servers", "tokens", ADMIN_SCOPE], "services": ["tests"]},
+    {"name": "tests", "scopes": ["admin:users", "admin:groups", "admin:servers", "tokens", ADMIN_SCOPE], "services": ["tests"]},
     {"name": "scheduler", "scopes": SCHEDULER_SCOPES, "services": ["scheduler"]},
 ]
 c.JupyterHub.services = [

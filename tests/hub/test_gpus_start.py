@@ -18,6 +18,7 @@ from .test_gpus_containers import StandInEngine
 
 pytestmark = pytest.mark.timeout(300)
 FENCE = 1_700_000_000
+GROUPS = 'c.JupyterHub.load_groups = {"lab": {"users": ["bob"]}}\n'
 
 
 def container(uuids: str) -> dict:
@@ -59,7 +60,7 @@ def engine(containers: list[dict], *, answers: bool = True) -> Iterator[str]:
 
 
 def hub_on(folder, address: str) -> GpuHub:
-    return GpuHub(folder, gpus=2, more=f"c.RespawnerHub.engine_host = {address!r}\n")
+    return GpuHub(folder, gpus=2, more=f"c.RespawnerHub.engine_host = {address!r}\n" + GROUPS)
 
 
 def state(hub: GpuHub, user: str, options: dict) -> str:
@@ -72,6 +73,7 @@ def test_the_first_submit_after_a_backup_was_put_back_gets_nothing_that_is_in_us
     """The database knows nothing of bob: it is older than his container. He has the GPU that would be given first."""
     with engine([container("GPU-0")]) as address, hub_on(tmp_path, address) as hub:
         assert hub.ledger.request_of("test/bob/").lease.fence == FENCE
+        assert hub.ledger.request_of("test/bob/").request.groups == ("lab",)
         for device in hub.devices:
             hub.ledger.share(device.uuid, 40 * GIB if "share" in wish else 0, "test")
         assert state(hub, "ada", wish) != "queued"
