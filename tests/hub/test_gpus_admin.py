@@ -124,6 +124,7 @@ def test_a_cordoned_gpu_takes_no_lease_until_it_is_uncordoned(hub, gpu):
     [
         (("cordon", "GPU-9"), "target = 'GPU-9': no such GPU or host. Known: stand-in, GPU-0, GPU-1."),
         (("cordon", "GPU-0", "--reason", " "), "reason = ' '"),
+        (("cordon", "GPU-0", "--reason", "draining: fans"), "begin it otherwise, or use drain"),
         (("assign", "boss", "--server", "a/b", "--gpus", "1"), "server = 'a/b': Invalid server_name"),
         (("share", "GPU-0", "much"), "memory = 'much': 'much' is not a size"),
         (("limit", "user:ada", "--most", "1", "--guarantee", "2"), "guarantee = 2 is more than most = 1"),
@@ -273,6 +274,14 @@ def test_a_drain_moves_the_sessions_off(hub, gpu):
     standing = hub.ledger.request_of("test/ada/")
     assert standing.lease.suspending
     assert standing.comes_back.count == 1
+    hub.ledger.abort_suspend("test/ada/", "a cell runs")
+    [row] = [line for line in gpu("leases")[1].splitlines() if line.startswith("ada")]
+    assert "not suspended: a cell runs; next try" in row
+    browser = Browser(hub)
+    browser.log_in("boss", "pw")
+    assert "ada: not suspended: a cell runs; next try" in text_of(browser.get("/gpus"))
+    assert gpu("uncordon", held)[0] == 0
+    assert hub.api("GET", "/respawner/leases").json()[0]["suspend_retry_at"] is None
 
 
 def test_a_moved_session_comes_back_with_what_it_was_moved_to(hub, gpu):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from respawner_hub.gpus import idle
+from respawner_hub.gpus.drain import RETRY_MOST_SECONDS
 from respawner_hub.gpus.hub_client import HubClient, HubError, HubServer
 from respawner_hub.gpus.rounds import Policy
 from respawner_hub.gpus.scheduler import TAKE_OVER_SECONDS, Scheduler, Times
@@ -191,6 +192,24 @@ def test_a_session_that_cannot_be_saved_is_not_suspended_and_the_admin_sees_why(
     assert is_running(hub, "ada")
     board = hub.api("GET", "/respawner/leases").json()
     assert board[0]["suspend_failure"] == "notebook.ipynb: the disk is full"
+
+
+def test_a_drain_goes_on_until_the_session_could_be_suspended(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    assert hub.api("POST", "/respawner/drain", json={"target": "GPU-0"}).status_code == 200
+    driven.failure = "a cell runs"
+    driven.run("look")
+    assert standing(hub, "ada").suspend_failure == "a cell runs"
+    driven.failure = ""
+    driven.run("watch")
+    assert standing(hub, "ada").suspending_since is None, "it is too early"
+    driven.clock.ahead += RETRY_MOST_SECONDS
+    driven.run("watch")
+    driven.clock.ahead += TAKE_OVER_SECONDS + 1
+    driven.run("look")
+    eventually(lambda: standing(hub, "ada").request.resumes, "ada's new request")
+    hub.ledger.uncordon("GPU-0", "test")
 
 
 def test_a_cell_is_interrupted_only_where_the_admin_says_so(hub, driven):

@@ -312,7 +312,7 @@ def _leases_table(found: Any, now: float) -> tuple[Sequence[str], list[list[str]
             ", ".join(lease["devices"]),
             words.duration(now - lease["since"]),
             "a cell runs" if lease["cell_running"] else words.duration(lease["idle_seconds"]),
-            lease["flag"] or lease["suspend_failure"] or lease["warning"] or "",
+            lease["flag"] or views.suspend_words(lease, now) or lease["warning"] or "",
         ]
         for lease in found
     ]

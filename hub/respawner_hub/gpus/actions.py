@@ -71,9 +71,9 @@ class Uncordon(Action):
 
 
 class Drain(Cordon):
-    """Cordon, then suspend the sessions that are there; they resume elsewhere."""
+    """Cordon, then suspend the sessions that are there, again and again until it is uncordoned; they resume elsewhere."""
 
-    reason: str = Field("drained by an admin", min_length=1)
+    reason: str = Field("maintenance", min_length=1)
 
 
 class Share(Action):

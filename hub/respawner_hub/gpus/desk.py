@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from respawner_spawner.leases.admin import host_target
+from respawner_spawner.leases.admin import UNKNOWN, host_target
 from respawner_spawner.leases.asks import BadAsk, ask_from, wants_cpu_meanwhile
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Kind, Limit, Request, State
@@ -17,6 +16,7 @@ from respawner_spawner.sizes import size_bytes
 
 from . import actions, idle, words
 from .actions import BadAction
+from .drain import DRAINING, suspend_due
 from .rounds import Policy, outlook, run_round, see
 
 ASSIGNED_PRIORITY = 1_000_000
@@ -184,6 +184,8 @@ class Desk:
             case actions.Drain():
                 return self._drain(action, by)
             case actions.Cordon():
+                if action.reason.startswith((DRAINING, UNKNOWN)):
+                    raise BadAction(f"reason = {action.reason!r}: begin it otherwise, or use drain.")
                 self.ledger.cordon(self._target(action.target), action.reason, by)
                 return f"{action.target} takes no new leases."
             case actions.Uncordon():
@@ -219,15 +221,12 @@ class Desk:
     def _drain(self, action: actions.Drain, by: str) -> str:
         """Sessions that are there are suspended by the scheduler, and queue again for what they had."""
         target = self._target(action.target)
-        self.ledger.cordon(target, action.reason, by)
-        on_target = {
-            d.uuid for d in self.ledger.devices() if target in (d.uuid, d.parent, host_target(d.host))
-        }
-        moved = [lease for lease in self.ledger.leases() if on_target & set(lease.uuids)]
-        for lease in moved:
-            anywhere = dataclasses.replace(lease.ask, uuids=(), host="")
-            self.ledger.begin_suspend(lease.holder, action.reason, comes_back=anywhere, by=by)
-        return f"{action.target} takes no new leases; sessions that are suspended now: {len(moved)}."
+        self.ledger.cordon(target, DRAINING + action.reason, by)
+        moved = suspend_due(self.ledger, by, at_once=target)
+        return (
+            f"{action.target} takes no new leases; sessions that are suspended now: {moved}. Who cannot be is tried again "
+            "until it is uncordoned."
+        )
 
     def _target(self, named: str) -> str:
         """A device by its UUID, a host by its name.

@@ -21,7 +21,7 @@ from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import State, Suspension
 from respawner_spawner.leases.records import Standing, Use
 
-from . import idle, words
+from . import drain, idle, words
 from .hop import MOVED
 from .hub_client import HubClient, HubError, ServerState
 from .idle import Verdict
@@ -110,6 +110,7 @@ class Scheduler:
             return
         await asyncio.to_thread(self.ledger.note_use, _uses(standings, used))
         await self._learn_groups(standings)
+        await asyncio.to_thread(drain.suspend_due, self.ledger, "scheduler")
         servers = await self.hub.servers()
         for standing in standings:
             _, user, name = standing.request.holder.split("/", 2)

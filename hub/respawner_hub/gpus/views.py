@@ -16,6 +16,7 @@ from respawner_spawner.leases.reconcile import lost_hosts
 from respawner_spawner.leases.records import Standing
 
 from . import words
+from .drain import drained
 
 HEALTH = "health"
 """Who cordons a device that is not well, in the ledger's words."""
@@ -62,12 +63,16 @@ def request_json(standing: Standing) -> dict[str, Any]:
     return shown
 
 
-def request_for_admins(standing: Standing) -> dict[str, Any]:
-    """With what only admins should decide about."""
+def request_for_admins(standing: Standing, suspend_retry_at: float | None = None) -> dict[str, Any]:
+    """With what only admins should decide about.
+
+    :param suspend_retry_at: when a drain tries again to suspend it.
+    """
     return request_json(standing) | {
         "groups": list(standing.request.groups),
         "fence": standing.lease.fence if standing.lease else None,
         "suspend_failure": standing.suspend_failure,
+        "suspend_retry_at": suspend_retry_at,
         "flag": standing.flag,
     }
 
@@ -161,6 +166,12 @@ def devices(ledger: Ledger, readings: Readings, viewer: str | None) -> list[dict
     ]
 
 
+def leases(ledger: Ledger) -> list[dict[str, Any]]:
+    """All leases, with what keeps them where an admin wants them away. Blocks."""
+    tries = {found.standing.request.id: found.next_try for found in drained(ledger)}
+    return [request_for_admins(found, tries.get(found.request.id)) for found in ledger.standings()]
+
+
 def illnesses(ledger: Ledger) -> dict[str, str]:
     """Device → what is wrong with it: as its agent says, or because its agent or NVML says nothing."""
     found = {cordon.target: cordon.reason for cordon in ledger.cordons() if cordon.by == HEALTH}
@@ -181,7 +192,7 @@ def view(ledger: Ledger, name: str, readings: Readings) -> list[dict[str, Any]]:
     """One list for admins, by its name in the API. Blocks."""
     makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "devices": lambda: devices(ledger, readings, None),
-        "leases": lambda: [request_for_admins(standing) for standing in ledger.standings()],
+        "leases": lambda: leases(ledger),
         "queue": lambda: [request_for_admins(standing) for standing in ledger.queue()],
         "agents": lambda: [plain(agent) for agent in ledger.agents()],
         "cordons": lambda: [plain(cordon) for cordon in ledger.cordons()],
@@ -230,6 +241,15 @@ def plain(value: Any) -> dict[str, Any]:
     """A record of the ledger as a dict."""
     found = dataclasses.asdict(value)
     return found | {"data": dict(value.data)} if "data" in found else found
+
+
+def suspend_words(lease: Mapping[str, Any], now: float) -> str:
+    """Why an admin's view of a lease says that it was not suspended, and when that is tried again; "" if it was not tried."""
+    if not lease["suspend_failure"]:
+        return ""
+    retry = lease["suspend_retry_at"]
+    again = "" if retry is None else f"; next try {words.clock(retry, now) if retry > now else 'any moment'}"
+    return f"not suspended: {lease['suspend_failure']}{again}"
 
 
 def reading_words(reading: Mapping[str, Any]) -> str:
