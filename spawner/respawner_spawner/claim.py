@@ -88,6 +88,12 @@ def stopped(ledger: Ledger, holder: str) -> None:
         ledger.cancel(holder, "spawner", "its session was stopped")
 
 
+def deleted(ledger: Ledger, holder: str) -> None:
+    """The hub forgets a stopped session for good, with its user or as a named server: nothing waits for it any more."""
+    named = holder.split("/", 2)[2]
+    ledger.cancel(holder, "hub", "its server was deleted" if named else "its user was deleted")
+
+
 def _ask(who: Claimant, options: Mapping[str, Any]) -> tuple[Ask, bool]:
     try:
         ask = ask_from(options, default_gpus=who.default_gpus, max_gpus=who.max_gpus)

@@ -26,7 +26,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 from traitlets import Bool, Callable, Integer, List, Unicode, default
 
 from . import container_spec
-from .claim import Claimant, claim, fence_without_lease, schedule, stopped
+from .claim import Claimant, claim, deleted, fence_without_lease, schedule, stopped
 from .durable import Saved, flush
 from .engine import UNREACHABLE, Engine, engine_at
 from .failure import LOG_LINES, Ending, SessionStartError, next_step
@@ -553,6 +553,10 @@ class GPUDockerSpawner(DockerSpawner):
         hook = super().run_post_stop_hook()
         if inspect.isawaitable(hook):
             await hook
+
+    async def delete_forever(self) -> None:
+        """JupyterHub calls this when the named server or the user is deleted, after the stop. Volumes stay."""
+        await asyncio.to_thread(deleted, self.ledger, self.holder)
 
     async def _reap(self) -> None:
         """Remove the ended container and end its lease. One that still runs keeps both."""

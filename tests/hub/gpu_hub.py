@@ -22,6 +22,7 @@ CONFIG = """
 import sys
 from respawner_hub.gpus.scopes import ADMIN_SCOPE, SCOPES, SCHEDULER_SCOPES
 from respawner_hub.settings import GpuSettings
+from respawner_spawner.claim import deleted
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.records import NoLease
 from respawner_spawner.leases.asks import ask_from, wants_cpu_meanwhile
@@ -50,6 +51,9 @@ class LeasingSpawner(SimpleLocalProcessSpawner):
 
     async def run_post_stop_hook(self):
         ledger.release(self.holder)
+
+    async def delete_forever(self):
+        deleted(ledger, self.holder)
 
 c.JupyterHub.spawner_class = LeasingSpawner
 c.Spawner.options_form = spawn_form
