@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import inspect
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,7 @@ class GPUDockerSpawner(DockerSpawner):
         """
         self._confirmed, self._stopped, self._failure, self.will_resume = True, False, "", False
         self._said.clear()
+        began = time.time()
         try:
             existing = await self.get_object()
             if existing and existing["State"]["Running"]:
@@ -203,7 +205,7 @@ class GPUDockerSpawner(DockerSpawner):
             image = await self._choose_image()
             if existing:
                 await self._remove(self.object_id)
-            await self._claim()
+            await self._claim(began)
             return await self._start_container(image)
         except SessionStartError as error:
             self._failure = str(error)
@@ -275,11 +277,11 @@ class GPUDockerSpawner(DockerSpawner):
                 reason="image",
             ) from error
 
-    async def _claim(self) -> None:
+    async def _claim(self, began: float) -> None:
         """Take the lease that the session has been granted, and the number that its container gets."""
         self.lease, self.fence, self._share = [], 0, None
         who = Claimant(self.holder, self.user.name, self._groups(), self.gpus, self.max_gpus)
-        lease = await asyncio.to_thread(claim, self.ledger, who, self.user_options, self.schedule)
+        lease = await asyncio.to_thread(claim, self.ledger, who, self.user_options, self.schedule, began)
         if lease is None:
             self.fence = await asyncio.to_thread(fence_without_lease, self.ledger, self.holder)
             return

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 import requests
+from respawner_hub.gpus.hub_client import SUSPEND
 from respawner_spawner.engine import Engine
 from respawner_spawner.leases.model import Ask, Kind, State
 from respawner_spawner.leases.reconcile import lost_hosts
@@ -189,7 +190,8 @@ class Server:
 
     async def stop(self) -> None:
         self.on_stop()
-        assert self.deployment.api("DELETE", f"users/{self.user}/server").status_code in (202, 204)
+        answer = self.deployment.api("DELETE", f"users/{self.user}/server?{SUSPEND}=1")
+        assert answer.status_code in (202, 204)
 
     async def start(self) -> None:
         assert self.deployment.api("POST", f"users/{self.user}/server").status_code in (201, 202)
@@ -252,6 +254,28 @@ def test_a_cell_that_begins_in_the_last_moment_keeps_the_session(deployment, ada
     assert deployment.engine.inspect_container(deployment.container(ada))["Id"] == container
     assert deployment.lease(ada).state is State.RUNNING
     set_state(deployment, ada, "saved")
+
+
+def test_who_stops_a_session_while_it_is_suspended_gets_a_stop(deployment, ada):
+    """Also where it could not be saved, and though it would have come back by itself."""
+    deployment.start_server(ada, {"gpus": 1})
+    set_state(deployment, ada, "dirty")
+    assert deployment.ledger.begin_suspend(deployment.holder(ada), "moved", Ask(Kind.GPU))
+    deployment.stop_server(ada)
+    assert deployment.standing(ada) is None
+    assert deployment.ledger.ended(deployment.holder(ada))[0].end_reason is EndReason.RELEASED
+    assert deployment.engine.containers(filters={"name": deployment.container(ada)}) == []
+
+
+def test_the_request_of_a_deleted_user_ends(deployment, ada):
+    deployment.start_server(ada, {"gpus": 2})
+    with deployment.person("bob") as bob:
+        deployment.api("POST", f"users/{bob}/server", json={"gpus": 2})
+        assert deployment.standing(bob).state is State.QUEUED
+        deployment.api("DELETE", f"users/{bob}").raise_for_status()
+        assert deployment.standing(bob) is None
+        assert deployment.ledger.ended(deployment.holder(bob))[0].end_detail == "its user was deleted"
+        deployment.api("POST", f"users/{bob}").raise_for_status()
 
 
 def test_a_session_hops_to_another_gpu(deployment, ada):

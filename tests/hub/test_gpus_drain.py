@@ -85,6 +85,7 @@ def test_a_second_drain_by_the_admin_does_not_wait(ledger, desk):
 def test_a_server_that_began_to_start_meanwhile_is_suspended_too(ledger, desk):
     desk.carry_out(actions.Drain(target=A), "user:boss")
     ledger.adopt(ADA, "ada", [A])  # as one that was granted before and started after
+    assert drain.suspend_due(ledger, "scheduler", leave=[ADA]) == 0, "it stops anyway"
     assert drain.suspend_due(ledger, "scheduler") == 1
 
 

@@ -46,6 +46,8 @@ class Driven:
         self.ledger = Ledger(str(hub.ledger.database.engine.url), self.clock)
         self.utilisation: dict[str, float] = {}
         self.failure = ""
+        self.meanwhile = lambda: None
+        """What happens while a session is being saved."""
         self.refusals: list[str] = []
         """What the hub says to the next starts."""
         self.used: dict = {}
@@ -75,6 +77,7 @@ class Driven:
 
         async def suspend(standing) -> str:
             """Instead of an engine: durable as the test says, then stopped by the hub's real API."""
+            self.meanwhile()
             if self.failure:
                 return self.failure
             _, user, name = standing.request.holder.split("/", 2)
@@ -334,6 +337,46 @@ def test_a_user_moves_a_session_to_the_cpu_and_back(hub, driven, monkeypatch):
     driven.clock.ahead += 2
     driven.run("look")
     eventually(lambda: is_running(hub, "ada"), "ada's server with its GPU")
+
+
+def stops(hub, user: str) -> None:
+    """The user stops the session by the hub's API, as the button on the home page does."""
+    assert hub.api("DELETE", f"/users/{user}/server", hub.token(user)).status_code in (202, 204)
+    eventually(lambda: not hub.api("GET", f"/users/{user}").json()["servers"], "the end of the server")
+
+
+@pytest.mark.parametrize("failure", ["", "a cell runs"])
+@pytest.mark.parametrize("comes_back", [Ask(Kind.GPU), None])
+def test_who_stops_a_session_while_it_is_suspended_gets_a_stop(hub, driven, failure, comes_back):
+    """It would have come back by itself: with a GPU, without one, or after it was interrupted."""
+    driven.rules = replace(RULES, interrupt_cells=True)
+    driven.cell = True
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    hub.ledger.begin_suspend("test/ada/", "moved by ada", comes_back, "user:ada")
+    driven.meanwhile, driven.failure = lambda: stops(hub, "ada"), failure
+    driven.run("look", "look")
+    assert standing(hub, "ada") is None
+    assert hub.api("GET", "/users/ada").json()["servers"] == {}
+    assert hub.ledger.ended("test/ada/")[0].end_reason == "released"
+    assert ("user:ada", "suspend aborted") in [
+        (e.by, e.action) for e in hub.ledger.audit("test/ada/", most=3)
+    ]
+
+
+def test_the_scheduler_starts_nothing_whose_request_was_given_up_meanwhile(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    ask(hub, "bob")
+    stops(hub, "ada")
+    driven.run("look")
+    assert standing(hub, "bob").state == "granted"
+    assert hub.api("DELETE", "/respawner/requests/bob", hub.token("bob")).status_code == 204
+    client = HubClient(f"{hub.url}/api", hub.scheduler_token, "http://127.0.0.1:9/")
+    with pytest.raises(HubError, match="given up meanwhile"):
+        asyncio.run(client.start("bob", ""))
+    assert standing(hub, "bob") is None
+    assert hub.api("GET", "/users/bob").json()["servers"] == {}
 
 
 def test_a_session_is_not_suspended_for_what_it_could_never_get(hub, driven):

@@ -59,6 +59,7 @@ class Desk:
         remembered: Mapping[str, Any] | None = None,
         *,
         by: str = "",
+        only_granted: bool = False,
     ) -> Standing | None:
         """Ask for what a session's `user_options` say; None if its server can start now.
 
@@ -68,8 +69,9 @@ class Desk:
         :param options: what is chosen now: another wish than before gives up the request that waits. None goes on
             with that request, or asks for what was chosen last (`remembered`).
         :param by: "user:NAME" of an admin who asks for the user: then the request goes first.
+        :param only_granted: make no request: it is the scheduler that starts what was granted.
         :returns: the standing of a request that waits.
-        :raises BadAsk: it is no choice that this hub offers.
+        :raises BadAsk: it is no choice that this hub offers, or the request was given up meanwhile.
         """
         chosen = (remembered if options is None else options) or {}
         ask, cpu_meanwhile = self.ask_of(chosen), wants_cpu_meanwhile(chosen)
@@ -84,6 +86,8 @@ class Desk:
             self.ledger.cancel(session.holder, by, "asked for something else")
         if ask.kind is Kind.NONE:
             return None
+        if only_granted:
+            raise BadAsk("Its request was given up meanwhile, so it does not start.")
         standing = self._submit(session, ask, cpu_meanwhile=cpu_meanwhile, by=by)
         return standing if self._keeps_waiting(standing) else None
 

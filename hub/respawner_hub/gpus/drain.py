@@ -7,6 +7,7 @@ disk is full) is tried again, after as long again as the drain had lasted when i
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from respawner_spawner.leases.admin import host_target
@@ -55,14 +56,16 @@ def drained(ledger: Ledger) -> list[Drained]:
     return found
 
 
-def suspend_due(ledger: Ledger, by: str, at_once: str = "") -> int:
+def suspend_due(ledger: Ledger, by: str, *, at_once: str = "", leave: Collection[str] = ()) -> int:
     """Begin to suspend those whose time has come; they queue again for what they had. How many they are. Blocks.
 
     :param at_once: a target that an admin drains just now: there the time has come for everybody.
+    :param leave: holders whose sessions are stopping anyway.
     """
     now, begun = ledger.clock(), 0
     for found in drained(ledger):
-        if now < found.next_try and found.drain.target != at_once:
+        early = now < found.next_try and found.drain.target != at_once
+        if early or found.standing.request.holder in leave:
             continue
         anywhere = dataclasses.replace(found.standing.request.ask, uuids=(), host="")
         begun += ledger.begin_suspend(found.standing.request.holder, found.drain.reason, anywhere, by)

@@ -19,7 +19,7 @@ from typing import Any
 
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import State, Suspension
-from respawner_spawner.leases.records import Standing, Use
+from respawner_spawner.leases.records import EndReason, Standing, Use
 
 from . import drain, idle, words
 from .hop import MOVED
@@ -110,12 +110,16 @@ class Scheduler:
             return
         await asyncio.to_thread(self.ledger.note_use, _uses(standings, used))
         await self._learn_groups(standings)
-        await asyncio.to_thread(drain.suspend_due, self.ledger, "scheduler")
         servers = await self.hub.servers()
+        stopping = set()
         for standing in standings:
             _, user, name = standing.request.holder.split("/", 2)
-            if server := servers.get((user, name)):
+            server = servers.get((user, name))
+            if server and server.pending == "stop":
+                stopping.add(standing.request.holder)  # suspended now it would come back after its end
+            elif server:
                 await self._judge(standing, server, used)
+        await asyncio.to_thread(drain.suspend_due, self.ledger, "scheduler", leave=stopping)
         self._used = {
             holder: at
             for holder, at in self._used.items()
@@ -238,11 +242,13 @@ class Scheduler:
         if failure:
             log.warning("%s is not suspended: %s", holder, failure)
             self._not_before[holder] = time.time() + RETRY_SECONDS
-            await asyncio.to_thread(self.ledger.abort_suspend, holder, failure)
-            if self.idle_rules.interrupt_cells:
+            aborted = await asyncio.to_thread(self.ledger.abort_suspend, holder, failure)
+            if aborted and self.idle_rules.interrupt_cells:  # else somebody stopped it for good meanwhile
                 await self._interrupt(standing)
         elif standing.comes_back is None and standing.suspend_reason.startswith(MOVED):
-            await self._start_without_gpu(holder)
+            ended = await asyncio.to_thread(self.ledger.request, standing.request.id)
+            if ended and ended.end_reason is EndReason.SUSPENDED:
+                await self._start_without_gpu(holder)
 
     async def _start_without_gpu(self, holder: str) -> None:
         """Of this start the ledger knows nothing, so it is tried again here. Its state is safe in any case."""
