@@ -223,7 +223,7 @@ def test_an_assigned_session_goes_before_those_who_wait_longer(hub, gpu):
     hub.token("carol")
     code, output, _ = gpu("assign", "carol", "--gpus", "1")
     assert code == 0
-    assert output.startswith("carol is 1. in the queue")
+    assert output.startswith("carol waits: 1st in the queue: needs 1 GPU; ")
     rows = gpu("queue")[1].splitlines()
     assert rows[1].split()[:2] == ["1", "carol"]
     queue = json.loads(gpu("queue", "--json")[1])

@@ -114,7 +114,7 @@ class AdminActions:
         others = {key: value for key, value in kept.items() if key not in KEYS}
         self._handler.remember(spawner, others | action.options)
         if standing and standing.wait:
-            return f"{_name(action)} is {standing.wait.position}. in the queue: {standing.wait.reason}"
+            return f"{_name(action)} waits: {standing.wait.reason}"
         return f"{_name(action)} has its GPUs; its server starts."
 
     async def _check_name(self, user: User, server: str) -> None:

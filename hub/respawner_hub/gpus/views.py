@@ -12,6 +12,7 @@ from respawner_spawner.leases.admin import SILENT_SECONDS, host_target
 from respawner_spawner.leases.asks import describe
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Device, State
+from respawner_spawner.leases.reasons import ordinal
 from respawner_spawner.leases.reconcile import lost_hosts
 from respawner_spawner.leases.records import Standing
 
@@ -84,7 +85,7 @@ def wait_words(standing: Standing, now: float) -> dict[str, str]:
     wait = standing.wait
     if wait is None:
         return {"position": "…", "reason": "Your request has just arrived.", "expected": "in a moment"}
-    position = "Next" if wait.position == 1 else f"{words.ordinal(wait.position)} in the queue"
+    position = "Next" if wait.position == 1 else f"{ordinal(wait.position)} in the queue"
     return {"position": position, "reason": words.reason(wait), "expected": words.expected(wait, now)}
 
 

@@ -527,5 +527,5 @@ def _nothing_granted(holder: str, row: Row[Any] | None) -> NoLease:
             f"No GPU is granted to {holder}: ask for one first (the spawn page, or the API's queue)"
         )
     wait = wait_of_row(row)
-    why = f"{wait.position}. in the queue: {wait.reason}" if wait else "it has just been queued"
+    why = wait.reason if wait else "it has just been queued"
     return NoLease(f"No GPU is granted to {holder} yet: {why}", wait)
