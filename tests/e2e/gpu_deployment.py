@@ -31,7 +31,11 @@ HEARTBEAT_SECONDS = 5
 class GpuDeployment(Deployment):
     """A `Deployment` that knows what its engine's GPUs are given to."""
 
-    def __init__(self, engine: gpu_engine.GpuEngine, **settings: Any) -> None:
+    def __init__(self, engine: gpu_engine.GpuEngine, *, logins: bool = False, **settings: Any) -> None:
+        """
+        :param logins: whether its people have accounts, so that they can log in with a browser.
+        """
+        self.logins = logins
         super().__init__(engine=engine.socket, **settings)
         self.gpu_engine = engine
         self.devices: Sequence[Device] | None = None
@@ -57,6 +61,10 @@ class GpuDeployment(Deployment):
         assert standing, f"{user} has no lease"
         assert standing.lease, standing
         return standing.lease
+
+    def somebody(self, name: str) -> contextlib.AbstractContextManager[str]:
+        """A user, gone at the end with everything that is theirs."""
+        return self.new_user(name) if self.logins else self.person(name)
 
     @contextlib.contextmanager
     def person(self, name: str) -> Iterator[str]:

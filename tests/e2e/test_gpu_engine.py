@@ -29,24 +29,6 @@ def deployment():
         yield deployment
 
 
-@pytest.fixture
-def ada(deployment):
-    with deployment.person("ada") as name:
-        yield name
-
-
-@pytest.fixture
-def bob(deployment):
-    with deployment.person("bob") as name:
-        yield name
-
-
-@pytest.fixture
-def eve(deployment):
-    with deployment.person("eve") as name:
-        yield name
-
-
 def test_each_session_gets_its_own_gpus_and_no_others(deployment, ada, bob, eve):
     deployment.start_server(ada, {"gpus": 2})
     deployment.start_server(bob, {"gpus": 1})
