@@ -17,8 +17,9 @@ from ..settings import Settings, find_file, load
 from .agents import Agents, agents_of, newcomers, strangers_of, tell, unwatched
 from .containers import Reconciler, withhold
 from .hub_client import HubClient, HubServer
+from .loops import Step, at_first, repeat, until_told
 from .rounds import idle_rules_of, policy_of
-from .scheduler import LOOK_SECONDS, WATCH_SECONDS, Scheduler, Step, Times, at_first, repeat, until_told
+from .scheduler import LOOK_SECONDS, WATCH_SECONDS, Scheduler, Times
 
 RECONCILE_SECONDS = 30.0
 ASK_SECONDS = 2.0
