@@ -6,16 +6,23 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
+from jupyterhub import orm
 from jupyterhub.app import JupyterHub
+from respawner_spawner.engine import engine_at
 from respawner_spawner.leases.ledger import Ledger
 from traitlets import Instance, Integer, Unicode
 
 from .gpus import api, handlers, pages
-from .gpus.agents import Agents, tell
+from .gpus.agents import Agents, strangers_of, tell, unwatched
+from .gpus.containers import Reconciler, withhold
 from .gpus.desk import Desk
 from .gpus.rounds import idle_rules_of, policy_of
 from .settings import GpuSettings
+
+FIRST_LOOK_SECONDS = 5.0
+"""What the start waits for an engine that hangs; the scheduler goes on trying."""
 
 
 class RespawnerHub(JupyterHub):
@@ -27,6 +34,9 @@ class RespawnerHub(JupyterHub):
     ).tag(config=True)
     ledger_url = Unicode(
         help="SQLAlchemy URL of the leases. Example: ``c.RespawnerHub.ledger_url = 'sqlite:////srv/leases.sqlite'``"
+    ).tag(config=True)
+    engine_host = Unicode(
+        help="Docker Engine of the sessions, compared with the leases before any GPU is granted; empty: by nobody. Example: ``c.RespawnerHub.engine_host = 'unix:///run/docker.sock'``"
     ).tag(config=True)
     gpus = Instance(
         GpuSettings,
@@ -49,10 +59,40 @@ class RespawnerHub(JupyterHub):
     ).tag(config=True)
 
     async def initialize(self, argv: list[str] | None = None) -> None:
-        """Devices are known before the first page is asked for; from then on the scheduler listens."""
+        """Devices are known before the first page is asked for, and who has them; from then on the scheduler listens."""
         await super().initialize(argv)
-        if "gpu_desk" in self.tornado_settings:  # not in a subcommand
-            await asyncio.to_thread(tell, self._ledger, await self.agents.ask())
+        if "gpu_desk" not in self.tornado_settings:  # a subcommand
+            return
+        seen = await self.agents.ask()
+        if self.engine_host:
+            known = {device.host for device in self._ledger.devices()}
+            hosts = known | {host.host for host in seen if host.answer}
+            await asyncio.to_thread(withhold, self._ledger, sorted(hosts), "hub")
+        await asyncio.to_thread(tell, self._ledger, seen)
+        if self.engine_host:
+            await self._look_at_the_containers()
+
+    async def _look_at_the_containers(self) -> None:
+        """The database may be older than they are. What cannot be seen now stays withheld until the scheduler sees it."""
+        reconciler = Reconciler(
+            self._ledger, engine_at(self.engine_host), self.deployment, socket.gethostname()
+        )
+        seen = self.agents.seen
+        look = reconciler.compare(strangers_of(seen, self.deployment), unwatched(seen))
+        try:
+            for sentence in await asyncio.wait_for(look, FIRST_LOOK_SECONDS):
+                self.log.info("reconciled: %s", sentence)
+            await self._tell_groups()
+        except Exception as error:
+            self.log.error("No GPU is granted before the engine was looked at: %r", error)
+
+    async def _tell_groups(self) -> None:
+        """Labels tell of no groups, and limits of groups count who was adopted."""
+        for lease in await asyncio.to_thread(self._ledger.leases):
+            user = orm.User.find(self.db, lease.user)
+            groups = [group.name for group in user.groups] if user else []
+            if groups and not lease.groups:
+                await asyncio.to_thread(self._ledger.set_groups, lease.holder, groups, "hub")
 
     def init_tornado_settings(self) -> None:
         super().init_tornado_settings()

@@ -96,6 +96,7 @@ def _spawner(c: Any, settings: Settings) -> None:
 def _gpus(c: Any, settings: Settings) -> None:
     c.RespawnerHub.deployment = settings.hub.name
     c.RespawnerHub.ledger_url = settings.own_database_url
+    c.RespawnerHub.engine_host = settings.engine.host
     c.RespawnerHub.gpus = settings.gpus
     c.RespawnerHub.agents = agents_of(settings)
     c.RespawnerHub.max_gpus = settings.session.max_gpus

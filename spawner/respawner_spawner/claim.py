@@ -38,14 +38,19 @@ def schedule(ledger: Ledger) -> None:
 
 
 def claim(
-    ledger: Ledger, who: Claimant, options: Mapping[str, Any], schedule: Schedule = schedule
+    ledger: Ledger,
+    who: Claimant,
+    options: Mapping[str, Any],
+    schedule: Schedule = schedule,
+    began: float | None = None,
 ) -> Lease | None:
     """The lease with which the session's container starts; None for one without GPUs.
 
     What has been granted is taken, whatever the options say: the scheduler starts servers without any. No container
     of the session runs when this is called.
 
-    :raises SessionStartError: it waits, and where; or what it asks for cannot be.
+    :param began: when the start did, in unix seconds: a request that was cancelled since is not made again.
+    :raises SessionStartError: it waits, and where; it was cancelled meanwhile; or what it asks for cannot be.
     """
     standing = ledger.request_of(who.holder)
     came_back = False
@@ -57,6 +62,7 @@ def claim(
         ask, cpu_meanwhile = _ask(who, options)
         if ask.kind is Kind.NONE:
             return None
+        _refuse_cancelled(ledger, who.holder, began)
         try:
             ledger.submit(
                 who.holder, who.user, ask, groups=who.groups, resumes=came_back, cpu_meanwhile=cpu_meanwhile
@@ -88,12 +94,27 @@ def stopped(ledger: Ledger, holder: str) -> None:
         ledger.cancel(holder, "spawner", "its session was stopped")
 
 
+def deleted(ledger: Ledger, holder: str) -> None:
+    """The hub forgets a stopped session for good, with its user or as a named server: nothing waits for it any more."""
+    named = holder.split("/", 2)[2]
+    ledger.cancel(holder, "hub", "its server was deleted" if named else "its user was deleted")
+
+
 def _ask(who: Claimant, options: Mapping[str, Any]) -> tuple[Ask, bool]:
     try:
         ask = ask_from(options, default_gpus=who.default_gpus, max_gpus=who.max_gpus)
         return ask, wants_cpu_meanwhile(options)
     except BadAsk as error:
         raise SessionStartError(str(error), reason="gpus") from error
+
+
+def _refuse_cancelled(ledger: Ledger, holder: str, began: float | None) -> None:
+    last = ledger.ended(holder, most=1) if began is not None else ()
+    if last and last[0].end_reason is EndReason.CANCELLED and (last[0].ended_at or 0.0) >= (began or 0.0):
+        raise SessionStartError(
+            "Its request for a GPU was given up while your session was starting, so it does not start.",
+            reason="gpus",
+        )
 
 
 def _waits(ledger: Ledger, who: Claimant, standing: Standing | None) -> SessionStartError:

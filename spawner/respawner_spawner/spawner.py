@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import inspect
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 from traitlets import Bool, Callable, Integer, List, Unicode, default
 
 from . import container_spec
-from .claim import Claimant, claim, fence_without_lease, schedule, stopped
+from .claim import Claimant, claim, deleted, fence_without_lease, schedule, stopped
 from .durable import Saved, flush
 from .engine import UNREACHABLE, Engine, engine_at
 from .failure import LOG_LINES, Ending, SessionStartError, next_step
@@ -194,14 +195,17 @@ class GPUDockerSpawner(DockerSpawner):
         """
         self._confirmed, self._stopped, self._failure, self.will_resume = True, False, "", False
         self._said.clear()
+        began = time.time()
         try:
             existing = await self.get_object()
             if existing and existing["State"]["Running"]:
-                return await self._adopt(existing)
+                if not await self._is_given_up(_fence_of(existing)):
+                    return await self._adopt(existing)
+                await self._stop_given_up()
             image = await self._choose_image()
             if existing:
                 await self._remove(self.object_id)
-            await self._claim()
+            await self._claim(began)
             return await self._start_container(image)
         except SessionStartError as error:
             self._failure = str(error)
@@ -214,13 +218,26 @@ class GPUDockerSpawner(DockerSpawner):
                 reason="engine",
             ) from error
 
+    async def _is_given_up(self, fence: int) -> bool:
+        """Whether the ledger has ended the lease with which a container runs: it is no session of anybody's any more."""
+        return bool(fence) and await asyncio.to_thread(self.ledger.has_ended, self.holder, fence)
+
+    async def _stop_given_up(self) -> None:
+        """End the container of a session that was given up and whose host is back, before a new one is made.
+
+        It has saved what it could until now: the new one's number is not in the volume yet.
+        """
+        self.log.warning("%s was given up and still runs: stopping %s", self._log_name, self.object_id[:12])
+        await self._flush()
+        await self.docker("stop", self.object_id, timeout=self.stop_grace_seconds)
+
     async def _adopt(self, container: dict[str, Any]) -> tuple[str, int]:
         """Go on with a container that survived what the hub did not: its variables are still there."""
         environment = dict(item.split("=", 1) for item in container["Config"]["Env"] if "=" in item)
         self.api_token = environment["JUPYTERHUB_API_TOKEN"]
         labels = container["Config"]["Labels"]
         self.lease = [uuid for uuid in labels.get(container_spec.GPUS_LABEL, "").split(",") if uuid]
-        self.fence = int(labels.get(container_spec.FENCE_LABEL, 0))
+        self.fence = _fence_of(container)
         if self.lease:
             share_bytes = int(labels.get(container_spec.SHARE_LABEL, 0))
             try:
@@ -260,11 +277,11 @@ class GPUDockerSpawner(DockerSpawner):
                 reason="image",
             ) from error
 
-    async def _claim(self) -> None:
+    async def _claim(self, began: float) -> None:
         """Take the lease that the session has been granted, and the number that its container gets."""
         self.lease, self.fence, self._share = [], 0, None
         who = Claimant(self.holder, self.user.name, self._groups(), self.gpus, self.max_gpus)
-        lease = await asyncio.to_thread(claim, self.ledger, who, self.user_options, self.schedule)
+        lease = await asyncio.to_thread(claim, self.ledger, who, self.user_options, self.schedule, began)
         if lease is None:
             self.fence = await asyncio.to_thread(fence_without_lease, self.ledger, self.holder)
             return
@@ -273,22 +290,25 @@ class GPUDockerSpawner(DockerSpawner):
             devices = await asyncio.to_thread(self.ledger.devices)
             memory = {device.uuid: device.memory_bytes for device in devices}
             self._share = container_spec.Share(lease.share_bytes, memory.get(lease.uuids[0], 0))
-        else:
-            await self._refuse_used(lease)
+        await self._refuse_used(lease)
         self._say(20, f"{len(lease.uuids)} GPU(s) for you")
 
     def _groups(self) -> list[str]:
         return [group.name for group in self.user.orm_user.groups]
 
     async def _refuse_used(self, lease: Lease) -> None:
-        """The last look before devices are handed out: no other container of the engine has them.
+        """The last look before devices are handed out: no other container of the engine has them, except that shares
+        get on with each other.
 
         The ledger knows that too, unless its database was lost or restored since and nobody has compared them yet.
         """
         for container in await self.docker("containers", filters={"label": container_spec.GPUS_LABEL}):
-            used = set(container["Labels"][container_spec.GPUS_LABEL].split(",")) & set(lease.uuids)
+            labels = container["Labels"]
+            if lease.share_bytes and int(labels.get(container_spec.SHARE_LABEL) or 0):
+                continue
+            used = set(labels[container_spec.GPUS_LABEL].split(",")) & set(lease.uuids)
             if used:
-                holder = container["Labels"].get(container_spec.HOLDER_LABEL, container["Id"][:12])
+                holder = labels.get(container_spec.HOLDER_LABEL, container["Id"][:12])
                 raise SessionStartError(
                     f"{', '.join(sorted(used))} was granted to you, but the container of {holder} still uses it. "
                     "Try again in a minute; if it stays so, tell your admin: `respawner-hub gpu leases`.",
@@ -466,6 +486,8 @@ class GPUDockerSpawner(DockerSpawner):
         try:
             container = await self.get_object()
         except (*UNREACHABLE, APIError) as error:
+            if await self._is_given_up(self.fence):
+                return "its host does not answer, and an admin gave it up"
             self.log.warning(
                 "Cannot ask %s about %s, counted as running: %s", self.engine_host, self._log_name, error
             )
@@ -534,6 +556,10 @@ class GPUDockerSpawner(DockerSpawner):
         if inspect.isawaitable(hook):
             await hook
 
+    async def delete_forever(self) -> None:
+        """JupyterHub calls this when the named server or the user is deleted, after the stop. Volumes stay."""
+        await asyncio.to_thread(deleted, self.ledger, self.holder)
+
     async def _reap(self) -> None:
         """Remove the ended container and end its lease. One that still runs keeps both."""
         container = await self.get_object()
@@ -568,3 +594,8 @@ class GPUDockerSpawner(DockerSpawner):
     async def _remove(self, container_id: str) -> None:
         with contextlib.suppress(NotFound):
             await self.docker("remove_container", container_id, v=True, force=False)
+
+
+def _fence_of(container: dict[str, Any]) -> int:
+    """Of Docker's inspection of a session's container; 0: it has none."""
+    return int(container["Config"]["Labels"].get(container_spec.FENCE_LABEL, 0))

@@ -33,6 +33,19 @@ def user(deployment, request):
         yield name
 
 
+def _somebody(user: str):
+    @pytest.fixture(name=user)
+    def somebody(deployment):
+        with deployment.somebody(user) as name:
+            yield name
+
+    return somebody
+
+
+ada, bob, eve = map(_somebody, ("ada", "bob", "eve"))
+"""People of a `GpuDeployment`."""
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failure shows the ends of hub, proxy and engine logs."""

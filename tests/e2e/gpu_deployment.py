@@ -31,7 +31,11 @@ HEARTBEAT_SECONDS = 5
 class GpuDeployment(Deployment):
     """A `Deployment` that knows what its engine's GPUs are given to."""
 
-    def __init__(self, engine: gpu_engine.GpuEngine, **settings: Any) -> None:
+    def __init__(self, engine: gpu_engine.GpuEngine, *, logins: bool = False, **settings: Any) -> None:
+        """
+        :param logins: whether its people have accounts, so that they can log in with a browser.
+        """
+        self.logins = logins
         super().__init__(engine=engine.socket, **settings)
         self.gpu_engine = engine
         self.devices: Sequence[Device] | None = None
@@ -57,6 +61,10 @@ class GpuDeployment(Deployment):
         assert standing, f"{user} has no lease"
         assert standing.lease, standing
         return standing.lease
+
+    def somebody(self, name: str) -> contextlib.AbstractContextManager[str]:
+        """A user, gone at the end with everything that is theirs."""
+        return self.new_user(name) if self.logins else self.person(name)
 
     @contextlib.contextmanager
     def person(self, name: str) -> Iterator[str]:
@@ -139,10 +147,18 @@ def mig_device(uuid: str, parent: str) -> Device:
 
 @contextlib.contextmanager
 def deployment_with_gpus(
-    devices: Sequence[Device], image: str = stub_session.IMAGE, **settings: dict[str, object]
+    devices: Sequence[Device],
+    image: str = stub_session.IMAGE,
+    *,
+    live_restore: bool = False,
+    **settings: dict[str, object],
 ) -> Iterator[GpuDeployment]:
-    """A running deployment with these stand-in devices on an engine of its own; sessions are stand-ins by default."""
-    with gpu_engine.running([device.uuid for device in devices], log_to=ARTIFACTS / "logs") as engine:
+    """A running deployment with these stand-in devices on an engine of its own; sessions are stand-ins by default.
+
+    :param live_restore: whether sessions outlive a killed engine.
+    """
+    uuids = [device.uuid for device in devices]
+    with gpu_engine.running(uuids, log_to=ARTIFACTS / "logs", live_restore=live_restore) as engine:
         if image == stub_session.IMAGE:
             stub_session.build(engine.client)
         else:

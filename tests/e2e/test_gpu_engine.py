@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 import requests
+from respawner_hub.gpus.hub_client import SUSPEND
 from respawner_spawner.engine import Engine
 from respawner_spawner.leases.model import Ask, Kind, State
+from respawner_spawner.leases.reconcile import lost_hosts
 from respawner_spawner.leases.records import EndReason
 from respawner_spawner.suspend import A_CELL_HAS_BEGUN, Outcome, suspend
 
@@ -22,26 +24,9 @@ MIG = "MIG-dddddddd"
 
 @pytest.fixture(scope="module")
 def deployment():
-    with deployment_with_gpus([*map(whole_gpu, UUIDS), mig_device(MIG, "GPU-sliced")]) as deployment:
+    devices = [*map(whole_gpu, UUIDS), mig_device(MIG, "GPU-sliced")]
+    with deployment_with_gpus(devices, live_restore=True) as deployment:
         yield deployment
-
-
-@pytest.fixture
-def ada(deployment):
-    with deployment.person("ada") as name:
-        yield name
-
-
-@pytest.fixture
-def bob(deployment):
-    with deployment.person("bob") as name:
-        yield name
-
-
-@pytest.fixture
-def eve(deployment):
-    with deployment.person("eve") as name:
-        yield name
 
 
 def test_each_session_gets_its_own_gpus_and_no_others(deployment, ada, bob, eve):
@@ -148,6 +133,31 @@ def test_two_shares_live_on_one_gpu_and_say_what_holds_them_to_it(deployment, ad
         deployment.ledger.share(UUIDS[1], 0, by="user:admin")
 
 
+# A host that is lost ------------------------------------------------------------------------------------
+
+
+def test_a_session_on_a_lost_host_is_given_up_and_its_old_container_stopped_when_the_host_is_back(
+    deployment, ada
+):
+    deployment.start_server(ada, {"gpus": 1})
+    before = deployment.lease(ada)
+    container = deployment.engine.inspect_container(deployment.container(ada))["Id"]
+    deployment.gpu_engine.kill()
+    try:
+        wait_until(lambda: lost_hosts(deployment.ledger.cordons()), 120, "the host to be missed")
+        assert deployment.api("GET", f"users/{ada}").json()["server"], "what cannot be reached is not dead"
+        assert "can start again" in deployment.run("gpu", "give-up", ada, "--yes").stdout
+        wait_until(lambda: not deployment.api("GET", f"users/{ada}").json()["servers"], 60, "its end")
+    finally:
+        deployment.gpu_engine.start()
+    assert deployment.engine.inspect_container(container)["State"]["Running"], "it has not noticed"
+    deployment.ensure_server(ada, {"gpus": 1})
+    assert deployment.lease(ada).fence > before.fence
+    assert deployment.engine.inspect_container(deployment.container(ada))["Id"] != container
+    audit = [(entry.by, entry.action) for entry in deployment.ledger.audit(deployment.holder(ada), most=20)]
+    assert ("service:respawner-gpu", "lost") in audit
+
+
 # Suspend ------------------------------------------------------------------------------------------------
 
 
@@ -162,7 +172,8 @@ class Server:
 
     async def stop(self) -> None:
         self.on_stop()
-        assert self.deployment.api("DELETE", f"users/{self.user}/server").status_code in (202, 204)
+        answer = self.deployment.api("DELETE", f"users/{self.user}/server?{SUSPEND}=1")
+        assert answer.status_code in (202, 204)
 
     async def start(self) -> None:
         assert self.deployment.api("POST", f"users/{self.user}/server").status_code in (201, 202)
@@ -225,6 +236,28 @@ def test_a_cell_that_begins_in_the_last_moment_keeps_the_session(deployment, ada
     assert deployment.engine.inspect_container(deployment.container(ada))["Id"] == container
     assert deployment.lease(ada).state is State.RUNNING
     set_state(deployment, ada, "saved")
+
+
+def test_who_stops_a_session_while_it_is_suspended_gets_a_stop(deployment, ada):
+    """Also where it could not be saved, and though it would have come back by itself."""
+    deployment.start_server(ada, {"gpus": 1})
+    set_state(deployment, ada, "dirty")
+    assert deployment.ledger.begin_suspend(deployment.holder(ada), "moved", Ask(Kind.GPU))
+    deployment.stop_server(ada)
+    assert deployment.standing(ada) is None
+    assert deployment.ledger.ended(deployment.holder(ada))[0].end_reason is EndReason.RELEASED
+    assert deployment.engine.containers(filters={"name": deployment.container(ada)}) == []
+
+
+def test_the_request_of_a_deleted_user_ends(deployment, ada):
+    deployment.start_server(ada, {"gpus": 2})
+    with deployment.person("bob") as bob:
+        deployment.api("POST", f"users/{bob}/server", json={"gpus": 2})
+        assert deployment.standing(bob).state is State.QUEUED
+        deployment.api("DELETE", f"users/{bob}").raise_for_status()
+        assert deployment.standing(bob) is None
+        assert deployment.ledger.ended(deployment.holder(bob))[0].end_detail == "its user was deleted"
+        deployment.api("POST", f"users/{bob}").raise_for_status()
 
 
 def test_a_session_hops_to_another_gpu(deployment, ada):

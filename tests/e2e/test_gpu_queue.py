@@ -31,6 +31,7 @@ def deployment(tmp_path_factory):
         stub_session.build(engine.client)
         deployment = GpuDeployment(
             engine,
+            logins=True,
             environment=nvml_environment(folder, state),
             image={"name": stub_session.IMAGE, "build": False},
             session={"stop_grace_seconds": 20, "mem_limit": ""},
@@ -45,18 +46,6 @@ def deployment(tmp_path_factory):
             yield deployment
         finally:
             deployment.close()
-
-
-@pytest.fixture
-def ada(deployment):
-    with deployment.new_user("ada") as name:
-        yield name
-
-
-@pytest.fixture
-def bob(deployment):
-    with deployment.new_user("bob") as name:
-        yield name
 
 
 def is_running(deployment: GpuDeployment, user: str) -> bool:

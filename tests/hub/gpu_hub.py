@@ -22,6 +22,7 @@ CONFIG = """
 import sys
 from respawner_hub.gpus.scopes import ADMIN_SCOPE, SCOPES, SCHEDULER_SCOPES
 from respawner_hub.settings import GpuSettings
+from respawner_spawner.claim import deleted
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.records import NoLease
 from respawner_spawner.leases.asks import ask_from, wants_cpu_meanwhile
@@ -51,6 +52,9 @@ class LeasingSpawner(SimpleLocalProcessSpawner):
     async def run_post_stop_hook(self):
         ledger.release(self.holder)
 
+    async def delete_forever(self):
+        deleted(ledger, self.holder)
+
 c.JupyterHub.spawner_class = LeasingSpawner
 c.Spawner.options_form = spawn_form
 c.Spawner.options_from_form = options_from_form
@@ -62,7 +66,7 @@ c.JupyterHub.allow_named_servers = True
 c.JupyterHub.custom_scopes = SCOPES
 c.JupyterHub.load_roles = [
     {"name": "managers", "scopes": [ADMIN_SCOPE], "users": ["manager"]},
-    {"name": "tests", "scopes": ["admin:users", "admin:servers", "tokens", ADMIN_SCOPE], "services": ["tests"]},
+    {"name": "tests", "scopes": ["admin:users", "admin:groups", "admin:servers", "tokens", ADMIN_SCOPE], "services": ["tests"]},
     {"name": "scheduler", "scopes": SCHEDULER_SCOPES, "services": ["scheduler"]},
 ]
 c.JupyterHub.services = [
@@ -80,13 +84,14 @@ class GpuHub(RunningHub):
     """`with GpuHub(folder, gpus) as hub`.
 
     :param gpus: how many whole GPUs there are at the start.
+    :param more: lines of `jupyterhub_config.py`.
     """
 
     module = "respawner_hub.app"
     scheduler_token = "s" * 32
 
-    def __init__(self, folder: Path, gpus: int = 1) -> None:
-        super().__init__(folder, CONFIG)
+    def __init__(self, folder: Path, gpus: int = 1, more: str = "") -> None:
+        super().__init__(folder, CONFIG + more)
         self.ledger = Ledger(f"sqlite:///{folder / 'respawner.sqlite'}")
         self.devices = tuple(Device(f"GPU-{n}", HOST, "STAND-IN A100", 80 * GIB) for n in range(gpus))
         self._over = threading.Event()

@@ -12,6 +12,7 @@ import requests
 from respawner_hub import gateway, secrets
 from respawner_hub.cli import main
 from respawner_spawner.leases.model import Ask, Decision, Grant, Kind
+from respawner_spawner.leases.reconcile import SILENT_ENGINE
 
 from .gpu_hub import GpuHub, eventually
 from .running_hub import Browser, text_of
@@ -123,6 +124,7 @@ def test_a_cordoned_gpu_takes_no_lease_until_it_is_uncordoned(hub, gpu):
     [
         (("cordon", "GPU-9"), "target = 'GPU-9': no such GPU or host. Known: stand-in, GPU-0, GPU-1."),
         (("cordon", "GPU-0", "--reason", " "), "reason = ' '"),
+        (("cordon", "GPU-0", "--reason", "draining: fans"), "begin it otherwise, or use drain"),
         (("assign", "boss", "--server", "a/b", "--gpus", "1"), "server = 'a/b': Invalid server_name"),
         (("share", "GPU-0", "much"), "memory = 'much': 'much' is not a size"),
         (("limit", "user:ada", "--most", "1", "--guarantee", "2"), "guarantee = 2 is more than most = 1"),
@@ -176,13 +178,52 @@ def test_a_lease_whose_server_the_hub_has_forgotten_is_told_of(hub, gpu):
         hub.ledger.release("test/ada/")
 
 
+def test_only_a_session_on_a_lost_host_can_be_given_up(hub, gpu, monkeypatch):
+    take(hub, "ada")
+    code, _, error = gpu("give-up", "ada", "--yes")
+    assert (code, "ada is on stand-in, which answers" in error) == (1, True)
+    browser = Browser(hub)
+    browser.log_in("boss", "pw")
+    assert "Give up" not in text_of(browser.get("/gpus"))
+    assert hub.api("POST", "/respawner/give-up", hub.token("ada"), json={"user": "ada"}).status_code == 403
+
+    hub.ledger.cordon("host:stand-in", SILENT_ENGINE, "reconcile")
+    assert "Give up" in text_of(browser.get("/gpus"))
+    code, _, error = gpu("give-up", "ada")
+    assert (code, "say --yes" in error) == (1, True)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    assert gpu("give-up", "ada")[1].endswith("Nothing has changed.\n")
+    assert running(hub, "ada")
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    code, output, _ = gpu("give-up", "ada", "--reason", "flooded")
+    assert (code, "ada is given up and can start again." in output) == (0, True)
+    ended = hub.ledger.ended("test/ada/")[0]
+    assert (ended.end_reason, ended.end_detail) == ("lost", "flooded")
+    assert hub.api("GET", "/users/ada").json()["servers"] == {}
+    assert ("service:tests", "lost") in [(e.by, e.action) for e in hub.ledger.audit("test/ada/", most=3)]
+
+    take_again = hub.ask("ada", {"gpus": 1}, token=hub.token("ada"))
+    assert take_again.json()["state"] == "queued"
+
+
+def test_an_admin_gives_a_session_up_on_the_page(hub):
+    take(hub, "ada")
+    hub.ledger.cordon("host:stand-in", SILENT_ENGINE, "reconcile")
+    browser = Browser(hub)
+    browser.log_in("boss", "pw")
+    answer = browser.submit("/gpus", action="give-up", user="ada", server="")
+    assert "ada is given up and can start again." in text_of(answer)
+    assert hub.ledger.audit("test/ada/", most=1)[0].by == "user:boss"
+
+
 def test_an_assigned_session_goes_before_those_who_wait_longer(hub, gpu):
     take(hub, "ada", 2)
     hub.ask("bob", {"gpus": 1}, token=hub.token("bob"))
     hub.token("carol")
     code, output, _ = gpu("assign", "carol", "--gpus", "1")
     assert code == 0
-    assert output.startswith("carol is 1. in the queue")
+    assert output.startswith("carol waits: 1st in the queue: needs 1 GPU; ")
     rows = gpu("queue")[1].splitlines()
     assert rows[1].split()[:2] == ["1", "carol"]
     queue = json.loads(gpu("queue", "--json")[1])
@@ -233,6 +274,14 @@ def test_a_drain_moves_the_sessions_off(hub, gpu):
     standing = hub.ledger.request_of("test/ada/")
     assert standing.lease.suspending
     assert standing.comes_back.count == 1
+    hub.ledger.abort_suspend("test/ada/", "a cell runs")
+    [row] = [line for line in gpu("leases")[1].splitlines() if line.startswith("ada")]
+    assert "not suspended: a cell runs; next try" in row
+    browser = Browser(hub)
+    browser.log_in("boss", "pw")
+    assert "ada: not suspended: a cell runs; next try" in text_of(browser.get("/gpus"))
+    assert gpu("uncordon", held)[0] == 0
+    assert hub.api("GET", "/respawner/leases").json()[0]["suspend_retry_at"] is None
 
 
 def test_a_moved_session_comes_back_with_what_it_was_moved_to(hub, gpu):

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from respawner_hub.gpus.agents import Agents, health_changes, readings_of, strangers_of, tell
+from respawner_hub.gpus.agents import Agents, health_changes, newcomers, readings_of, strangers_of, tell
 from respawner_hub.gpus.containers import container_of
 from respawner_hub.gpus.views import illnesses
 from respawner_spawner.agent.client import Seen
@@ -69,6 +69,13 @@ def ledger(tmp_path):
 
 def seen(report: Report, cause: str = "") -> Seen:
     return Seen("http://agent", 1, 1, Answer("gpu-a", "boot", 1, report), cause)
+
+
+def test_a_host_is_new_until_the_ledger_has_heard_of_it(ledger):
+    unheard = Seen("http://agent-b", 1, cause="nothing listens")
+    assert newcomers(ledger, [seen(Report(at=100)), unheard]) == ["gpu-a"]
+    tell(ledger, [seen(Report(at=100))])
+    assert newcomers(ledger, [seen(Report(at=100)), unheard]) == []
 
 
 INVENTORY = Inventory((Gpu("GPU-0", "STAND-IN A100", 80 << 30),))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from respawner_hub.gpus import service
-from respawner_hub.gpus.containers import Reconciler
+from respawner_hub.gpus import idle, service
+from respawner_hub.gpus.actions import BadAction
+from respawner_hub.gpus.containers import Reconciler, withhold
+from respawner_hub.gpus.desk import Desk, Session
+from respawner_hub.gpus.rounds import Policy, run_round
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Device
+from respawner_spawner.leases.model import Device, Rules, State
+from respawner_spawner.leases.reconcile import SILENT_ENGINE
 
 from tests.spawner.ledgers import Clock, holder, run
 
@@ -19,9 +23,11 @@ class StandInEngine:
     """`looks`: what it lists, one look after the other; the last one stays."""
 
     def __init__(self, *looks: list[dict]) -> None:
-        self.looks, self.stopped = list(looks), []
+        self.looks, self.stopped, self.away = list(looks), [], False
 
     async def call(self, method: str, *args, **kwargs):
+        if self.away:
+            raise ConnectionError("no route to host")
         if method == "stop":
             return self.stopped.append(args[0])
         return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
@@ -74,6 +80,51 @@ async def test_a_container_that_came_while_the_engine_was_asked_keeps_its_lease(
     clock.now += 3600
     assert await compare(ledger, StandInEngine([], [entry(lease)])) == []
     assert ledger.request_of(ADA).lease.fence == lease.fence
+
+
+async def test_what_is_withheld_is_handed_out_when_its_engine_has_answered_and_not_before(ledger):
+    withhold(ledger, ["gpu-a"], "hub")
+    assert ledger.devices()[0].cordon == "holder unknown: gpu-a has not been looked at since the hub started"
+    engine = StandInEngine([])
+    engine.away = True
+    await compare(ledger, engine)
+    assert ledger.devices()[0].cordon == SILENT_ENGINE
+    engine.away = False
+    await compare(ledger, engine)
+    assert ledger.devices()[0].cordon == ""
+
+
+async def test_a_session_on_a_lost_host_is_given_up_and_fenced_off_when_the_host_is_back(ledger):
+    desk = Desk(ledger, Policy(Rules()), idle.Rules(3600, 1, 1800), max_gpus=1, default_gpus=0)
+    lease = run(ledger, "ada", "GPU-0")
+    engine = StandInEngine([entry(lease)])
+    await compare(ledger, engine)
+    with pytest.raises(BadAction, match="ada is on gpu-a, which answers, so its session can be saved"):
+        desk.give_up(ADA, "fire", "user:boss")
+    engine.away = True
+    await compare(ledger, engine)
+    assert "the engine of gpu-a does not answer" in ledger.request_of(ADA).flag
+    desk.give_up(ADA, "fire", "user:boss")
+    assert ledger.has_ended(ADA, lease.fence)
+    with pytest.raises(BadAction, match="ada has no session with GPUs"):
+        desk.give_up(ADA, "fire", "user:boss")
+
+    again = desk.ask(Session(ADA, "ada"), {"gpus": 1})
+    assert again.state is State.QUEUED, "nobody knows yet what runs there"
+    await compare(ledger, engine)
+    engine.away = False
+    await compare(ledger, engine)
+    assert engine.stopped == ["c1"]
+    run_round(ledger, desk.policy)
+    assert ledger.request_of(ADA).state is State.QUEUED, "its old container may still be there"
+    engine.looks = [[entry(lease) | {"State": "exited"}]]
+    await compare(ledger, engine)
+    run_round(ledger, desk.policy)
+    assert ledger.request_of(ADA).lease.fence > lease.fence
+    assert [(e.by, e.action, e.reason) for e in ledger.audit() if e.action in ("lost", "fenced off")] == [
+        ("reconcile", "fenced off", f"container c1 is stopped: its lease (fence {lease.fence}) has ended"),
+        ("user:boss", "lost", "fire"),
+    ]
 
 
 async def test_an_agent_that_has_not_looked_at_processes_does_not_free_what_a_stranger_uses(ledger):

@@ -8,7 +8,7 @@ from respawner_hub.gpus.desk import Desk, Session
 from respawner_hub.gpus.rounds import Policy
 from respawner_spawner.leases.asks import BadAsk
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Device, Rules, State
+from respawner_spawner.leases.model import Ask, Device, Kind, Rules, State
 
 ADA, BOB, EVE = (Session(f"test/{name}/", name) for name in ("ada", "bob", "eve"))
 ONE, MEANWHILE = {"gpus": 1}, {"gpus": 1, "cpu_meanwhile": True}
@@ -42,6 +42,28 @@ def test_a_grant_is_kept_whatever_should_happen_while_it_waited(desk):
     granted = desk.standing(ADA.holder)
     assert desk.ask(ADA, MEANWHILE) is None
     assert desk.standing(ADA.holder).lease.fence == granted.lease.fence
+
+
+def test_a_stop_ends_whatever_would_bring_the_session_back(desk):
+    desk.ask(ADA, ONE)
+    desk.stop_wanted(ADA.holder, "user:ada")
+    assert desk.standing(ADA.holder) is None, "granted, and its start was interrupted"
+    desk.ask(ADA, ONE)
+    desk.ledger.claim(ADA.holder)
+    desk.ledger.begin_suspend(ADA.holder, "preempted", Ask(Kind.GPU))
+    desk.stop_wanted(ADA.holder, "user:ada")
+    assert desk.ledger.release(ADA.holder).end_reason == "released"
+    assert desk.standing(ADA.holder) is None
+    desk.stop_wanted(ADA.holder, "user:ada")
+
+
+def test_what_was_given_up_is_not_asked_for_again_by_the_scheduler(desk):
+    with pytest.raises(BadAsk, match="given up meanwhile"):
+        desk.ask(ADA, None, ONE, only_granted=True)
+    assert desk.standing(ADA.holder) is None
+    assert desk.ask(ADA, None, {"gpus": 0}, only_granted=True) is None, "it was moved to the CPU"
+    desk.ask(ADA, ONE)
+    assert desk.ask(ADA, None, ONE, only_granted=True) is None
 
 
 def test_an_admin_who_assigns_to_somebody_who_waits_already_puts_them_first(desk):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from respawner_hub.gpus import idle
+from respawner_hub.gpus.drain import RETRY_MOST_SECONDS
 from respawner_hub.gpus.hub_client import HubClient, HubError, HubServer
 from respawner_hub.gpus.rounds import Policy
 from respawner_hub.gpus.scheduler import TAKE_OVER_SECONDS, Scheduler, Times
@@ -45,6 +46,8 @@ class Driven:
         self.ledger = Ledger(str(hub.ledger.database.engine.url), self.clock)
         self.utilisation: dict[str, float] = {}
         self.failure = ""
+        self.meanwhile = lambda: None
+        """What happens while a session is being saved."""
         self.refusals: list[str] = []
         """What the hub says to the next starts."""
         self.used: dict = {}
@@ -74,6 +77,7 @@ class Driven:
 
         async def suspend(standing) -> str:
             """Instead of an engine: durable as the test says, then stopped by the hub's real API."""
+            self.meanwhile()
             if self.failure:
                 return self.failure
             _, user, name = standing.request.holder.split("/", 2)
@@ -128,6 +132,22 @@ def standing(hub, user: str):
     return hub.ledger.request_of(f"test/{user}/")
 
 
+def test_an_adopted_session_counts_for_its_users_groups(hub, driven):
+    hub.token("ada")
+    hub.api("POST", "/groups/lab")
+    hub.api("POST", "/groups/lab/users", json={"users": ["ada"]})
+    hub.ledger.adopt("test/ada/", "ada", ["GPU-0"])
+    try:
+        assert standing(hub, "ada").lease.groups == ()
+        driven.run("watch")
+        assert standing(hub, "ada").lease.groups == ("lab",)
+        changes = len(hub.ledger.audit(most=1000))
+        driven.run("watch")
+        assert len(hub.ledger.audit(most=1000)) == changes
+    finally:
+        hub.ledger.release("test/ada/")
+
+
 def test_the_next_in_the_queue_is_served_when_a_session_stops(hub, driven):
     ask(hub, "ada")
     ask(hub, "bob")
@@ -175,6 +195,24 @@ def test_a_session_that_cannot_be_saved_is_not_suspended_and_the_admin_sees_why(
     assert is_running(hub, "ada")
     board = hub.api("GET", "/respawner/leases").json()
     assert board[0]["suspend_failure"] == "notebook.ipynb: the disk is full"
+
+
+def test_a_drain_goes_on_until_the_session_could_be_suspended(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    assert hub.api("POST", "/respawner/drain", json={"target": "GPU-0"}).status_code == 200
+    driven.failure = "a cell runs"
+    driven.run("look")
+    assert standing(hub, "ada").suspend_failure == "a cell runs"
+    driven.failure = ""
+    driven.run("watch")
+    assert standing(hub, "ada").suspending_since is None, "it is too early"
+    driven.clock.ahead += RETRY_MOST_SECONDS
+    driven.run("watch")
+    driven.clock.ahead += TAKE_OVER_SECONDS + 1
+    driven.run("look")
+    eventually(lambda: standing(hub, "ada").request.resumes, "ada's new request")
+    hub.ledger.uncordon("GPU-0", "test")
 
 
 def test_a_cell_is_interrupted_only_where_the_admin_says_so(hub, driven):
@@ -299,6 +337,46 @@ def test_a_user_moves_a_session_to_the_cpu_and_back(hub, driven, monkeypatch):
     driven.clock.ahead += 2
     driven.run("look")
     eventually(lambda: is_running(hub, "ada"), "ada's server with its GPU")
+
+
+def stops(hub, user: str) -> None:
+    """The user stops the session by the hub's API, as the button on the home page does."""
+    assert hub.api("DELETE", f"/users/{user}/server", hub.token(user)).status_code in (202, 204)
+    eventually(lambda: not hub.api("GET", f"/users/{user}").json()["servers"], "the end of the server")
+
+
+@pytest.mark.parametrize("failure", ["", "a cell runs"])
+@pytest.mark.parametrize("comes_back", [Ask(Kind.GPU), None])
+def test_who_stops_a_session_while_it_is_suspended_gets_a_stop(hub, driven, failure, comes_back):
+    """It would have come back by itself: with a GPU, without one, or after it was interrupted."""
+    driven.rules = replace(RULES, interrupt_cells=True)
+    driven.cell = True
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    hub.ledger.begin_suspend("test/ada/", "moved by ada", comes_back, "user:ada")
+    driven.meanwhile, driven.failure = lambda: stops(hub, "ada"), failure
+    driven.run("look", "look")
+    assert standing(hub, "ada") is None
+    assert hub.api("GET", "/users/ada").json()["servers"] == {}
+    assert hub.ledger.ended("test/ada/")[0].end_reason == "released"
+    assert ("user:ada", "suspend aborted") in [
+        (e.by, e.action) for e in hub.ledger.audit("test/ada/", most=3)
+    ]
+
+
+def test_the_scheduler_starts_nothing_whose_request_was_given_up_meanwhile(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    ask(hub, "bob")
+    stops(hub, "ada")
+    driven.run("look")
+    assert standing(hub, "bob").state == "granted"
+    assert hub.api("DELETE", "/respawner/requests/bob", hub.token("bob")).status_code == 204
+    client = HubClient(f"{hub.url}/api", hub.scheduler_token, "http://127.0.0.1:9/")
+    with pytest.raises(HubError, match="given up meanwhile"):
+        asyncio.run(client.start("bob", ""))
+    assert standing(hub, "bob") is None
+    assert hub.api("GET", "/users/bob").json()["servers"] == {}
 
 
 def test_a_session_is_not_suspended_for_what_it_could_never_get(hub, driven):

@@ -1,7 +1,7 @@
 """The lease at a start, with the real ledger and the real policy."""
 
 import pytest
-from respawner_spawner.claim import Claimant, claim, fence_without_lease, stopped
+from respawner_spawner.claim import Claimant, claim, deleted, fence_without_lease, schedule, stopped
 from respawner_spawner.failure import SessionStartError
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Device, Kind, State
@@ -74,6 +74,15 @@ def test_a_lease_whose_container_is_gone_is_never_taken_again(ledger):
     assert (ended.lease.fence, ended.end_reason) == (first.fence, EndReason.LOST)
 
 
+@pytest.mark.parametrize(("name", "why"), [("", "its user was deleted"), ("lab", "its server was deleted")])
+def test_what_is_deleted_waits_no_longer(ledger, name, why):
+    holder = f"d/ada/{name}"
+    ledger.submit(holder, "ada", Ask(Kind.GPU))
+    deleted(ledger, holder)
+    assert ledger.ended(holder)[0].end_detail == why
+    deleted(ledger, holder)
+
+
 def test_cpu_now_gpu_when_free(ledger):
     claim(ledger, ADA, {"gpus": 2})
     assert claim(ledger, BOB, {"gpus": 1, "cpu_meanwhile": True}) is None
@@ -91,6 +100,17 @@ def test_a_stopped_session_does_not_start_by_itself_when_its_gpu_is_free(ledger)
     ledger.submit(BOB.holder, BOB.user, Ask(Kind.GPU, 1), resumes=True)
     stopped(ledger, BOB.holder)
     assert ledger.request_of(BOB.holder), "a suspended session waits on"
+
+
+def test_a_request_that_is_given_up_while_its_server_starts_is_not_made_again(ledger):
+    ledger.submit(ADA.holder, "ada", Ask(Kind.GPU))
+    schedule(ledger)
+    began = ledger.clock()
+    ledger.cancel(ADA.holder)
+    with pytest.raises(SessionStartError, match="given up while your session was starting"):
+        claim(ledger, ADA, ONE, began=began)
+    assert ledger.request_of(ADA.holder) is None
+    assert claim(ledger, ADA, ONE, began=ledger.clock()), "who starts it once more wants it"
 
 
 def test_a_session_that_had_a_lease_and_goes_on_without_gpu_has_a_newer_number(ledger):

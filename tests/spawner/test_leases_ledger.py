@@ -87,11 +87,11 @@ def test_a_running_session_is_not_cancelled(ledger):
 
 def test_the_queue_says_why_each_request_waits(ledger, clock):
     alice, bob = submit(ledger, "alice"), submit(ledger, "bob")
-    wait = Wait(bob.id, 1, "gpu-b is free the earliest", clock.now + 600)
+    wait = Wait(bob.id, 1, "1st in the queue: gpu-b is free the earliest", clock.now + 600)
     ledger.apply(Decision(waits={bob.id: wait, 999: Wait(999, 2, "of another time")}))
     assert [(found.request, found.wait) for found in ledger.queue()] == [(bob, wait), (alice, None)]
     assert ledger.request_of(BOB).wait == wait
-    with pytest.raises(NoLease, match=r"1\. in the queue: gpu-b is free the earliest"):
+    with pytest.raises(NoLease, match=r"team/bob/ yet: 1st in the queue: gpu-b is free the earliest"):
         ledger.claim(BOB)
     ledger.apply(Decision(waits={bob.id: Wait(bob.id, 1, wait.reason, clock.now + 610)}))
     assert ledger.request_of(BOB).wait.expected == wait.expected, "small moves are not written"
@@ -364,6 +364,8 @@ def test_a_running_container_is_adopted_with_its_fence(ledger):
     lease = ledger.adopt(ALICE, "alice", ["GPU-a", "GPU-b"], fence=41)
     assert (lease.fence, lease.state, lease.ask.count) == (41, State.RUNNING, 2)
     assert ledger.adopt(ALICE, "alice", ["GPU-b", "GPU-a"], fence=41).id == lease.id
+    assert ledger.adopt(ALICE, "alice", ["GPU-b", "GPU-a"], fence=41, groups=["ml"]).groups == ("ml",)
+    assert not ledger.set_groups(ALICE, ["nlp"], "scheduler"), "it has some"
     with pytest.raises(HeldByAnother, match="GPU-b is team/alice/'s"):
         ledger.adopt(BOB, "bob", ["GPU-b"], fence=42)
     assert ledger.request_of(BOB) is None, "a refused adoption leaves nothing"

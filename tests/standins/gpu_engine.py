@@ -166,9 +166,11 @@ class GpuEngine:
 
 
 @contextlib.contextmanager
-def running(uuids: Sequence[str], log_to: Path | None = None) -> Iterator[GpuEngine]:
+def running(
+    uuids: Sequence[str], log_to: Path | None = None, *, live_restore: bool = False
+) -> Iterator[GpuEngine]:
     """A started engine with these stand-in GPUs; gone at the end."""
-    engine = GpuEngine(uuids, log_to=log_to)
+    engine = GpuEngine(uuids, log_to=log_to, live_restore=live_restore)
     try:
         engine.start()
         yield engine

@@ -187,6 +187,11 @@ class AccountsHandler(AccountPage):
         user = await self._other(name)
         await self.authenticator.remove_account(name)
         stopping = []
+        if desk := self.settings.get(
+            "gpu_desk"
+        ):  # before the stops: nothing of them shall come back by itself
+            by = f"user:{self.current_user.name}"
+            await self.authenticator.in_thread(desk.withdraw, name, by, "its account was removed")
         if user:
             end_all_access(user)
             stopping = await self._stop_sessions(user)

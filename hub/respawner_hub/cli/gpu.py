@@ -12,28 +12,20 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import requests
 from respawner_spawner.leases.accounting import By
 from respawner_spawner.leases.ledger import Ledger
 
-from .. import gateway, secrets
+from .. import gateway
 from ..gpus import views, words
 from ..settings import Settings
+from .gpu_tables import TABLES, print_table
+from .hub_api import GpuError, Hub, HubDown
 
-REQUEST_SECONDS = 60
 VIEWS = ("list", "leases", "queue", "limits", "reservations")
-
-
-class GpuError(Exception):
-    """It could not be done; the message says why."""
-
-
-class HubDown(GpuError):
-    """The hub does not answer."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -82,6 +74,12 @@ def _add_sessions(actions: Any) -> None:
         parser.add_argument("--share", metavar="SIZE", help="memory of a shared GPU")
         parser.add_argument("--host")
     _add_who(actions.add_parser("release", help="stop a session, or cancel its request"))
+    give_up = actions.add_parser(
+        "give-up", help="end the lease of a session whose host does not answer; its user can start again"
+    )
+    _add_who(give_up)
+    give_up.add_argument("--reason")
+    give_up.add_argument("--yes", action="store_true", help="do not ask whether that is meant")
 
 
 def _add_who(parser: argparse.ArgumentParser) -> None:
@@ -132,55 +130,39 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             _view(args, settings)
         elif args.gpu_action == "history":
             _history(args, settings)
+        elif args.gpu_action == "give-up" and not _is_meant(args):
+            print("Nothing has changed.")
         else:
-            print(_Hub(settings).post(args.gpu_action, _body(args))["message"])
+            print(Hub(settings).post(args.gpu_action, _body(args))["message"])
     except (GpuError, gateway.NetworkError) as error:
         print(f"respawner-hub gpu {args.gpu_action}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-class _Hub:
-    """The hub's API, on the address on which sessions reach it."""
+def _is_meant(args: argparse.Namespace) -> bool:
+    """Ask the person at the terminal.
 
-    def __init__(self, settings: Settings) -> None:
-        address, hub = gateway.remembered(settings), settings.hub
-        self._url = f"http://{address}:{hub.hub_api_port}{hub.base_url}hub/api/respawner"
-        self._headers = {"Authorization": f"token {secrets.gpu_token(settings.state_dir)}"}
-
-    def get(self, path: str, **query: Any) -> requests.Response:
-        return self._ask("GET", path, params=query)
-
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        return self._ask("POST", path, json=body).json()
-
-    def _ask(self, method: str, path: str, **how: Any) -> requests.Response:
-        session = requests.Session()
-        session.trust_env = False  # a proxy of the machine's is not on the way to the hub
-        try:
-            answer = session.request(
-                method, f"{self._url}/{path}", headers=self._headers, timeout=REQUEST_SECONDS, **how
-            )
-        except requests.ConnectionError as error:
-            raise HubDown("The hub does not answer: `respawner-hub up` starts it.") from error
-        except requests.Timeout as error:
-            raise GpuError(f"The hub has not answered within {REQUEST_SECONDS} s: see its log.") from error
-        if not answer.ok:
-            raise GpuError(_message(answer))
-        return answer
-
-
-def _message(answer: requests.Response) -> str:
-    try:
-        return str(answer.json()["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"the hub answered {answer.status_code} {answer.reason}"
+    :raises GpuError: nobody is there to ask.
+    """
+    if args.yes:
+        return True
+    if not sys.stdin.isatty():
+        raise GpuError("this asks before it does it. In a script say --yes.")
+    who = f"{args.user}/{args.server}" if args.server else args.user
+    print(
+        f"The lease of {who} ends now, and {args.user} can start again from the last saved state. What still runs on "
+        "the lost host saves nothing any more once that has happened, and is stopped when the host is back."
+    )
+    return input(f"Give {who} up? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _body(args: argparse.Namespace) -> dict[str, Any]:
     """The action's JSON: what was said on the command line, and nothing else."""
     said = {
-        key: value for key, value in vars(args).items() if key not in ("command", "settings", "gpu_action")
+        key: value
+        for key, value in vars(args).items()
+        if key not in ("command", "settings", "gpu_action", "yes")
     }
     if args.gpu_action in ("assign", "move"):
         names = {"model": "gpu_model", "memory": "gpu_memory", "host": "gpu_host", "device": "gpu_uuids"}
@@ -198,7 +180,7 @@ def _view(args: argparse.Namespace, settings: Settings) -> None:
     if args.json:
         print(json.dumps(found, indent=2))
     else:
-        _print_table(*_TABLES[args.gpu_action](found, time.time()))
+        print_table(*TABLES[args.gpu_action](found, time.time()))
 
 
 def _history(args: argparse.Namespace, settings: Settings) -> None:
@@ -218,7 +200,7 @@ def _history(args: argparse.Namespace, settings: Settings) -> None:
     found = json.loads(text)
     keys = [key for key in ("day", "user", "group", "gpu") if any(row[key] for row in found["hours"])]
     rows = [[*(row[k] for k in keys), *(f"{row[k]:.2f}" for k in _HOURS)] for row in found["hours"]]
-    _print_table([*(key.upper() for key in keys), "HELD H", "USED H", "SEEN H"], rows, "Nobody held a GPU.")
+    print_table([*(key.upper() for key in keys), "HELD H", "USED H", "SEEN H"], rows, "Nobody held a GPU.")
     for row in found["waits"]:
         if not row["group"]:
             print(
@@ -229,9 +211,9 @@ def _history(args: argparse.Namespace, settings: Settings) -> None:
 _HOURS = ("held_hours", "used_hours", "sampled_hours")
 
 
-def _read(settings: Settings, ask: Callable[[_Hub], Any], look: Callable[[Ledger], Any]) -> Any:
+def _read(settings: Settings, ask: Callable[[Hub], Any], look: Callable[[Ledger], Any]) -> Any:
     try:
-        return ask(_Hub(settings))
+        return ask(Hub(settings))
     except (HubDown, gateway.NetworkError):
         print("The hub does not answer: this is what its ledger says.", file=sys.stderr)
     try:
@@ -252,107 +234,3 @@ def _day(text: str) -> float:
         return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a day: write for example 2026-11-25") from error
-
-
-# Tables ----------------------------------------------------------------------------------------------
-
-
-def _devices_table(found: Any, now: float) -> tuple[Sequence[str], list[list[str]], str]:
-    rows = [
-        [
-            device["uuid"],
-            device["host"],
-            f"{device['model']}{' ' + device['profile'] if device['profile'] else ''}",
-            words.size_text(device["memory_bytes"]),
-            ", ".join(_who(holder) for holder in device["holders"]) or "free",
-            views.reading_words(device["reading"]),
-            device["cordon"],
-        ]
-        for device in found
-    ]
-    return (
-        ("GPU", "HOST", "MODEL", "MEMORY", "HOLDER", "USE", "CORDONED"),
-        rows,
-        "No agent has told of a GPU.",
-    )
-
-
-def _leases_table(found: Any, now: float) -> tuple[Sequence[str], list[list[str]], str]:
-    rows = [
-        [
-            _who(lease),
-            lease["state"],
-            ", ".join(lease["devices"]),
-            words.duration(now - lease["since"]),
-            "a cell runs" if lease["cell_running"] else words.duration(lease["idle_seconds"]),
-            lease["flag"] or lease["suspend_failure"] or lease["warning"] or "",
-        ]
-        for lease in found
-    ]
-    return ("SESSION", "STATE", "GPUS", "FOR", "IDLE", "NOTE"), rows, "Nobody has a GPU."
-
-
-def _queue_table(found: Any, now: float) -> tuple[Sequence[str], list[list[str]], str]:
-    rows = [
-        [
-            str(request["position"] or ""),
-            _who(request),
-            request["ask"],
-            words.duration(now - request["submitted"]),
-            words.clock(request["expected"], now) if request["expected"] else "",
-            request["reason"],
-        ]
-        for request in found
-    ]
-    return ("", "SESSION", "ASKS FOR", "WAITS", "EXPECTED", "WHY"), rows, "Nobody waits."
-
-
-def _limits_table(found: Any, now: float) -> tuple[Sequence[str], list[list[str]], str]:
-    rows = [
-        [
-            limit["subject"],
-            "" if limit["most"] is None else f"{limit['most']:g}",
-            f"{limit['guarantee']:g}",
-            "" if limit["priority"] is None else str(limit["priority"]),
-        ]
-        for limit in found
-    ]
-    return ("FOR", "MOST", "GUARANTEE", "PRIORITY"), rows, "No limits."
-
-
-def _reservations_table(found: Any, now: float) -> tuple[Sequence[str], list[list[str]], str]:
-    rows = [
-        [
-            str(r["id"]),
-            r["group"],
-            str(r["count"]),
-            r["model"],
-            words.clock(r["start"], now),
-            words.clock(r["end"], now),
-            r["note"],
-        ]
-        for r in found
-    ]
-    return ("ID", "GROUP", "GPUS", "MODEL", "FROM", "UNTIL", "NOTE"), rows, "No reservations."
-
-
-_TABLES: dict[str, Callable[[Any, float], tuple[Sequence[str], list[list[str]], str]]] = {
-    "list": _devices_table,
-    "leases": _leases_table,
-    "queue": _queue_table,
-    "limits": _limits_table,
-    "reservations": _reservations_table,
-}
-
-
-def _who(found: Any) -> str:
-    return f"{found['user']}/{found['server']}" if found["server"] else str(found["user"])
-
-
-def _print_table(names: Sequence[str], rows: list[list[str]], nothing: str) -> None:
-    if not rows:
-        print(nothing)
-        return
-    widths = [max(len(str(row[column])) for row in (names, *rows)) for column in range(len(names))]
-    for row in (names, *rows):
-        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -5,6 +5,7 @@ Not for how it is done: that is `desk` and, for what concerns running servers, `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -35,6 +36,13 @@ class Release(Action):
     server: str = ""
 
 
+class GiveUp(Release):
+    """End the lease of a session whose host is lost: its user starts again, and what still runs there is stopped when
+    the host is back."""
+
+    reason: str = Field("its host does not answer", min_length=1)
+
+
 class Assign(Action):
     """Queue a session for a user before everybody else, on devices of the admin's choice."""
 
@@ -63,9 +71,9 @@ class Uncordon(Action):
 
 
 class Drain(Cordon):
-    """Cordon, then suspend the sessions that are there; they resume elsewhere."""
+    """Cordon, then suspend the sessions that are there, again and again until it is uncordoned; they resume elsewhere."""
 
-    reason: str = Field("drained by an admin", min_length=1)
+    reason: str = Field("maintenance", min_length=1)
 
 
 class Share(Action):
@@ -142,10 +150,26 @@ class Unlimit(Action):
     subject: str = Field(min_length=1)
 
 
-ACTIONS: dict[str, type[Action]] = {
-    kind.__name__.lower(): kind
-    for kind in (Release, Assign, Move, Cordon, Uncordon, Drain, Share, Reserve, Unreserve, Limit, Unlimit)
-}
+def name_of(kind: type[Action]) -> str:
+    """As API, forms and command line call it: "give-up"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
+
+
+_KINDS = (
+    Release,
+    GiveUp,
+    Assign,
+    Move,
+    Cordon,
+    Uncordon,
+    Drain,
+    Share,
+    Reserve,
+    Unreserve,
+    Limit,
+    Unlimit,
+)
+ACTIONS: dict[str, type[Action]] = {name_of(kind): kind for kind in _KINDS}
 
 
 def parse(name: str, fields: Mapping[str, Any]) -> Action:

@@ -40,13 +40,15 @@ class AdminActions:
                 said = await hop(self._handler, user, action.server, action.options, self.by)
             case actions.Assign():
                 said = await self._assign(action)
+            case actions.GiveUp():
+                said = await self._give_up(action)
             case actions.Release():
                 said = await self._release(action)
             case actions.Uncordon():
                 said = await self._uncordon(action)
             case _:
                 said = await self._handler.in_thread(self._desk.carry_out, action, self.by)
-        self._handler.log.info("%s: %s: %s", self.by, type(action).__name__.lower(), said)
+        self._handler.log.info("%s: %s: %s", self.by, actions.name_of(type(action)), said)
         return said
 
     async def _release(self, action: actions.Release) -> str:
@@ -66,8 +68,22 @@ class AdminActions:
         if spawner.pending:
             raise BadAction(f"{name} is pending {spawner.pending}: try again when that is over.")
         await self._handler.in_thread(self._desk.ledger.note, "release", holder, self.by)
+        await self._handler.in_thread(self._desk.stop_wanted, holder, self.by)
         await self._handler.stop_single_user(user, action.server)
         return f"{name} is {'stopping' if spawner.active else 'stopped'}; its GPUs go to the next."
+
+    async def _give_up(self, action: actions.GiveUp) -> str:
+        """Its spawner learns from the ledger that it is over (`GPUDockerSpawner.poll`), so that its user can start again."""
+        holder, name = self._handler.holder(action.user, action.server), _name(action)
+        await self._handler.in_thread(self._desk.give_up, holder, action.reason, self.by)
+        user = self._handler.find_user(action.user)
+        spawner = user.spawners.get(action.server) if user else None
+        if spawner and spawner.active and not spawner.pending:
+            await self._handler.stop_single_user(user, action.server)
+        return (
+            f"{name} is given up and can start again. Its GPUs are given on when its host is back and what still "
+            "runs there has been stopped."
+        )
 
     async def _uncordon(self, action: actions.Uncordon) -> str:
         """Its agent forgets what was wrong with it too, else the scheduler would cordon it again."""
@@ -98,7 +114,7 @@ class AdminActions:
         others = {key: value for key, value in kept.items() if key not in KEYS}
         self._handler.remember(spawner, others | action.options)
         if standing and standing.wait:
-            return f"{_name(action)} is {standing.wait.position}. in the queue: {standing.wait.reason}"
+            return f"{_name(action)} waits: {standing.wait.reason}"
         return f"{_name(action)} has its GPUs; its server starts."
 
     async def _check_name(self, user: User, server: str) -> None:

@@ -77,6 +77,12 @@ def agents_of(settings: Settings) -> Agents:
     return Agents([agent.client(settings)])
 
 
+def newcomers(ledger: Ledger, seen: Iterable[Seen]) -> list[str]:
+    """Hosts that answer and of which the ledger has never heard. Blocks."""
+    known = {agent.host for agent in ledger.agents()}
+    return [host.host for host in seen if host.answer and host.host not in known]
+
+
 def tell(ledger: Ledger, seen: Iterable[Seen]) -> None:
     """Write down what the agents said. A silent one is not mentioned, and the ledger notices. Blocks."""
     for host in seen:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from docker.errors import APIError, NotFound
 from respawner_spawner import container_spec
 from respawner_spawner.engine import UNREACHABLE, Engine
 from respawner_spawner.leases import reconcile
+from respawner_spawner.leases.admin import UNKNOWN, host_target
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.reconcile import Container, Do, Plan
 
@@ -84,6 +85,18 @@ class Reconciler:
             return
         except (*UNREACHABLE, APIError) as error:
             log.error("Container %s could not be stopped: %s", container.id[:12], error)
+
+
+def withhold(ledger: Ledger, hosts: Iterable[str], by: str) -> None:
+    """Hand nothing out on these hosts before their containers have been compared with the ledger: that takes these
+    cordons away. Blocks.
+
+    In the ledger, so that it binds hub, spawner and scheduler, whoever of them looks at the containers first.
+    """
+    for host in hosts:
+        ledger.cordon(
+            host_target(host), f"{UNKNOWN}: {host} has not been looked at since the hub started", by
+        )
 
 
 def container_of(found: Mapping[str, Any], deployment: str, host: str) -> Container:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from respawner_spawner.leases.admin import host_target
+from respawner_spawner.leases.admin import UNKNOWN, host_target
 from respawner_spawner.leases.asks import BadAsk, ask_from, wants_cpu_meanwhile
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Kind, Limit, Request, State
+from respawner_spawner.leases.reconcile import lost_hosts
 from respawner_spawner.leases.records import LedgerError, Standing
 from respawner_spawner.sizes import size_bytes
 
-from . import actions, idle
+from . import actions, idle, words
 from .actions import BadAction
+from .drain import DRAINING, suspend_due
 from .rounds import Policy, outlook, run_round, see
 
 ASSIGNED_PRIORITY = 1_000_000
@@ -58,6 +59,7 @@ class Desk:
         remembered: Mapping[str, Any] | None = None,
         *,
         by: str = "",
+        only_granted: bool = False,
     ) -> Standing | None:
         """Ask for what a session's `user_options` say; None if its server can start now.
 
@@ -67,8 +69,9 @@ class Desk:
         :param options: what is chosen now: another wish than before gives up the request that waits. None goes on
             with that request, or asks for what was chosen last (`remembered`).
         :param by: "user:NAME" of an admin who asks for the user: then the request goes first.
+        :param only_granted: make no request: it is the scheduler that starts what was granted.
         :returns: the standing of a request that waits.
-        :raises BadAsk: it is no choice that this hub offers.
+        :raises BadAsk: it is no choice that this hub offers, or the request was given up meanwhile.
         """
         chosen = (remembered if options is None else options) or {}
         ask, cpu_meanwhile = self.ask_of(chosen), wants_cpu_meanwhile(chosen)
@@ -83,6 +86,8 @@ class Desk:
             self.ledger.cancel(session.holder, by, "asked for something else")
         if ask.kind is Kind.NONE:
             return None
+        if only_granted:
+            raise BadAsk("Its request was given up meanwhile, so it does not start.")
         standing = self._submit(session, ask, cpu_meanwhile=cpu_meanwhile, by=by)
         return standing if self._keeps_waiting(standing) else None
 
@@ -109,6 +114,20 @@ class Desk:
         """Give up a request whose server has not begun to start."""
         return self.ledger.cancel(holder, by) is not None
 
+    def stop_wanted(self, holder: str, by: str, reason: str = "its session is stopped") -> None:
+        """Somebody stops the session or takes it away, so nothing of it shall come back by itself.
+
+        A suspend that is under way becomes an ordinary stop, and a request that would start it again ends.
+        """
+        if not self.ledger.cancel(holder, by, reason):
+            self.ledger.abort_suspend(holder, reason, by)
+
+    def withdraw(self, user: str, by: str, reason: str) -> None:
+        """The same for all sessions of a user."""
+        for standing in self.ledger.standings(granted_only=False):
+            if standing.request.user == user:
+                self.stop_wanted(standing.request.holder, by, reason)
+
     def snooze(self, holder: str, by: str) -> Standing:
         """Put a session's suspension off, as often as the admin allows.
 
@@ -123,6 +142,27 @@ class Desk:
         if standing is None:
             raise BadAction("This session has just ended.")
         return standing
+
+    def give_up(self, holder: str, reason: str, by: str) -> None:
+        """End the lease of a session that nobody can stop, because its host is lost.
+
+        What still runs there is fenced off when the host is back; until then its devices stay out of use.
+
+        :raises BadAction: it has no lease, or its host answers.
+        """
+        found, name = self.ledger.request_of(holder), words.session(holder)
+        if found is None or found.lease is None or found.state is not State.RUNNING:
+            raise BadAction(f"{name} has no session with GPUs. If its request waits, release cancels it.")
+        hosts = {device.host for device in self.ledger.devices() if device.uuid in found.lease.uuids}
+        lost = lost_hosts(self.ledger.cordons())
+        if not (hosts & lost if hosts else lost):
+            where = ", ".join(sorted(hosts)) or "a host"
+            raise BadAction(
+                f"{name} is on {where}, which answers, so its session can be saved and stopped: release it, or drain "
+                "its GPU. Only sessions on a host that does not answer are given up."
+            )
+        if self.ledger.give_up(holder, reason, by) is None:
+            raise BadAction(f"{name} has just ended.")
 
     @staticmethod
     def _keeps_waiting(standing: Standing) -> bool:
@@ -162,6 +202,8 @@ class Desk:
             case actions.Drain():
                 return self._drain(action, by)
             case actions.Cordon():
+                if action.reason.startswith((DRAINING, UNKNOWN)):
+                    raise BadAction(f"reason = {action.reason!r}: begin it otherwise, or use drain.")
                 self.ledger.cordon(self._target(action.target), action.reason, by)
                 return f"{action.target} takes no new leases."
             case actions.Uncordon():
@@ -197,15 +239,12 @@ class Desk:
     def _drain(self, action: actions.Drain, by: str) -> str:
         """Sessions that are there are suspended by the scheduler, and queue again for what they had."""
         target = self._target(action.target)
-        self.ledger.cordon(target, action.reason, by)
-        on_target = {
-            d.uuid for d in self.ledger.devices() if target in (d.uuid, d.parent, host_target(d.host))
-        }
-        moved = [lease for lease in self.ledger.leases() if on_target & set(lease.uuids)]
-        for lease in moved:
-            anywhere = dataclasses.replace(lease.ask, uuids=(), host="")
-            self.ledger.begin_suspend(lease.holder, action.reason, comes_back=anywhere, by=by)
-        return f"{action.target} takes no new leases; sessions that are suspended now: {len(moved)}."
+        self.ledger.cordon(target, DRAINING + action.reason, by)
+        moved = suspend_due(self.ledger, by, at_once=target)
+        return (
+            f"{action.target} takes no new leases; sessions that are suspended now: {moved}. Who cannot be is tried again "
+            "until it is uncordoned."
+        )
 
     def _target(self, named: str) -> str:
         """A device by its UUID, a host by its name.

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from respawner_spawner.leases.asks import describe, field_of, options_from_field
 from respawner_spawner.leases.model import Ask, Cluster, Device, Kind, Request, Wait
+from respawner_spawner.leases.reasons import ordinal
 from respawner_spawner.spawn_form import image_form
 from respawner_spawner.spawn_form import options_from_form as plain_options
 
@@ -113,7 +114,7 @@ def _judged(ask: Ask, cluster: Cluster, session: Session, now: float) -> Choice:
 
 def _wait(wait: Wait, now: float) -> str:
     when = f", {words.expected(wait, now)}" if wait.expected else ""
-    return f"{words.ordinal(wait.position)} in the queue{when}: {words.reason(wait)}"
+    return f"{ordinal(wait.position)} in the queue{when}: {words.reason(wait)}"
 
 
 def _whole(devices: Iterable[Device], most: int) -> list[Ask]:

@@ -21,7 +21,9 @@ from respawner_spawner.leases.asks import BadAsk
 from respawner_spawner.leases.records import Standing
 from tornado import web
 
+from .admin import by_whom
 from .desk import Desk, Session
+from .hub_client import ONLY_GRANTED, SUSPEND
 from .scopes import ADMIN_SCOPES
 from .views import Readings, request_json
 
@@ -87,10 +89,13 @@ class GpuHandler(BaseHandler):
         :raises web.HTTPError: the choice cannot be granted; the message says why.
         """
         spawner = user.get_or_create_spawner(server_name, display_name)
+        only_granted = self.get_query_argument(ONLY_GRANTED, "") == "1"
         session = Session(self.holder(user.name, server_name), user.name, [g.name for g in user.groups])
         remembered = spawner.orm_spawner.user_options
         try:
-            standing = await self.in_thread(self.desk.ask, session, options, remembered)
+            standing = await self.in_thread(
+                self.desk.ask, session, options, remembered, only_granted=only_granted
+            )
         except BadAsk as error:
             raise refused(error) from error
         if standing:
@@ -147,6 +152,19 @@ class ServerApi(GpuHandler, UserServerAPIHandler):
             self.set_header("Content-Type", "application/json")
             self.set_header("Location", self.request_url(user_name, server_name))
             self.write(request_json(queued.standing))
+
+    async def delete(self, user_name: str, server_name: str = "") -> None:
+        """Who says stop gets a stop, also in the middle of a suspend: only the scheduler's own is a part of it."""
+        if self.get_query_argument(SUSPEND, "") != "1":
+            await self._stop_is_wanted(user_name, server_name)
+        await super().delete(user_name, server_name)
+
+    @needs_scope("delete:servers")
+    async def _stop_is_wanted(self, user_name: str, server_name: str) -> None:
+        user = self.find_user(user_name)
+        if user and server_name in user.spawners and user.spawners[server_name].active:
+            holder = self.holder(user.name, server_name)
+            await self.in_thread(self.desk.stop_wanted, holder, by_whom(self))
 
     async def spawn_single_user(
         self, user: User, server_name: str = "", display_name: str = "", options: dict[str, Any] | None = None

@@ -12,6 +12,9 @@ from jupyterhub.utils import url_escape_path
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 
 REQUEST_SECONDS = 30
+ONLY_GRANTED, SUSPEND = "only_granted", "suspend"
+"""What the scheduler adds to the addresses of starts and stops: start nothing whose request was given up meanwhile; the
+stop is a part of a suspend, and nobody wants the session to end."""
 
 
 class HubError(Exception):
@@ -65,13 +68,25 @@ class HubClient:
         server = model["servers"].get(name)
         return _state_of(server) if server else None
 
-    async def start(self, user: str, name: str) -> None:
-        """With the options that the hub remembers. May return before it runs."""
-        await self._ask("POST", _path(user, name), body="")
+    async def groups(self, user: str) -> list[str]:
+        """None where the hub knows no such user."""
+        try:
+            return list((await self._json("GET", f"/users/{quote(user, safe='')}"))["groups"])
+        except HubError as error:
+            if error.status == 404:
+                return []
+            raise
 
-    async def stop(self, user: str, name: str) -> None:
-        """May return before it has stopped."""
-        await self._ask("DELETE", _path(user, name))
+    async def start(self, user: str, name: str) -> None:
+        """What was granted, with the options that the hub remembers. May return before it runs."""
+        await self._ask("POST", f"{_path(user, name)}?{ONLY_GRANTED}=1", body="")
+
+    async def stop(self, user: str, name: str, *, suspend: bool = False) -> None:
+        """May return before it has stopped.
+
+        :param suspend: one that cannot be saved is left alone, and may come back by itself.
+        """
+        await self._ask("DELETE", _path(user, name) + (f"?{SUSPEND}=1" if suspend else ""))
 
     async def cell_running(self, user: str, name: str) -> bool | None:
         """Whether a kernel of the session works now; None where nobody can tell."""
@@ -121,7 +136,7 @@ class HubServer:
         return await self.hub.server(self.user, self.name) is not None
 
     async def stop(self) -> None:
-        await self.hub.stop(self.user, self.name)
+        await self.hub.stop(self.user, self.name, suspend=True)
 
     async def start(self) -> None:
         await self.hub.start(self.user, self.name)

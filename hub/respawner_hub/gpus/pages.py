@@ -156,7 +156,8 @@ class AdminPage(GpuPage):
 
     async def _show(self, **namespace: Any) -> None:
         board = await self.in_thread(views.board, self.desk.ledger, await self.readings())
-        await self.show("gpus.html", board=board, reading_words=views.reading_words, **namespace)
+        said = {"reading_words": views.reading_words, "suspend_words": views.suspend_words}
+        await self.show("gpus.html", board=board, **said, **namespace)
 
 
 def own_sessions(desk: Any, user: str, now: float) -> list[dict[str, Any]]:

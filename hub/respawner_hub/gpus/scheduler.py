@@ -8,10 +8,7 @@ What happens is decided elsewhere (`policy`, `idle`, `reconcile`); this is the l
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -19,9 +16,9 @@ from typing import Any
 
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import State, Suspension
-from respawner_spawner.leases.records import Standing, Use
+from respawner_spawner.leases.records import EndReason, Standing, Use
 
-from . import idle, words
+from . import drain, idle, words
 from .hop import MOVED
 from .hub_client import HubClient, HubError, ServerState
 from .idle import Verdict
@@ -42,7 +39,6 @@ RETRY_SECONDS = 20.0
 START_TRIES = 5
 """Of a session that was moved to the CPU. Afterwards it waits for its user."""
 
-Step = Callable[[], Coroutine[Any, Any, None]]
 Suspend = Callable[[Standing], Awaitable[str]]
 """Makes a session durable and stops it; "" or why it goes on."""
 
@@ -77,6 +73,8 @@ class Scheduler:
     _not_before: dict[str, float] = field(default_factory=dict)
     _suspensions: set[int] = field(default_factory=set)
     """Requests whose suspension this process began."""
+    _asked_groups: set[int] = field(default_factory=set)
+    """Requests without groups whose user has been looked up."""
     _wanted: dict[int, Suspension] = field(default_factory=dict)
     """Request → what the policy wants suspended for somebody else."""
 
@@ -107,16 +105,31 @@ class Scheduler:
         if not standings:
             return
         await asyncio.to_thread(self.ledger.note_use, _uses(standings, used))
+        await self._learn_groups(standings)
         servers = await self.hub.servers()
+        stopping = set()
         for standing in standings:
             _, user, name = standing.request.holder.split("/", 2)
-            if server := servers.get((user, name)):
+            server = servers.get((user, name))
+            if server and server.pending == "stop":
+                stopping.add(standing.request.holder)  # suspended now it would come back after its end
+            elif server:
                 await self._judge(standing, server, used)
+        await asyncio.to_thread(drain.suspend_due, self.ledger, "scheduler", leave=stopping)
         self._used = {
             holder: at
             for holder, at in self._used.items()
             if any(s.request.holder == holder for s in standings)
         }
+
+    async def _learn_groups(self, standings: list[Standing]) -> None:
+        """A container's labels tell of no groups: without this the limits of groups would miss who was adopted."""
+        for request in (standing.request for standing in standings):
+            if request.groups or request.id in self._asked_groups:
+                continue
+            if groups := await self.hub.groups(request.user):
+                await asyncio.to_thread(self.ledger.set_groups, request.holder, groups, "scheduler")
+            self._asked_groups.add(request.id)
 
     # One session --------------------------------------------------------------------------------------
 
@@ -225,11 +238,13 @@ class Scheduler:
         if failure:
             log.warning("%s is not suspended: %s", holder, failure)
             self._not_before[holder] = time.time() + RETRY_SECONDS
-            await asyncio.to_thread(self.ledger.abort_suspend, holder, failure)
-            if self.idle_rules.interrupt_cells:
+            aborted = await asyncio.to_thread(self.ledger.abort_suspend, holder, failure)
+            if aborted and self.idle_rules.interrupt_cells:  # else somebody stopped it for good meanwhile
                 await self._interrupt(standing)
         elif standing.comes_back is None and standing.suspend_reason.startswith(MOVED):
-            await self._start_without_gpu(holder)
+            ended = await asyncio.to_thread(self.ledger.request, standing.request.id)
+            if ended and ended.end_reason is EndReason.SUSPENDED:
+                await self._start_without_gpu(holder)
 
     async def _start_without_gpu(self, holder: str) -> None:
         """Of this start the ledger knows nothing, so it is tried again here. Its state is safe in any case."""
@@ -295,36 +310,3 @@ def _uses(standings: list[Standing], used: dict[str, float]) -> list[Use]:
         for uuid in (standing.lease.uuids if standing.lease else ())
         if uuid in used
     ]
-
-
-async def at_first(what: Step, seconds: float) -> None:
-    """Do it until it has worked once."""
-    while not await _works(what):  # noqa: ASYNC110  # nobody tells when database or engine are back
-        await asyncio.sleep(seconds)
-
-
-async def repeat(what: Step, seconds: float) -> None:
-    """Do it again and again; what fails once is logged and tried again."""
-    while True:
-        started = time.monotonic()
-        await _works(what)
-        await asyncio.sleep(max(0.1, seconds - (time.monotonic() - started)))
-
-
-async def _works(what: Step) -> bool:
-    try:
-        await what()
-    except Exception:  # one bad moment of database or hub must not end the scheduler
-        log.exception("%s failed", what.__name__)
-        return False
-    return True
-
-
-async def until_told(parent: int) -> None:
-    """Return when we shall end, or the hub is gone: the next one starts a scheduler of its own."""
-    told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
-    while os.getppid() == parent and not told.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(told.wait(), 1)

@@ -14,11 +14,12 @@ from respawner_spawner.leases.records import Standing
 from respawner_spawner.suspend import stop_when_durable
 
 from ..settings import Settings, find_file, load
-from .agents import Agents, agents_of, strangers_of, tell, unwatched
-from .containers import Reconciler
+from .agents import Agents, agents_of, newcomers, strangers_of, tell, unwatched
+from .containers import Reconciler, withhold
 from .hub_client import HubClient, HubServer
+from .loops import Step, at_first, repeat, until_told
 from .rounds import idle_rules_of, policy_of
-from .scheduler import LOOK_SECONDS, WATCH_SECONDS, Scheduler, Step, Times, at_first, repeat, until_told
+from .scheduler import LOOK_SECONDS, WATCH_SECONDS, Scheduler, Times
 
 RECONCILE_SECONDS = 30.0
 ASK_SECONDS = 2.0
@@ -43,7 +44,12 @@ async def _serve(settings: Settings) -> None:
     reconciler = Reconciler(ledger, engine, settings.hub.name, socket.gethostname())
 
     async def hear_the_agents() -> None:
-        await asyncio.to_thread(tell, ledger, await agents.ask())
+        seen = await agents.ask()
+        new = await asyncio.to_thread(newcomers, ledger, seen)
+        await asyncio.to_thread(withhold, ledger, new, "scheduler")
+        await asyncio.to_thread(tell, ledger, seen)
+        if new:
+            await compare_with_the_engine()
 
     async def compare_with_the_engine() -> None:
         strangers = strangers_of(agents.seen, settings.hub.name)

@@ -12,9 +12,12 @@ from respawner_spawner.leases.admin import SILENT_SECONDS, host_target
 from respawner_spawner.leases.asks import describe
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Device, State
+from respawner_spawner.leases.reasons import ordinal
+from respawner_spawner.leases.reconcile import lost_hosts
 from respawner_spawner.leases.records import Standing
 
 from . import words
+from .drain import drained
 
 HEALTH = "health"
 """Who cordons a device that is not well, in the ledger's words."""
@@ -61,12 +64,16 @@ def request_json(standing: Standing) -> dict[str, Any]:
     return shown
 
 
-def request_for_admins(standing: Standing) -> dict[str, Any]:
-    """With what only admins should decide about."""
+def request_for_admins(standing: Standing, suspend_retry_at: float | None = None) -> dict[str, Any]:
+    """With what only admins should decide about.
+
+    :param suspend_retry_at: when a drain tries again to suspend it.
+    """
     return request_json(standing) | {
         "groups": list(standing.request.groups),
         "fence": standing.lease.fence if standing.lease else None,
         "suspend_failure": standing.suspend_failure,
+        "suspend_retry_at": suspend_retry_at,
         "flag": standing.flag,
     }
 
@@ -78,7 +85,7 @@ def wait_words(standing: Standing, now: float) -> dict[str, str]:
     wait = standing.wait
     if wait is None:
         return {"position": "…", "reason": "Your request has just arrived.", "expected": "in a moment"}
-    position = "Next" if wait.position == 1 else f"{words.ordinal(wait.position)} in the queue"
+    position = "Next" if wait.position == 1 else f"{ordinal(wait.position)} in the queue"
     return {"position": position, "reason": words.reason(wait), "expected": words.expected(wait, now)}
 
 
@@ -88,11 +95,13 @@ def device_json(
     *,
     viewer: str | None,
     reading: Mapping[str, Any] | None = None,
+    host_lost: bool = False,
 ) -> dict[str, Any]:
     """A device and who has it.
 
     :param viewer: a user, who learns nobody else's name; None for an admin.
     :param reading: what its agent measured last.
+    :param host_lost: whether its host's engine does not answer, so that its sessions can only be given up.
     """
     standings = list(holders)
     return {
@@ -105,6 +114,7 @@ def device_json(
         "memory_bytes": device.memory_bytes,
         "shareable_bytes": device.shareable_bytes,
         "cordon": device.cordon,
+        "host_lost": host_lost,
         "free_bytes": free_bytes(device, standings),
         "holders": [_holder_json(standing, viewer) for standing in standings],
         "reading": dict(reading or {}),
@@ -144,10 +154,23 @@ def devices(ledger: Ledger, readings: Readings, viewer: str | None) -> list[dict
     for standing in ledger.standings():
         for uuid in standing.lease.uuids if standing.lease else ():
             by_device.setdefault(uuid, []).append(standing)
+    lost = lost_hosts(ledger.cordons())
     return [
-        device_json(device, by_device.get(device.uuid, ()), viewer=viewer, reading=readings.get(device.uuid))
+        device_json(
+            device,
+            by_device.get(device.uuid, ()),
+            viewer=viewer,
+            reading=readings.get(device.uuid),
+            host_lost=device.host in lost,
+        )
         for device in ledger.devices()
     ]
+
+
+def leases(ledger: Ledger) -> list[dict[str, Any]]:
+    """All leases, with what keeps them where an admin wants them away. Blocks."""
+    tries = {found.standing.request.id: found.next_try for found in drained(ledger)}
+    return [request_for_admins(found, tries.get(found.request.id)) for found in ledger.standings()]
 
 
 def illnesses(ledger: Ledger) -> dict[str, str]:
@@ -170,7 +193,7 @@ def view(ledger: Ledger, name: str, readings: Readings) -> list[dict[str, Any]]:
     """One list for admins, by its name in the API. Blocks."""
     makers: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "devices": lambda: devices(ledger, readings, None),
-        "leases": lambda: [request_for_admins(standing) for standing in ledger.standings()],
+        "leases": lambda: leases(ledger),
         "queue": lambda: [request_for_admins(standing) for standing in ledger.queue()],
         "agents": lambda: [plain(agent) for agent in ledger.agents()],
         "cordons": lambda: [plain(cordon) for cordon in ledger.cordons()],
@@ -219,6 +242,15 @@ def plain(value: Any) -> dict[str, Any]:
     """A record of the ledger as a dict."""
     found = dataclasses.asdict(value)
     return found | {"data": dict(value.data)} if "data" in found else found
+
+
+def suspend_words(lease: Mapping[str, Any], now: float) -> str:
+    """Why an admin's view of a lease says that it was not suspended, and when that is tried again; "" if it was not tried."""
+    if not lease["suspend_failure"]:
+        return ""
+    retry = lease["suspend_retry_at"]
+    again = "" if retry is None else f"; next try {words.clock(retry, now) if retry > now else 'any moment'}"
+    return f"not suspended: {lease['suspend_failure']}{again}"
 
 
 def reading_words(reading: Mapping[str, Any]) -> str:

@@ -21,12 +21,6 @@ def duration(seconds: float) -> str:
     return f"{round(minutes / 1440)} days"
 
 
-def ordinal(number: int) -> str:
-    """ "1st", "2nd", "11th"."""
-    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{suffix}"
-
-
 def clock(unix_seconds: float, now: float) -> str:
     """A time of day, with the date where it is not today."""
     when, today = (datetime.fromtimestamp(seconds).astimezone() for seconds in (unix_seconds, now))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from sqlalchemy import Row, and_, delete, insert, or_, select, update
@@ -134,6 +134,13 @@ class Leases(Requests, Admin):
                 put_cordon(change, uuid, why, by)
             return _standing(change, row.id)
 
+    def has_ended(self, holder: str, fence: int) -> bool:
+        """Whether the session had this lease and has it no more, as after `give_up`: its container may still run."""
+        r = schema.requests.c
+        query = select(r.state).where(r.holder == holder, r.fence == fence)
+        with self.database.read() as connection:
+            return set(connection.scalars(query)) == {State.ENDED}
+
     def expire(self, now: float | None = None, held_seconds: float = SLOT_HELD_SECONDS) -> list[Lease]:
         """End leases that were granted `held_seconds` ago and whose server has not begun to start."""
         with self._change(now) as change:
@@ -181,7 +188,7 @@ class Leases(Requests, Admin):
         fence: int = 0,
         *,
         ask: Ask | None = None,
-        groups: Iterable[str] = (),
+        groups: Collection[str] = (),
         share_bytes: int = 0,
         by: str = "reconcile",
     ) -> Lease:
@@ -198,6 +205,8 @@ class Leases(Requests, Admin):
             if row is not None and row.state == State.RUNNING:
                 if sorted(change.held(row.id)) != sorted(uuids):
                     raise HeldByAnother(f"{holder} runs with {uuids}, the ledger says {change.held(row.id)}")
+                if groups and not row.groups:
+                    row = _set_groups(change, row, groups, by)
                 return lease_of_row(row, change.held(row.id), change.now)
             if row is not None:
                 change.end(row, EndReason.CANCELLED, by, "its session runs already")
@@ -219,6 +228,15 @@ class Leases(Requests, Admin):
                 others = ", ".join(sorted({f"{other.uuid} is {other.holder}'s" for other in taken}))
                 raise HeldByAnother(f"{holder} runs with devices of others: {others}")
             return _hold(change, request.id, uuids, share_bytes, by, "its container runs", "adopted", fence)
+
+    def set_groups(self, holder: str, groups: Iterable[str], by: str) -> bool:
+        """The groups of an adopted session, of which its labels tell nothing. False if it has no open request, or has some."""
+        with self._change() as change:
+            row = change.open_request(holder)
+            if row is None or row.groups:
+                return False
+            _set_groups(change, row, groups, by)
+            return True
 
     def raise_fence(self, at_least: int, by: str = "reconcile", reason: str = "") -> bool:
         """Let every later grant have a larger fence than `at_least`. True if that changed something."""
@@ -478,6 +496,15 @@ def _come_back(change: Change, row: Row[Any], by: str) -> None:
     )
 
 
+def _set_groups(change: Change, row: Row[Any], groups: Iterable[str], by: str) -> Row[Any]:
+    """The request with its groups."""
+    change.set(row.id, groups=sorted(groups))
+    change.note("groups", row.holder, by, request=row.id, groups=sorted(groups))
+    changed = change.open_request(row.holder)
+    assert changed is not None
+    return changed
+
+
 def _ask_for(uuids: list[str], share_bytes: int) -> Ask:
     if share_bytes:
         return Ask(Kind.SHARE, share_bytes=share_bytes)
@@ -500,5 +527,5 @@ def _nothing_granted(holder: str, row: Row[Any] | None) -> NoLease:
             f"No GPU is granted to {holder}: ask for one first (the spawn page, or the API's queue)"
         )
     wait = wait_of_row(row)
-    why = f"{wait.position}. in the queue: {wait.reason}" if wait else "it has just been queued"
+    why = wait.reason if wait else "it has just been queued"
     return NoLease(f"No GPU is granted to {holder} yet: {why}", wait)

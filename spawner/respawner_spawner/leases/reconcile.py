@@ -24,6 +24,8 @@ from .records import Cordon, EndReason, HeldByAnother, Standing
 
 GRACE_SECONDS = 600.0
 """A server that began to start so recently may still be without a container (images are pulled)."""
+SILENT_ENGINE = f"{UNKNOWN}: its engine does not answer, so nobody knows what runs there"
+"""The reason for which a host that is lost is cordoned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,7 @@ class _Planning:
 
     def look_at_hosts(self) -> None:
         for host in self.unreachable:
-            self._cordon(host_target(host), "its engine does not answer, so nobody knows what runs there")
+            self.cordons.setdefault(host_target(host), SILENT_ENGINE)
 
     def set_cordons(self) -> None:
         """Add what is missing, take away what is not true any more."""
@@ -311,6 +313,12 @@ class _Planning:
 
     def _cordon(self, target: str, why: str) -> None:
         self.cordons.setdefault(target, f"{UNKNOWN}: {why}")
+
+
+def lost_hosts(cordons: Iterable[Cordon]) -> set[str]:
+    """Hosts whose engine did not answer when somebody looked last: their sessions may run, and cannot be stopped."""
+    prefix = host_target("")
+    return {c.target.removeprefix(prefix) for c in cordons if c.reason == SILENT_ENGINE}
 
 
 def _devices(standing: Standing) -> tuple[str, ...]:
