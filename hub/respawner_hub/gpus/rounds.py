@@ -7,6 +7,7 @@ served waits for the next look. The ledger refuses what two of them would grant 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from respawner_spawner.leases.ledger import Ledger
@@ -24,6 +25,12 @@ class Policy:
     rules: Rules
     most_per_user: float | None = None
     """For users without a limit of their own, unless the admin has set one for "everyone"."""
+    non_preemptible: tuple[str, ...] = ()
+    """Who may start sessions that are never suspended for others: "user:NAME", "group:NAME" or "everyone"."""
+
+    def may_be_non_preemptible(self, user: str, groups: Iterable[str]) -> bool:
+        subjects = {"everyone", f"user:{user}", *(f"group:{name}" for name in groups)}
+        return not subjects.isdisjoint(self.non_preemptible)
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,13 @@ def policy_of(settings: GpuSettings) -> Policy:
         min_run_seconds=settings.min_run_minutes * 60,
         slice_seconds=settings.slice_minutes * 60,
         slot_held_seconds=settings.slot_held_minutes * 60,
+        suspend_cost_seconds=settings.suspend_cost_seconds,
         interrupt_cells=settings.interrupt_cells,
+        patience_seconds=settings.patience_minutes * 60,
+        pass_seconds=settings.pass_minutes * 60,
+        booking_lead_seconds=settings.booking_lead_minutes * 60,
     )
-    return Policy(rules, settings.most_per_user or None)
+    return Policy(rules, settings.most_per_user or None, tuple(settings.non_preemptible))
 
 
 def idle_rules_of(settings: GpuSettings) -> idle.Rules:

@@ -263,6 +263,7 @@ class Scheduler:
                 standing.comes_back,
                 groups=request.groups,
                 priority=request.priority,
+                preemptible=request.preemptible,
                 resumes=True,
                 by="scheduler",
             )

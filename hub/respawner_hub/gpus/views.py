@@ -37,6 +37,7 @@ def request_json(standing: Standing) -> dict[str, Any]:
         "priority": request.priority,
         "resumes": request.resumes,
         "cpu_meanwhile": request.cpu_meanwhile,
+        "preemptible": request.preemptible,
         "end_reason": standing.end_reason.value if standing.end_reason else None,
     }
     if standing.state is State.QUEUED:
@@ -134,6 +135,7 @@ def _holder_json(standing: Standing, viewer: str | None) -> dict[str, Any]:
             "state": standing.state.value,
             "idle_seconds": round(lease.idle_seconds),
             "cell_running": lease.cell_running,
+            "preemptible": lease.preemptible,
         }
     return shown
 
