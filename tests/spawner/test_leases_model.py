@@ -206,6 +206,23 @@ class Model(RuleBasedStateMachine):
 
         self.step(crash, action)
 
+    @rule(user=users, until_cell_ends=st.booleans(), crash=crashes)
+    def a_grant_is_taken_back(self, user, until_cell_ends, crash):
+        """Its device has fallen ill, or a cell keeps its session from changing to it."""
+
+        def action(world, ledger):
+            standing = ledger.request_of(holder(user))
+            if standing and standing.lease:
+                fence = standing.lease.fence
+                if ledger.revoke(holder(user), fence, "ill", "scheduler", until_cell_ends=until_cell_ends):
+                    world.happened["taken back"] += 1
+
+        self.step(crash, action)
+
+    @rule(user=users, crash=crashes)
+    def a_cell_ends(self, user, crash):
+        self.step(crash, lambda world, ledger: ledger.offer_again(holder(user), "its cell has ended"))
+
     @precondition(lambda self: self.world.containers)
     @rule(which=numbers, comes_back=st.one_of(st.none(), asks), crash=crashes)
     def begin_suspend(self, which, comes_back, crash):
@@ -370,6 +387,7 @@ def test_nothing_is_granted_twice_nobody_starves_and_every_lease_ends(capsys):
         "restored",
         "suspended",
         "preempted",
+        "taken back",
         "reconcile: adopt",
         "reconcile: fence off",
         "expired",

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Cluster, Decision, Lease, Limit, Request, Rules, Wait
+from respawner_spawner.leases.model import Cluster, Decision, Lease, Limit, Request, Rules, State, Wait
 from respawner_spawner.leases.policy import decide
 
 from ..settings import GpuSettings
@@ -44,8 +44,28 @@ def run_round(ledger: Ledger, policy: Policy) -> Round:
     """Grant what can be granted now; write down why the others wait."""
     now = ledger.clock()
     cluster = see(ledger, policy, now)
+    if take_back_from_ill(ledger, cluster):
+        cluster = see(ledger, policy, now)
     decision = decide(cluster, now)
     return Round(cluster, decision, ledger.apply(decision))
+
+
+def take_back_from_ill(ledger: Ledger, cluster: Cluster) -> bool:
+    """Revoke what is granted, not yet started, and on a device that takes no sessions any more: its request is served
+    elsewhere, at its old place. True if there was any."""
+    cordons = {device.uuid: device.cordon for device in cluster.devices}
+    revoked = False
+    for lease in cluster.leases:
+        if lease.state is not State.GRANTED:
+            continue
+        ill = {
+            uuid: cordons.get(uuid, "it is gone") for uuid in lease.uuids if cordons.get(uuid, "it is gone")
+        }
+        if ill:
+            why = "; ".join(f"{uuid} ({cordon})" for uuid, cordon in ill.items())
+            said = f"What you were granted takes no sessions any more: {why}; you keep your place"
+            revoked |= ledger.revoke(lease.holder, lease.fence, said, "scheduler")
+    return revoked
 
 
 def see(ledger: Ledger, policy: Policy, now: float) -> Cluster:

@@ -42,6 +42,8 @@ RETRY_SECONDS = 20.0
 START_TRIES = 5
 """Of a session that was moved to the CPU. Afterwards it waits for its user."""
 
+CELL_RUNS = "Your cell is still running: the GPU went on to the next; you keep your place"
+
 Step = Callable[[], Coroutine[Any, Any, None]]
 Suspend = Callable[[Standing], Awaitable[str]]
 """Makes a session durable and stops it; "" or why it goes on."""
@@ -86,7 +88,7 @@ class Scheduler:
         for lease in found.granted:
             log.info("%s has %s", lease.holder, ", ".join(lease.uuids))
         self._wanted = _wanted(self._wanted, found)
-        late = False
+        late: list[Standing] = []
         for standing in await asyncio.to_thread(self.ledger.standings):
             if standing.suspending_since is not None:
                 age = self.ledger.clock() - standing.suspending_since
@@ -94,14 +96,43 @@ class Scheduler:
                     self._begin(standing.request.holder, self._suspend(standing))
             elif standing.state is State.GRANTED:
                 waited = self.ledger.clock() - (standing.granted_at or 0.0)
-                late = late or waited > self.times.slot_held_seconds
-                if START_AFTER_SECONDS < waited <= self.times.slot_held_seconds:
+                if waited > self.times.slot_held_seconds:
+                    late.append(standing)
+                elif waited > START_AFTER_SECONDS:
                     self._begin(standing.request.holder, self._start(standing))
         if late:
-            await asyncio.to_thread(self.ledger.expire, held_seconds=self.times.slot_held_seconds)
+            await self._give_back(late)
+
+    async def _give_back(self, late: list[Standing]) -> None:
+        """End grants whose sessions did not start in time; who could not because of a cell keeps the place."""
+        for standing in late:
+            lease, holder = standing.lease, standing.request.holder
+            if standing.request.cpu_meanwhile and lease and await self._is_in_a_cell(holder):
+                await asyncio.to_thread(
+                    self.ledger.revoke, holder, lease.fence, CELL_RUNS, "scheduler", until_cell_ends=True
+                )
+        await asyncio.to_thread(self.ledger.expire, held_seconds=self.times.slot_held_seconds)
+
+    async def _offer_again(self) -> None:
+        """Those whose cell has ended, and those whose server is gone, have their turn again."""
+        for standing in await asyncio.to_thread(self.ledger.waiting_for_cells):
+            if not await self._is_in_a_cell(standing.request.holder):
+                await asyncio.to_thread(
+                    self.ledger.offer_again, standing.request.holder, "its cell has ended"
+                )
+
+    async def _is_in_a_cell(self, holder: str) -> bool:
+        """Also where nobody can tell."""
+        _, user, name = holder.split("/", 2)
+        try:
+            runs = await self.hub.server(user, name) is not None
+        except HubError:
+            return True
+        return runs and await self.hub.cell_running(user, name) is not False
 
     async def watch(self) -> None:
-        """See who works; warn, forgive and suspend who does not."""
+        """See who works; warn, forgive and suspend who does not; serve again whose cell kept it from its GPU."""
+        await self._offer_again()
         used = self.utilisation()
         standings = [s for s in await asyncio.to_thread(self.ledger.standings) if s.state is State.RUNNING]
         if not standings:

@@ -147,6 +147,8 @@ def standing_of_row(row: Row[Any], uuids: Sequence[str], now: float) -> Standing
         request=request_of_row(row),
         state=State(row.state),
         wait=wait_of_row(row),
+        requeued=row.requeued or "",
+        waits_for_cell=row.waits_for_cell,
         lease=lease_of_row(row, uuids, now if row.ended_at is None else row.ended_at) if granted else None,
         granted_at=row.granted_at,
         claimed_at=row.claimed_at,

@@ -48,7 +48,9 @@ class Leases(Requests, Admin):
             return Cluster(
                 devices=known,
                 leases=leases,
-                queue=tuple(request_of_row(row) for row in rows if row.fence is None),
+                queue=tuple(
+                    request_of_row(row) for row in rows if row.fence is None and not row.waits_for_cell
+                ),
                 limits=tuple(self._limits(connection)),
                 reservations=tuple(booking for booking in bookings if booking.end > now),
                 rules=rules or Rules(),
@@ -147,18 +149,47 @@ class Leases(Requests, Admin):
                 )
             return ended
 
-    def revoke(self, holder: str, fence: int, reason: str, by: str) -> bool:
+    def revoke(self, holder: str, fence: int, reason: str, by: str, *, until_cell_ends: bool = False) -> bool:
         """Take back a grant whose server has not begun to start; the request waits again, at its old place.
 
         False if the session has not exactly this grant.
+
+        :param until_cell_ends: grant it nothing more before `offer_again`.
         """
         with self._change() as change:
             row = change.open_request(holder)
             if row is None or row.state != State.GRANTED or row.fence != fence:
                 return False
             change.connection.execute(delete(schema.holdings).where(schema.holdings.c.request_id == row.id))
-            change.set(row.id, state=State.QUEUED, fence=None, granted_at=None, share_bytes=0)
+            change.set(
+                row.id,
+                state=State.QUEUED,
+                fence=None,
+                granted_at=None,
+                share_bytes=0,
+                wait_position=None,  # of before the grant
+                requeued=reason,
+                waits_for_cell=until_cell_ends,
+            )
             change.note("revoked", holder, by, reason, request=row.id, fence=fence)
+            return True
+
+    def waiting_for_cells(self) -> list[Standing]:
+        """Requests that are granted nothing until the cell of their session has ended."""
+        with self.database.read() as connection:
+            query = select(schema.requests).where(
+                schema.requests.c.state == State.QUEUED, schema.requests.c.waits_for_cell
+            )
+            return [standing_of_row(row, (), self.clock()) for row in connection.execute(query)]
+
+    def offer_again(self, holder: str, reason: str, by: str = "scheduler") -> bool:
+        """Its cell has ended: it is served again when its turn comes. True if that is new."""
+        with self._change() as change:
+            row = change.open_request(holder)
+            if row is None or not row.waits_for_cell:
+                return False
+            change.set(row.id, waits_for_cell=False)
+            change.note("offered again", holder, by, reason, request=row.id)
             return True
 
     def leases(self) -> list[Lease]:
@@ -350,8 +381,8 @@ def _grant(change: Change, grant: Grant) -> Lease:
     row = change.connection.execute(
         select(schema.requests).where(schema.requests.c.id == grant.request_id)
     ).one_or_none()
-    if row is None or row.state != State.QUEUED:
-        raise Stale("it does not wait any more")
+    if row is None or row.state != State.QUEUED or row.waits_for_cell:
+        raise Stale("it does not wait any more, or for its cell")
     ask = ask_of_json(row.ask)
     share_bytes = (grant.share_bytes or ask.share_bytes) if ask.kind is Kind.SHARE else 0
     if len(set(grant.uuids)) != ask.count or len(grant.uuids) != ask.count:
@@ -433,6 +464,7 @@ def _hold(
         fence=fence,
         granted_at=change.now,
         share_bytes=share_bytes,
+        requeued=None,
         **runs,
     )
     row = change.connection.execute(select(schema.requests).where(schema.requests.c.id == request_id)).one()
