@@ -10,6 +10,9 @@ from respawner_hub.gpus import idle, views
 from respawner_hub.gpus.hub_client import HubError, ServerState
 from respawner_hub.gpus.rounds import Policy
 from respawner_hub.gpus.scheduler import Scheduler, Times
+from respawner_hub.gpus.use import Utilisation, utilisation_of
+from respawner_spawner.devices.values import GpuProcess, Reading, Report
+from respawner_spawner.leases import accounting
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Device, Kind, Rules, State
 
@@ -59,7 +62,7 @@ class World:
         self.ledger = Ledger(f"sqlite:///{path}", lambda: self.now)
         self.devices = [Device(f"GPU-{n}", "gpu-a", "STAND-IN A100", 80 << 30) for n in range(gpus)]
         self.hub = Hub(self.ledger)
-        self.used: dict[str, float] = {}
+        self.used = Utilisation()
         self.scheduler = Scheduler(
             self.ledger,
             self.hub,
@@ -261,3 +264,90 @@ def test_a_session_that_runs_on_a_device_that_falls_ill_keeps_it(world):
     world.ledger.cordon("GPU-0", "not healthy: Xid 79", "health")
     world.look()
     assert world.state("ada") is State.RUNNING
+
+
+# Shares that idle beside a busy one
+
+HALF = Ask(Kind.SHARE, share_bytes=40 << 30)
+
+
+def seen(*processes: GpuProcess, percent: int = 90, looked_at: float = 1) -> Utilisation:
+    reading = Reading("GPU-0", 1, utilization_percent=percent)
+    return utilisation_of([Report(1, 1, looked_at, readings=(reading,), processes=processes)])
+
+
+def process(user: str, percent: int | None) -> GpuProcess:
+    return GpuProcess("GPU-0", 1, 1 << 30, "c", holder(user) if user else "", percent)
+
+
+@pytest.fixture
+def shared(world):
+    """Ada computes on her half of the GPU, bob has the other half and does nothing."""
+    world.ledger.share("GPU-0", 80 << 30, "user:boss")
+    for user in ("ada", "bob"):
+        world.run(user, ask=HALF)
+    world.watch()
+    return world
+
+
+def idle_until_warned(world) -> None:
+    world.passes(3700)
+    world.passes(10)
+
+
+def test_a_share_that_idles_is_reclaimed_although_its_neighbour_is_busy(shared):
+    shared.used = seen(process("ada", 90), process("bob", 0))
+    idle_until_warned(shared)
+    assert shared.of("bob").warning == "it has idled for 1 h 2 min"
+    assert shared.of("ada").warning == ""
+
+
+def test_a_session_without_a_process_on_the_gpu_uses_nothing_of_it(shared):
+    shared.used = seen(process("ada", 90))
+    idle_until_warned(shared)
+    assert shared.of("bob").warning
+    assert not shared.of("ada").warning
+
+
+@pytest.mark.parametrize(
+    "unknown", [(process("ada", None), process("bob", None)), (process("ada", 90), process("", 5))]
+)
+def test_where_the_gpu_does_not_tell_whose_work_it_does_the_kernels_do_and_the_reason_says_so(
+    shared, unknown
+):
+    shared.used = seen(*unknown)
+    shared.now += 3690
+    shared.hub.active["ada"] = shared.now
+    shared.passes(10)
+    said = "it has idled for 1 h 2 min by its kernels (the GPU does not tell which session's work it does)"
+    assert shared.of("bob").warning == said
+    assert shared.of("ada").warning == ""
+
+
+def test_a_share_on_a_gpu_that_nobody_has_read_counts_as_used(shared):
+    shared.used = Utilisation()
+    idle_until_warned(shared)
+    assert not shared.of("bob").warning
+
+
+def test_a_gpu_that_computes_nothing_needs_no_list_of_its_processes(shared):
+    shared.used = seen(percent=0, looked_at=0)
+    idle_until_warned(shared)
+    assert shared.of("bob").warning == "it has idled for 1 h 2 min"
+
+
+def test_a_whole_gpus_use_is_its_holders_whatever_the_processes_say(world):
+    world.run("ada")
+    world.watch()
+    world.used = seen(process("", 90))
+    idle_until_warned(world)
+    assert not world.of("ada").warning
+
+
+def test_the_books_count_for_each_share_what_its_own_processes_computed(shared):
+    shared.used = seen(process("ada", 80), process("bob", 10))
+    for _ in range(7):
+        shared.passes(10)
+    rows = accounting.hours(shared.ledger, 0, shared.now, [accounting.By.USER])
+    used = {row.user: row.used_hours / row.sampled_hours for row in rows}
+    assert used == {"ada": pytest.approx(0.8, abs=0.01), "bob": pytest.approx(0.1, abs=0.01)}

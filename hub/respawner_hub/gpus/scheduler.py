@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import State, Suspension
+from respawner_spawner.leases.model import Lease, State, Suspension
 from respawner_spawner.leases.records import Standing, Use
 
 from . import idle, words
@@ -26,6 +26,7 @@ from .hop import MOVED
 from .hub_client import HubClient, HubError, ServerState
 from .idle import Verdict
 from .rounds import Policy, Round, run_round
+from .use import Utilisation
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Times:
 @dataclass
 class Scheduler:
     """
-    :param utilisation: device → 0 to 1, as the agents measured it last; a device that cannot tell is not in it.
+    :param utilisation: as the agents measured it last.
     """
 
     ledger: Ledger
@@ -71,7 +72,7 @@ class Scheduler:
     idle_rules: idle.Rules
     times: Times
     suspend: Suspend
-    utilisation: Callable[[], dict[str, float]]
+    utilisation: Callable[[], Utilisation]
     _used: dict[str, float] = field(default_factory=dict)
     """Holder → when one of its devices was last seen busy."""
     _jobs: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -151,7 +152,7 @@ class Scheduler:
 
     # One session --------------------------------------------------------------------------------------
 
-    async def _judge(self, standing: Standing, server: ServerState, used: dict[str, float]) -> None:
+    async def _judge(self, standing: Standing, server: ServerState, used: Utilisation) -> None:
         now, holder, lease = self.ledger.clock(), standing.request.holder, standing.lease
         session = self._session(standing, server, used, now)
         wanted = self._wanted.get(standing.request.id)
@@ -164,17 +165,18 @@ class Scheduler:
         if standing.suspending_since is not None:
             return
         judge = idle.judge_preemption if wanted else idle.judge
-        await self._act(judge(session, self.idle_rules, now), standing, wanted, idle_seconds)
+        reason = wanted.reason if wanted else _idled(standing, idle_seconds, used)
+        await self._act(judge(session, self.idle_rules, now), standing, wanted, reason)
 
     def _session(
-        self, standing: Standing, server: ServerState, used: dict[str, float], now: float
+        self, standing: Standing, server: ServerState, used: Utilisation, now: float
     ) -> idle.Session:
         holder, lease = standing.request.holder, standing.lease
         assert lease is not None
         tells = [uuid for uuid in lease.uuids if not uuid.startswith("MIG-")]
-        # A GPU that nobody has read, as with a silent agent, counts as used; so does the time before this process.
-        if any(used.get(uuid, 1.0) >= self.times.utilisation for uuid in tells):
+        if any(_is_used(lease, uuid, used, self.times.utilisation) for uuid in tells):
             self._used[holder] = now
+        # The time before this process counts as used.
         last = self._used.setdefault(holder, now) if tells else None
         return idle.Session(
             since=standing.claimed_at or lease.since,
@@ -186,10 +188,9 @@ class Scheduler:
         )
 
     async def _act(
-        self, verdict: Verdict, standing: Standing, wanted: Suspension | None, idle_seconds: float
+        self, verdict: Verdict, standing: Standing, wanted: Suspension | None, reason: str
     ) -> None:
         holder, now = standing.request.holder, self.ledger.clock()
-        reason = wanted.reason if wanted else f"it has idled for {words.duration(idle_seconds)}"
         if verdict is Verdict.WARN:
             await asyncio.to_thread(self.ledger.warn, holder, reason, now + self.times.warn_seconds)
         elif verdict is Verdict.FORGIVE:
@@ -315,17 +316,39 @@ def _wanted(before: dict[int, Suspension], found: Round) -> dict[int, Suspension
     return kept | chosen
 
 
-def _uses(standings: list[Standing], used: dict[str, float]) -> list[Use]:
-    """What each session's devices do. Of a shared device nobody knows whose work it is: all have a part of it."""
+def _is_used(lease: Lease, uuid: str, used: Utilisation, least: float) -> bool:
+    """Whether a session uses a device. A GPU that nobody has read, as with a silent agent, counts as used; a share of one
+    that does not tell whose work it does counts as not used, which leaves the kernels to tell."""
+    device = used.of_device.get(uuid, 1.0)
+    if not lease.share_bytes or uuid not in used.of_device or device < least:
+        return device >= least
+    return used.tells(uuid) and used.by(lease.holder, uuid) >= least
+
+
+def _idled(standing: Standing, idle_seconds: float, used: Utilisation) -> str:
+    said, lease = f"it has idled for {words.duration(idle_seconds)}", standing.lease
+    if lease and lease.share_bytes and not all(used.tells(uuid) for uuid in lease.uuids):
+        said += " by its kernels (the GPU does not tell which session's work it does)"
+    return said
+
+
+def _uses(standings: list[Standing], used: Utilisation) -> list[Use]:
+    """What each session's devices do. Of a shared device that does not tell whose work it does all have a part."""
     holders: dict[str, int] = {}
     for standing in standings:
         for uuid in standing.lease.uuids if standing.lease else ():
             holders[uuid] = holders.get(uuid, 0) + 1
     return [
-        Use(standing.request.holder, uuid, used[uuid] / holders[uuid])
+        Use(
+            standing.request.holder,
+            uuid,
+            used.by(standing.request.holder, uuid)
+            if holders[uuid] > 1 and used.tells(uuid)
+            else used.of_device[uuid] / holders[uuid],
+        )
         for standing in standings
         for uuid in (standing.lease.uuids if standing.lease else ())
-        if uuid in used
+        if uuid in used.of_device
     ]
 
 
