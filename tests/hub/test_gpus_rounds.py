@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 from respawner_hub.gpus import idle, views
+from respawner_hub.gpus.actions import BadAction
+from respawner_hub.gpus.desk import Desk
 from respawner_hub.gpus.hub_client import HubError, ServerState
 from respawner_hub.gpus.rounds import Policy
 from respawner_hub.gpus.scheduler import Scheduler, Times
@@ -351,3 +353,118 @@ def test_the_books_count_for_each_share_what_its_own_processes_computed(shared):
     rows = accounting.hours(shared.ledger, 0, shared.now, [accounting.By.USER])
     used = {row.user: row.used_hours / row.sampled_hours for row in rows}
     assert used == {"ada": pytest.approx(0.8, abs=0.01), "bob": pytest.approx(0.1, abs=0.01)}
+
+
+# Turns
+
+
+TURNS = Rules(preempt=True, min_run_seconds=60, slice_seconds=60, suspend_cost_seconds=10)
+
+
+@pytest.fixture
+def turns(tmp_path):
+    """Ada and bob have had their GPUs for an hour, carol waits for one; the one who has had most is ada."""
+    world = World(tmp_path / "ledger.sqlite", 2, TURNS, idle.Rules(0, 1, 1800))
+    for user in ("ada", "bob"):
+        world.run(user)
+        world.now += 1
+    world.used = Utilisation({"GPU-0": 0.9, "GPU-1": 0.9})
+    world.passes(3600)
+    world.submit("carol")
+    world.passes(10)
+    assert world.of("ada").warned_for_others
+    assert not world.of("bob").reclaim_at
+    return world
+
+
+def both_run_cells(world, ada: bool, bob: bool) -> None:
+    world.hub.cells = {"ada": ada, "bob": bob}
+
+
+def test_sessions_that_go_in_and_out_of_cells_in_turns_do_not_keep_each_other_from_making_room(turns):
+    began = turns.now
+    flip = True
+    while turns.state("carol") is State.QUEUED:
+        flip = not flip
+        both_run_cells(turns, ada=flip, bob=not flip)
+        turns.passes(10)
+        turns.passes(10)
+        turns.look()
+        assert turns.now - began < WARN + 120, "each countdown began anew with every change"
+    ended = [entry.subject for entry in turns.ledger.audit() if entry.action == "suspending"]
+    assert len(ended) == 1, "one of them is enough"
+
+
+def test_the_other_is_forgiven_when_who_waited_has_a_gpu(turns):
+    both_run_cells(turns, ada=True, bob=False)
+    turns.passes(10)
+    turns.passes(10)
+    assert turns.of("ada").reclaim_at
+    assert turns.of("bob").reclaim_at
+    turns.passes(WARN)
+    turns.passes(10)
+    turns.look()
+    assert turns.of("bob").request.resumes
+    assert turns.state("carol") is State.GRANTED
+    both_run_cells(turns, ada=False, bob=False)
+    turns.ledger.cancel(holder("bob"))
+    turns.passes(10)
+    assert turns.of("ada").reclaim_at is None
+
+
+def test_a_cell_that_begins_as_the_suspend_does_costs_nobody_the_whole_warning_again(turns):
+    promised = turns.of("ada").reclaim_at
+    turns.passes(promised - turns.now)
+    turns.hub.cells["ada"] = True
+    turns.look()
+    found = turns.of("ada")
+    assert (found.suspend_failure, found.reclaim_at) == ("a cell runs", promised)
+    turns.hub.cells["ada"] = False
+    turns.scheduler._not_before.clear()
+    turns.passes(30)
+    turns.look()
+    assert turns.of("ada").request.resumes
+
+
+def test_a_snooze_that_is_not_allowed_changes_nothing(turns):
+    desk = Desk(turns.ledger, Policy(TURNS), turns.scheduler.idle_rules, max_gpus=1, default_gpus=0)
+    before = turns.of("ada")
+    turns.now += 60
+    with pytest.raises(BadAction, match="Somebody waits for these GPUs"):
+        desk.snooze(holder("ada"), "user:ada")
+    turns.passes(10)
+    after = turns.of("ada")
+    assert (after.reclaim_at, after.snoozes, after.snoozed_until) == (before.reclaim_at, 0, None)
+    turns.passes(before.reclaim_at - turns.now)
+    turns.look()
+    assert turns.of("ada").request.resumes
+
+
+def test_where_it_is_allowed_a_snooze_puts_a_preemption_off(turns):
+    turns.scheduler.idle_rules = idle.Rules(0, 1, 1800, can_snooze_preemption=True)
+    desk = Desk(turns.ledger, Policy(TURNS), turns.scheduler.idle_rules, max_gpus=1, default_gpus=0)
+    assert desk.snooze(holder("ada"), "user:ada").snoozes == 1
+    turns.passes(WARN + 10)
+    assert turns.state("ada") is State.RUNNING
+    assert turns.of("ada").reclaim_at is None
+
+
+def test_a_warning_for_idling_becomes_one_for_others_and_keeps_its_time(tmp_path):
+    world = World(tmp_path / "ledger.sqlite", 1, TURNS, idle.Rules(1800, 1, 1800))
+    world.run("ada")
+    world.used = Utilisation({"GPU-0": 0.0})
+    world.watch()
+    world.passes(1900)
+    promised = world.of("ada").reclaim_at
+    assert promised
+    assert not world.of("ada").warned_for_others
+    world.submit("carol")
+    world.passes(60)
+    found = world.of("ada")
+    assert (found.reclaim_at, found.warned_for_others) == (promised, True)
+    assert "carol waits" in found.warning
+    world.ledger.cancel(holder("carol"))
+    world.passes(10)
+    found = world.of("ada")
+    assert (found.reclaim_at, found.warned_for_others) == (promised, False)
+    assert "idled" in found.warning

@@ -130,6 +130,7 @@ class Model(RuleBasedStateMachine):
     def life_goes_on(self, crash, seconds, present):
         """What a scheduler does all day, and the users whom it serves."""
         self.world.clock.now += seconds
+        self.expire(None)
         self.schedule(crash)
         if present:
             self.step(None, lambda world, ledger: world.start_granted())
@@ -253,7 +254,7 @@ class Model(RuleBasedStateMachine):
                 case "abort":
                     ledger.abort_suspend(holder(user), "not durable")
                 case "warn":
-                    ledger.warn(holder(user), "idle", world.clock.now + 300)
+                    ledger.warn(holder(user), "told", world.clock.now + 300, for_others=number % 2 == 1)
                 case "snooze":
                     ledger.snooze(holder(user), world.clock.now + 3600, f"user:{user}")
                 case "withdraw":

@@ -131,13 +131,13 @@ class Desk:
     def snooze(self, holder: str, by: str) -> Standing:
         """Put a session's suspension off, as often as the admin allows.
 
-        :raises BadAction: it was not warned, or has used up its snoozes.
+        :raises BadAction: it was not warned, may not, or has used up its snoozes.
         """
         found = self.ledger.request_of(holder)
-        if found is None or found.reclaim_at is None:
-            raise BadAction("Nothing to put off: this session has not been warned.")
-        if found.snoozes >= self.idle_rules.snoozes:
-            raise BadAction(f"It was put off {found.snoozes} times already; more is not allowed here.")
+        if found is None:
+            raise BadAction("Nothing to put off: this session has no GPU.")
+        if refusal := idle.why_no_snooze(found, self.idle_rules):
+            raise BadAction(refusal)
         standing = self.ledger.snooze(holder, self.ledger.clock() + self.idle_rules.snooze_seconds, by)
         if standing is None:
             raise BadAction("This session has just ended.")

@@ -82,13 +82,15 @@ class Scheduler:
     """Requests whose suspension this process began."""
     _wanted: dict[int, Suspension] = field(default_factory=dict)
     """Request → what the policy wants suspended for somebody else."""
+    _told: dict[int, Suspension] = field(default_factory=dict)
+    """Request → what it wanted for somebody who still waits, and for whom it names another session now."""
 
     async def look(self) -> None:
         """Grant, start what was granted, and go on with suspensions."""
         found = await asyncio.to_thread(run_round, self.ledger, self.policy)
         for lease in found.granted:
             log.info("%s has %s", lease.holder, ", ".join(lease.uuids))
-        self._wanted = _wanted(self._wanted, found)
+        self._wanted, self._told = _wanted(self._wanted, self._told, found)
         late: list[Standing] = []
         for standing in await asyncio.to_thread(self.ledger.standings):
             if standing.suspending_since is not None:
@@ -162,8 +164,8 @@ class Scheduler:
             session = idle.with_cell(session, await self.hub.cell_running(user, name))
         idle_seconds = max(0.0, now - session.idle_since())
         await asyncio.to_thread(self.ledger.note_activity, holder, idle_seconds, session.cell_running is True)
-        if standing.suspending_since is not None:
-            return
+        if standing.suspending_since is not None or (standing.request.id in self._told and not wanted):
+            return  # who was told keeps the warning, and its time, until the one who waits is served
         judge = idle.judge_preemption if wanted else idle.judge
         reason = wanted.reason if wanted else _idled(standing, idle_seconds, used)
         await self._act(judge(session, self.idle_rules, now), standing, wanted, reason)
@@ -191,8 +193,13 @@ class Scheduler:
         self, verdict: Verdict, standing: Standing, wanted: Suspension | None, reason: str
     ) -> None:
         holder, now = standing.request.holder, self.ledger.clock()
+        for_others = wanted is not None
         if verdict is Verdict.WARN:
-            await asyncio.to_thread(self.ledger.warn, holder, reason, now + self.times.warn_seconds)
+            await self._warn(holder, reason, now + self.times.warn_seconds, for_others)
+        elif verdict is Verdict.LEAVE and standing.reclaim_at and standing.warned_for_others != for_others:
+            await self._warn(
+                holder, reason, standing.reclaim_at, for_others
+            )  # for another reason, the time stays
         elif verdict is Verdict.FORGIVE:
             await asyncio.to_thread(self.ledger.withdraw_warning, holder, "it works again")
         elif verdict is Verdict.SUSPEND and now >= self._not_before.get(holder, 0):
@@ -200,6 +207,9 @@ class Scheduler:
             back = standing.request.ask if wanted else None
             self._suspensions.add(standing.request.id)
             await asyncio.to_thread(self.ledger.begin_suspend, holder, reason, back)
+
+    async def _warn(self, holder: str, reason: str, reclaim_at: float, for_others: bool) -> None:
+        await asyncio.to_thread(self.ledger.warn, holder, reason, reclaim_at, for_others=for_others)
 
     def _begin(self, holder: str, job: Coroutine[Any, Any, None]) -> None:
         """Do one thing with a session at a time, and after a failure not at once again."""
@@ -257,7 +267,8 @@ class Scheduler:
         if failure:
             log.warning("%s is not suspended: %s", holder, failure)
             self._not_before[holder] = time.time() + RETRY_SECONDS
-            await asyncio.to_thread(self.ledger.abort_suspend, holder, failure)
+            works = await self._is_in_a_cell(holder)
+            await asyncio.to_thread(self.ledger.abort_suspend, holder, failure, stays_warned=works)
             if self.idle_rules.interrupt_cells:
                 await self._interrupt(standing)
         elif standing.comes_back is None and standing.suspend_reason.startswith(MOVED):
@@ -301,19 +312,24 @@ class Scheduler:
             )
 
 
-def _wanted(before: dict[int, Suspension], found: Round) -> dict[int, Suspension]:
-    """What shall be suspended now.
+def _wanted(
+    before: dict[int, Suspension], told: dict[int, Suspension], found: Round
+) -> tuple[dict[int, Suspension], dict[int, Suspension]]:
+    """What shall be suspended now, and whose warning stays meanwhile.
 
     The policy chooses nobody whose cell runs. A session that was warned before its cell began stays chosen where that
-    leaves the one who waits with nobody: it is suspended at the first pause after its time, not warned anew.
+    leaves the one who waits with nobody: it is suspended at the first pause after its time. Where the policy names
+    another one instead, the first keeps its warning until the one who waits is served: sessions that go in and out of
+    cells would otherwise be warned anew in turns, and none of them would ever make room.
     """
     chosen = {suspension.lease_id: suspension for suspension in found.decision.suspensions}
-    served = {suspension.for_request for suspension in chosen.values()}
-    served |= {grant.request_id for grant in found.decision.grants}
-    waiting = {request.id for request in found.cluster.queue} - served
+    others = {id_: s for id_, s in (told | before).items() if id_ not in chosen}
+    named_for = {suspension.for_request for suspension in chosen.values()}
+    granted = {grant.request_id for grant in found.decision.grants}
+    alone = {request.id for request in found.cluster.queue} - named_for - granted
     in_a_cell = {lease.id for lease in found.cluster.leases if lease.cell_running}
-    kept = {id_: s for id_, s in before.items() if id_ in in_a_cell and s.for_request in waiting}
-    return kept | chosen
+    kept = {id_: s for id_, s in others.items() if id_ in in_a_cell and s.for_request in alone}
+    return kept | chosen, {id_: s for id_, s in others.items() if s.for_request in named_for}
 
 
 def _is_used(lease: Lease, uuid: str, used: Utilisation, least: float) -> bool:

@@ -71,7 +71,7 @@ class Availability:
     def _occupy(self, at: int, when: float) -> None:
         rules = self.view.rules
         if rules.preempt:
-            turn = max(rules.min_run_seconds, rules.slice_seconds)
+            turn = max(rules.least_run_seconds, rules.slice_seconds)
             self._times[at] = (when + turn, "turn", None)
         else:
             del self._times[at]
@@ -98,7 +98,7 @@ class Availability:
             and (not lease.cell_running or rules.interrupt_cells)
         ):
             turn = (rules.slice_seconds - lease.attained_seconds) / max(1, len(lease.uuids))
-            ends.append((max(now, lease.since + max(rules.min_run_seconds, turn)), "turn"))
+            ends.append((max(now, lease.since + max(rules.least_run_seconds, turn)), "turn"))
         return min(ends) if ends else None
 
     def _note_free(self) -> None:

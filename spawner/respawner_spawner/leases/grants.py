@@ -284,13 +284,24 @@ class Leases(Requests, Admin):
 
     # Warnings and suspends ------------------------------------------------------------------------------
 
-    def warn(self, holder: str, reason: str, reclaim_at: float, by: str = "scheduler") -> bool:
-        """The session will be suspended at `reclaim_at`; its page shows it. False if it has no running lease."""
+    def warn(
+        self, holder: str, reason: str, reclaim_at: float, by: str = "scheduler", *, for_others: bool = False
+    ) -> bool:
+        """The session will be suspended at `reclaim_at`; its page shows it. False if it has no running lease.
+
+        :param for_others: it makes room for somebody who waits, and does not just idle.
+        """
         with self._change() as change:
             row = _running(change, holder)
             if row is None:
                 return False
-            change.set(row.id, warned_at=change.now, warning=reason, reclaim_at=reclaim_at)
+            change.set(
+                row.id,
+                warned_at=change.now,
+                warning=reason,
+                warned_for_others=for_others,
+                reclaim_at=reclaim_at,
+            )
             change.note("warned", holder, by, reason, request=row.id, reclaim_at=reclaim_at)
             return True
 
@@ -348,22 +359,26 @@ class Leases(Requests, Admin):
             change.note("suspending", holder, by, reason, request=row.id, fence=row.fence)
             return True
 
-    def abort_suspend(self, holder: str, reason: str, by: str = "scheduler") -> bool:
-        """The session could not be made durable (or works again): it keeps its lease, and the admin sees why."""
+    def abort_suspend(
+        self, holder: str, reason: str, by: str = "scheduler", *, stays_warned: bool = False
+    ) -> bool:
+        """The session could not be made durable (or works again): it keeps its lease, and the admin sees why.
+
+        :param stays_warned: only a cell has begun meanwhile: the next pause ends the session, without a new warning.
+        """
         with self._change() as change:
             row = _running(change, holder)
             if row is None or row.suspending_since is None:
                 return False
+            told = {} if stays_warned else {"warned_at": None, "warning": None, "reclaim_at": None}
             change.set(
                 row.id,
                 suspending_since=None,
                 suspend_reason=None,
                 comes_back=None,
-                warned_at=None,
-                warning=None,
-                reclaim_at=None,
                 suspend_failed_at=change.now,
                 suspend_failure=reason,
+                **told,
             )
             change.note("suspend aborted", holder, by, reason, request=row.id, fence=row.fence)
             return True

@@ -71,6 +71,8 @@ class Standing:
     warned_at: float | None = None
     """When the session was told that it will be suspended at `reclaim_at`."""
     warning: str = ""
+    warned_for_others: bool = False
+    """Whether it makes room for somebody who waits; otherwise it was warned because it idles."""
     reclaim_at: float | None = None
     snoozed_until: float | None = None
     snoozes: int = 0

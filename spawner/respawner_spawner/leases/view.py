@@ -55,6 +55,7 @@ class View:
         self.holders: dict[str, list[int]] = {}
         """By device: the leases on it, in the order of their ids."""
         self.suspending: set[int] = set()
+        self.warned: set[int] = set()
         self.ending: set[int] = set()
         """Leases with a known end."""
         self.lease_priorities: Counter[int] = Counter()
@@ -115,6 +116,8 @@ class View:
         self.lease_priorities[self.priority(lease)] += 1
         if lease.suspending:
             self.suspending.add(lease.id)
+        if lease.warned:
+            self.warned.add(lease.id)
         if lease.ends is not None:
             self.ending.add(lease.id)
         self._note_served(lease, True)
@@ -131,6 +134,7 @@ class View:
         self.lease_priorities += Counter()  # without those that nobody has
         del self.by_begin[bisect_left(self.by_begin, (lease.since, lease_id))]
         self.suspending.discard(lease_id)
+        self.warned.discard(lease_id)
         self.ending.discard(lease_id)
         self._note_served(lease, False)
         for subject in subjects(lease.user, lease.groups):
@@ -288,17 +292,16 @@ class View:
     def _alike(self, request: Request) -> Alike:
         return (self.ask_ids[request.id], request.user, request.groups, request.preemptible)
 
-    def _note_served(self, lease: Lease, begins: bool) -> None:
+    def served_kind(self, lease: Lease) -> tuple[Sort, int] | None:
+        """Sort and number of its devices; None where it may not be suspended."""
         at = self.position.get(lease.uuids[0]) if lease.uuids else None
-        if (
-            at is None
-            or lease.share_bytes
-            or not lease.preemptible
-            or lease.suspending
-            or lease.state != State.RUNNING
-        ):
+        fixed = lease.share_bytes or not lease.preemptible or lease.suspending or lease.state != State.RUNNING
+        return None if at is None or fixed else (self.sorts[at], len(lease.uuids))
+
+    def _note_served(self, lease: Lease, begins: bool) -> None:
+        kind = self.served_kind(lease)
+        if kind is None:
             return
-        kind = (self.sorts[at], len(lease.uuids))
         for entries, entry in (
             (self.served.setdefault(kind, []), self.served_entry(lease)),
             (self.begun.setdefault(kind, []), (lease.since, lease.id)),
