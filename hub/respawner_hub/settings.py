@@ -28,7 +28,7 @@ class SettingsError(Exception):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True, allow_inf_nan=False)
 
 
 class HubSettings(Section):
@@ -294,6 +294,34 @@ class GpuSettings(Section):
         gt=0,
         description="How much more GPU time than the one who waits a session must have had before it is preempted.",
     )
+    suspend_cost_seconds: float = Field(
+        120,
+        ge=0,
+        le=3600,
+        description="What a suspend and the resume after it cost together, with your images and states: GPUs are held and not used for so long. Estimates count with it.",
+    )
+    non_preemptible: list[str] = Field(
+        [],
+        description="Who may start sessions that are never suspended for somebody who waits: user:NAME, group:NAME or everyone. Empty: nobody; an admin can assign one to anybody. Others wait until such a session is stopped, or idles.",
+    )
+    patience_minutes: float = Field(
+        240,
+        ge=0,
+        le=60 * 24 * 30,
+        description="After so long GPUs are kept free for a request for several GPUs that does not fit, so that small ones do not take each of them for ever.",
+    )
+    pass_minutes: float = Field(
+        2880,
+        ge=0,
+        le=60 * 24 * 60,
+        description="After so long such a request stands in front of its priority, and others pass it only while it is far from being served; after twice as long nobody does. At least patience_minutes.",
+    )
+    booking_lead_minutes: float = Field(
+        120,
+        ge=0,
+        le=60 * 24 * 30,
+        description="How long before a reservation its GPUs go only to sessions that can be ended by then.",
+    )
     slot_held_minutes: float = Field(
         10,
         gt=0,
@@ -307,6 +335,22 @@ class GpuSettings(Section):
     can_snooze_preemption: bool = Field(
         False, description="Whether a snooze also puts off a preemption for somebody who waits."
     )
+
+    @field_validator("non_preemptible")
+    @classmethod
+    def _are_subjects(cls, value: list[str]) -> list[str]:
+        for subject in value:
+            if not re.fullmatch(r"(user|group):\S.*|everyone", subject):
+                raise ValueError(f"{subject!r} is not user:NAME, group:NAME or everyone")
+        return value
+
+    @model_validator(mode="after")
+    def _passes_after_patience(self) -> GpuSettings:
+        if self.pass_minutes < self.patience_minutes:
+            raise ValueError(
+                f"pass_minutes = {self.pass_minutes:g} is less than patience_minutes = {self.patience_minutes:g}"
+            )
+        return self
 
 
 class AgentSettings(Section):
@@ -443,16 +487,39 @@ def _explain(file: Path, text: str, detail: Any) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if isinstance(detail["input"], dict | BaseModel):
         return f"{where}: {key}: {message}"
+    if detail["type"] in _RANGES:
+        message = f"choose {_range(location)}"
     return f"{where}: {key} = {detail['input']!r}: {message}"
 
 
+_RANGES = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+
+
+def _range(location: list[str]) -> str:
+    """What a number may be: "1 to 65535", "more than 0"."""
+    limits = {
+        name: getattr(constraint, name)
+        for constraint in _section_of(location[:-1]).model_fields[location[-1]].metadata
+        for name in ("gt", "ge", "lt", "le")
+        if hasattr(constraint, name)
+    }
+    if {"ge", "le"} <= limits.keys():
+        return f"{limits['ge']} to {limits['le']}"
+    said = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+    return " and ".join(f"{said[name]} {limit}" for name, limit in limits.items()) or "a finite number"
+
+
 def _known(location: list[str]) -> str:
+    return ", ".join(name for name in _section_of(location).model_fields if name != "folder")
+
+
+def _section_of(location: list[str]) -> type[BaseModel]:
     model: Any = Settings
     for part in location:
         annotation = model.model_fields[part].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return ", ".join(name for name in model.model_fields if name != "folder")
+    return model
 
 
 def _line_of(text: str, location: list[str]) -> int | None:

@@ -47,17 +47,19 @@ def claim(
     """The lease with which the session's container starts; None for one without GPUs.
 
     What has been granted is taken, whatever the options say: the scheduler starts servers without any. No container
-    of the session runs when this is called.
+    of the session runs when this is called. Who may start non-preemptible sessions is known where requests are made
+    (the hub's handlers), so one that is made here is preemptible.
 
     :param began: when the start did, in unix seconds: a request that was cancelled since is not made again.
     :raises SessionStartError: it waits, and where; it was cancelled meanwhile; or what it asks for cannot be.
     """
     standing = ledger.request_of(who.holder)
-    came_back = False
+    came_back, preemptible = False, True
     if standing and standing.state is State.RUNNING:
         # Its container ended and nobody saw it. Where it ended only for us, its number must not be used again.
         ledger.release(who.holder, EndReason.LOST, detail="its container was gone at the next start")
-        standing, came_back = ledger.request_of(who.holder), True
+        came_back, preemptible = True, standing.request.preemptible
+        standing = ledger.request_of(who.holder)
     if standing is None:
         ask, cpu_meanwhile = _ask(who, options)
         if ask.kind is Kind.NONE:
@@ -65,7 +67,13 @@ def claim(
         _refuse_cancelled(ledger, who.holder, began)
         try:
             ledger.submit(
-                who.holder, who.user, ask, groups=who.groups, resumes=came_back, cpu_meanwhile=cpu_meanwhile
+                who.holder,
+                who.user,
+                ask,
+                groups=who.groups,
+                preemptible=preemptible,
+                resumes=came_back,
+                cpu_meanwhile=cpu_meanwhile,
             )
         except OpenRequest as error:
             raise SessionStartError(str(error), reason="gpus") from error

@@ -76,7 +76,7 @@ c.JupyterHub.services = [
 c.RespawnerHub.deployment = "test"
 c.RespawnerHub.ledger_url = LEDGER
 c.RespawnerHub.max_gpus = 4
-c.RespawnerHub.gpus = GpuSettings(snoozes=1)
+c.RespawnerHub.gpus = GpuSettings(snoozes=1, non_preemptible=["user:carol"])
 """
 
 

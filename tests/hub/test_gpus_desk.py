@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from respawner_hub.gpus import idle
 from respawner_hub.gpus.desk import Desk, Session
-from respawner_hub.gpus.rounds import Policy
+from respawner_hub.gpus.rounds import Policy, see
 from respawner_spawner.leases.asks import BadAsk
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Device, Kind, Rules, State
+from respawner_spawner.leases.policy import decide
 
 ADA, BOB, EVE = (Session(f"test/{name}/", name) for name in ("ada", "bob", "eve"))
 ONE, MEANWHILE = {"gpus": 1}, {"gpus": 1, "cpu_meanwhile": True}
@@ -71,3 +74,57 @@ def test_an_admin_who_assigns_to_somebody_who_waits_already_puts_them_first(desk
         desk.ask(session, ONE)
     assert desk.standing(EVE.holder).wait.position == 2
     assert desk.ask(EVE, ONE, by="user:boss").wait.position == 1
+
+
+FIXED = {"gpus": 1, "preemptible": "false"}
+
+
+def allowed(desk, *subjects: str):
+    return Desk(
+        desk.ledger,
+        dataclasses.replace(desk.policy, non_preemptible=subjects),
+        desk.idle_rules,
+        max_gpus=2,
+        default_gpus=0,
+    )
+
+
+@pytest.mark.parametrize("who", ["user:ada", "group:ml", "everyone"])
+def test_whom_the_admin_allows_it_starts_a_session_that_is_never_suspended_for_others(desk, who):
+    desk = allowed(desk, who)
+    assert desk.ask(dataclasses.replace(ADA, groups=["ml"]), FIXED) is None
+    assert not desk.standing(ADA.holder).lease.preemptible
+
+
+def test_nobody_else_does_unless_an_admin_assigns_it(desk):
+    with pytest.raises(BadAsk, match="preemptible = false: you may not"):
+        allowed(desk, "user:bob", "group:ml").ask(ADA, FIXED)
+    assert desk.standing(ADA.holder) is None
+    assert desk.ask(ADA, FIXED, by="user:boss") is None
+    assert not desk.standing(ADA.holder).lease.preemptible
+
+
+def test_a_right_that_is_gone_does_not_keep_a_session_from_starting(desk):
+    assert desk.ask(ADA, None, remembered=FIXED) is None
+    assert desk.standing(ADA.holder).lease.preemptible
+
+
+def test_another_choice_about_preemption_is_another_wish(desk):
+    desk = allowed(desk, "everyone")
+    desk.ask(ADA, ONE)
+    assert desk.ask(BOB, ONE).request.preemptible
+    assert not desk.ask(BOB, FIXED).request.preemptible
+
+
+def test_turns_take_nothing_from_a_session_that_is_not_preemptible(desk):
+    """The same two sessions with and without: the policy, the ledger and the desk together."""
+    desk = allowed(desk, "everyone")
+    rules = Rules(preempt=True, min_run_seconds=60, slice_seconds=60)
+    for options, victims in ((ONE, 1), (FIXED, 0)):
+        desk.ask(ADA, options)
+        desk.ledger.claim(ADA.holder)
+        desk.ask(BOB, ONE)
+        now = desk.ledger.clock()
+        assert len(decide(see(desk.ledger, Policy(rules), now), now + 3600).suspensions) == victims
+        desk.ledger.release(ADA.holder)
+        desk.cancel(BOB.holder, "user:bob")

@@ -1,12 +1,14 @@
 """The spawn page's choices, from a cluster to what a person reads. Pure."""
 
+import dataclasses
+
 import pytest
 from respawner_hub.gpus import words
 from respawner_hub.gpus.desk import Session
 from respawner_hub.gpus.form import choices, options_from_form
 from respawner_hub.gpus.rounds import policy_of, with_default_limit
 from respawner_hub.settings import GpuSettings
-from respawner_spawner.leases.model import Ask, Cluster, Device, Kind, Lease, Limit, Wait
+from respawner_spawner.leases.model import Ask, Cluster, Device, Kind, Lease, Limit, Rules, Wait
 from respawner_spawner.leases.reasons import ordinal
 
 GIB = 1 << 30
@@ -69,9 +71,21 @@ def test_the_settings_limit_holds_for_who_has_none_unless_an_admin_set_everyones
     assert with_default_limit(set_by_admin, 2).limits == (Limit("everyone", 5),)
 
 
-def test_the_policy_knows_the_settings_that_concern_it():
-    rules = policy_of(GpuSettings(preempt=True, interrupt_cells=True, min_run_minutes=1)).rules
-    assert (rules.preempt, rules.interrupt_cells, rules.min_run_seconds) == (True, True, 60)
+def test_every_rule_of_the_policy_is_a_setting():
+    minutes = dict.fromkeys(("min_run", "slice", "slot_held", "patience", "pass", "booking_lead"), 7.0)
+    settings = GpuSettings(
+        preempt=True,
+        interrupt_cells=True,
+        suspend_cost_seconds=7 * 60,
+        **{f"{name}_minutes": value for name, value in minutes.items()},
+    )
+    rules = dataclasses.asdict(policy_of(settings).rules)
+    assert {value for value in rules.values() if not isinstance(value, bool)} == {420}
+    assert (rules["preempt"], rules["interrupt_cells"]) == (True, True)
+
+
+def test_the_rules_as_delivered_are_those_that_were_measured():
+    assert policy_of(GpuSettings()).rules == Rules()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from respawner_hub.gpus.idle import Rules, Session, Verdict, judge, judge_preemption, may_snooze
+from respawner_hub.gpus.idle import Rules, Session, Verdict, judge, judge_preemption, why_no_snooze
+from respawner_spawner.leases.model import Ask, Kind, Request, State
+from respawner_spawner.leases.records import Standing
 
 RULES = Rules(idle_seconds=100, snoozes=2, snooze_seconds=50)
 IDLE = Session(since=0, gpu_used=50, kernel_active=20)
@@ -41,10 +43,21 @@ def test_a_snooze_puts_it_off_and_the_next_warning_comes_afterwards():
     assert judge(replace(snoozed, reclaim_at=None), RULES, now=200) is Verdict.WARN
 
 
+def warned(**more):
+    request = Request(1, "d/ada/", "ada", Ask(Kind.GPU), 0)
+    return Standing(request, State.RUNNING, **{"reclaim_at": 160, **more})
+
+
 def test_snoozes_are_limited_and_need_a_warning():
-    assert not may_snooze(IDLE, RULES)
-    assert may_snooze(replace(WARNED, snoozes_taken=1), RULES)
-    assert not may_snooze(replace(WARNED, snoozes_taken=2), RULES)
+    assert why_no_snooze(warned(snoozes=1), RULES) == ""
+    assert "put off 2 times already" in why_no_snooze(warned(snoozes=2), RULES)
+    assert "has not been warned" in why_no_snooze(warned(reclaim_at=None), RULES)
+
+
+def test_a_preemption_is_put_off_only_where_the_admin_allows_it():
+    assert "Somebody waits" in why_no_snooze(warned(warned_for_others=True), RULES)
+    generous = replace(RULES, can_snooze_preemption=True)
+    assert why_no_snooze(warned(warned_for_others=True), generous) == ""
 
 
 def test_nobody_is_idle_where_the_admin_says_so():

@@ -141,3 +141,16 @@ def test_the_queue_survives_a_restart_of_the_hub(hub):
     hub.stop()
     hub.start()
     assert state(hub, "bob")["state"] == "queued"
+
+
+def test_the_form_offers_a_non_preemptible_session_to_those_who_may(hub):
+    assert "Never suspend it for others" not in text_of(log_in(hub, "ada").get("/spawn"))
+    browser = log_in(hub, "carol")
+    assert "others wait until you stop it" in text_of(browser.get("/spawn"))
+    assert spawn_by_form(browser, gpu="gpus=1", preemptible="false").status_code == 302
+    eventually(lambda: state(hub, "carol")["state"] == "running", "carol's server")
+    assert state(hub, "carol")["preemptible"] is False
+    assert "never suspended for others" in text_of(browser.get("/gpus/queue"))
+    answer = hub.ask("ada", {"gpus": 1, "preemptible": False}, token=hub.token("ada"))
+    assert answer.status_code == 400
+    assert "you may not start sessions that are never suspended" in answer.json()["message"]

@@ -12,6 +12,7 @@ from respawner_hub.gpus.drain import RETRY_MOST_SECONDS
 from respawner_hub.gpus.hub_client import HubClient, HubError, HubServer
 from respawner_hub.gpus.rounds import Policy
 from respawner_hub.gpus.scheduler import TAKE_OVER_SECONDS, Scheduler, Times
+from respawner_hub.gpus.use import Utilisation
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Kind, Rules
 
@@ -91,7 +92,7 @@ class Driven:
             self.rules,
             Times(warn_seconds=900, slot_held_seconds=600, utilisation=0.03),
             suspend,
-            lambda: self.utilisation,
+            lambda: Utilisation(self.utilisation),
         )
         scheduler._used, scheduler._wanted = self.used, self.wanted
         for step in steps:

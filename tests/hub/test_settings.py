@@ -24,7 +24,16 @@ def test_an_empty_file_gives_the_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[hub]\nport = 99999\n", r":2: hub\.port = 99999: .*65535"),
+        ("[hub]\nport = 99999\n", r":2: hub\.port = 99999: choose 1 to 65535$"),
+        ("[gpus]\nslice_minutes = 0\n", r":2: gpus\.slice_minutes = 0: choose more than 0$"),
+        ("[gpus]\nmin_run_minutes = -1\n", r":2: gpus\.min_run_minutes = -1: choose at least 0$"),
+        ("[gpus]\nidle_minutes = inf\n", r":2: gpus\.idle_minutes = inf: choose at least 0$"),
+        ("[gpus]\nsuspend_cost_seconds = nan\n", r":2: gpus\.suspend_cost_seconds = nan: choose 0 to 3600$"),
+        ("[gpus]\npatience_minutes = -5\n", r":2: gpus\.patience_minutes = -5: choose 0 to 43200$"),
+        ("[gpus]\npass_minutes = 90000\n", r":2: gpus\.pass_minutes = 90000: choose 0 to 86400$"),
+        ("[gpus]\nbooking_lead_minutes = -1\n", r":2: gpus\.booking_lead_minutes = -1: choose 0 to 43200$"),
+        ("[gpus]\npass_minutes = 60\n", r"gpus: pass_minutes = 60 is less than patience_minutes = 240$"),
+        ('[gpus]\nnon_preemptible = ["ml"]\n', r":2: .*'ml' is not user:NAME, group:NAME or everyone$"),
         ("[hub]\n\nprot = 8000\n", r":3: hub\.prot: no such setting \(value 8000\)\. Known: .*port"),
         ("[nonsense]\nx = 1\n", r":1: nonsense: no such setting .*Known: hub, tls, auth"),
         ('[session]\nmem_limit = "lots"\n', r":2: session\.mem_limit = 'lots': 'lots' is not a size"),

@@ -130,6 +130,7 @@ def _leases(draw: st.DrawFn, devices: tuple[Device, ...]) -> tuple[Lease, ...]:
                 preemptible=draw(st.booleans()),
                 cell_running=draw(st.booleans()),
                 suspending=draw(st.sampled_from([False, False, True])),
+                warned=draw(st.sampled_from([False, False, True])),
                 ends=draw(st.sampled_from([None, None, 99_000.0, 120_000.0])),
             )
         )

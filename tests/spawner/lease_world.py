@@ -323,7 +323,7 @@ class World:
         return {
             name: self.eyes.execute(query).fetchall()
             for name, query in {
-                "requests": "SELECT id, holder, state, fence, end_reason, suspending_since, warned_at, snoozes, flag, "
+                "requests": "SELECT id, holder, state, fence, end_reason, suspending_since, warned_at, snoozes, flag, waits_for_cell, "
                 "suspend_failure FROM respawner_requests ORDER BY id",
                 "held": "SELECT request_id, uuid, slot, until FROM respawner_holdings ORDER BY id",
                 "cordons": "SELECT target, reason FROM respawner_cordons ORDER BY id",
@@ -367,6 +367,8 @@ class World:
             self.ledger.cancel_reservation(reservation.id, "user:root")
         for limit in self.ledger.limits():
             self.ledger.remove_limit(limit.subject, "user:root")
+        for standing in self.ledger.waiting_for_cells():
+            assert self.ledger.offer_again(standing.request.holder, "its cell has ended")
         for _ in range(2 * len(USERS) + 2):
             self.clock.now += RULES.slot_held_seconds
             self.ledger.expire(self.clock.now, RULES.slot_held_seconds)

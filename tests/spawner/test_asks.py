@@ -6,6 +6,7 @@ from respawner_spawner.leases.asks import (
     ask_from,
     describe,
     field_of,
+    is_preemptible,
     options_from_field,
     options_of,
     wants_cpu_meanwhile,
@@ -70,6 +71,17 @@ def test_cpu_meanwhile_is_a_yes_or_no():
     assert not wants_cpu_meanwhile({})
     with pytest.raises(BadAsk, match="cpu_meanwhile = 'perhaps'"):
         wants_cpu_meanwhile({"cpu_meanwhile": "perhaps"})
+
+
+def test_only_who_says_so_is_not_preemptible():
+    assert is_preemptible({})
+    assert is_preemptible({"preemptible": ""})
+    assert not is_preemptible({"preemptible": False})
+    assert not is_preemptible({"preemptible": "false"})
+    with pytest.raises(BadAsk, match="preemptible = 'sometimes': say true or false"):
+        is_preemptible({"preemptible": "sometimes"})
+    with pytest.raises(BadAsk, match="preempt = False: no such choice"):
+        ask_from({"preempt": False}, max_gpus=1)
 
 
 _WORDS = st.text("ab1 &=ü", max_size=8).map(str.strip)

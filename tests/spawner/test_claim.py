@@ -121,3 +121,9 @@ def test_a_session_that_had_a_lease_and_goes_on_without_gpu_has_a_newer_number(l
     assert without > lease.fence
     assert claim(ledger, ADA, ONE).fence > without
     assert [e.data["fence"] for e in ledger.audit(ADA.holder) if e.action == "fence given"] == [without]
+
+
+def test_a_session_whose_container_was_lost_stays_non_preemptible(ledger):
+    ledger.submit(ADA.holder, "ada", Ask(Kind.GPU), preemptible=False)
+    claim(ledger, ADA, ONE)
+    assert not claim(ledger, ADA, ONE).preemptible

@@ -78,6 +78,24 @@ def test_processes_stand_on_their_device_with_what_they_use(watched, state, tmp_
     assert shown == [("GPU-a", os.getpid(), 3 * GIB), ("GPU-a", 4_000_000, None), ("MIG-1", 77, GIB)]
 
 
+def test_what_each_process_computes_is_told_where_the_driver_tells_it(watched, state, tmp_path):
+    busy, idle = Process(77, GIB, sm_percent=60), Process(78, GIB, sm_percent=0)
+    state.gpus[0].processes = [busy, idle]
+    state.gpus[1].processes = [Process(79, GIB, sm_percent=9)]
+    state.gpus[1].errors = {"nvmlDeviceGetProcessUtilization": 3}  # not supported
+    state.write(tmp_path / "state")
+    report = watched.until(lambda r: len(r.processes) == 3)
+    assert [(p.pid, p.utilization_percent) for p in report.processes] == [(77, 60), (78, 0), (79, None)]
+
+
+def test_a_process_that_computed_nothing_lately_is_told_as_such(watched, state, tmp_path):
+    state.gpus[0].processes = [Process(77, GIB)]
+    state.gpus[0].errors = {"nvmlDeviceGetProcessUtilization": 6}  # not found: no sample
+    state.write(tmp_path / "state")
+    report = watched.until(lambda r: r.processes)
+    assert report.processes[0].utilization_percent == 0
+
+
 def test_an_xid_is_seen_within_seconds_and_cordons(watched, state, tmp_path):
     state.gpus[1].xids.append(79)
     state.write(tmp_path / "state")

@@ -130,6 +130,7 @@ class Model(RuleBasedStateMachine):
     def life_goes_on(self, crash, seconds, present):
         """What a scheduler does all day, and the users whom it serves."""
         self.world.clock.now += seconds
+        self.expire(None)
         self.schedule(crash)
         if present:
             self.step(None, lambda world, ledger: world.start_granted())
@@ -206,6 +207,23 @@ class Model(RuleBasedStateMachine):
 
         self.step(crash, action)
 
+    @rule(user=users, until_cell_ends=st.booleans(), crash=crashes)
+    def a_grant_is_taken_back(self, user, until_cell_ends, crash):
+        """Its device has fallen ill, or a cell keeps its session from changing to it."""
+
+        def action(world, ledger):
+            standing = ledger.request_of(holder(user))
+            if standing and standing.lease:
+                fence = standing.lease.fence
+                if ledger.revoke(holder(user), fence, "ill", "scheduler", until_cell_ends=until_cell_ends):
+                    world.happened["taken back"] += 1
+
+        self.step(crash, action)
+
+    @rule(user=users, crash=crashes)
+    def a_cell_ends(self, user, crash):
+        self.step(crash, lambda world, ledger: ledger.offer_again(holder(user), "its cell has ended"))
+
     @precondition(lambda self: self.world.containers)
     @rule(which=numbers, comes_back=st.one_of(st.none(), asks), crash=crashes)
     def begin_suspend(self, which, comes_back, crash):
@@ -236,7 +254,7 @@ class Model(RuleBasedStateMachine):
                 case "abort":
                     ledger.abort_suspend(holder(user), "not durable")
                 case "warn":
-                    ledger.warn(holder(user), "idle", world.clock.now + 300)
+                    ledger.warn(holder(user), "told", world.clock.now + 300, for_others=number % 2 == 1)
                 case "snooze":
                     ledger.snooze(holder(user), world.clock.now + 3600, f"user:{user}")
                 case "withdraw":
@@ -370,6 +388,7 @@ def test_nothing_is_granted_twice_nobody_starves_and_every_lease_ends(capsys):
         "restored",
         "suspended",
         "preempted",
+        "taken back",
         "reconcile: adopt",
         "reconcile: fence off",
         "expired",

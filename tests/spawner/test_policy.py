@@ -436,6 +436,46 @@ def test_nobody_more_is_suspended_while_one_is_on_its_way_out() -> None:
     assert suspended(state) == [2]
 
 
+def test_who_was_told_makes_room_before_others_who_have_had_more() -> None:
+    leases = [
+        holds(1, "bob", "GPU-a-0", since=NOW - 5 * HOUR),
+        holds(2, "eve", "GPU-a-1", since=NOW - 3 * HOUR, warned=True),
+        holds(3, "dan", "GPU-a-2", since=NOW - HOUR, warned=True),
+    ]
+    state = cluster(gpus("a", 3), leases, [wants(9, "alice", whole(), NOW)], rules=TURNS)
+    assert suspended(state) == [2]
+    in_a_cell = replace(state, leases=(leases[0], replace(leases[1], cell_running=True), leases[2]))
+    assert suspended(in_a_cell) == [1]
+
+
+def test_a_session_that_draws_on_a_booking_makes_no_room_for_another_booking() -> None:
+    """Two groups have booked the only GPU at the same time: they do not take it from each other again and again."""
+    both = tuple(
+        Reservation(i, group, 1, NOW - 3 * HOUR, NOW + HOUR) for i, group in enumerate(("red", "blue"))
+    )
+    lease = holds(1, "bob", "GPU-a-0", since=NOW - HOUR, groups=("red",))
+    queue = [wants(2, "alice", whole(), NOW, groups=("blue",))]
+    state = cluster(gpus("a", 1), [lease], queue, reservations=both, rules=TURNS)
+    assert suspended(state) == []
+    assert suspended(replace(state, reservations=both[1:])) == [1]
+
+
+def test_a_group_takes_nothing_from_its_own_wide_session_for_the_rest_of_its_booking() -> None:
+    booking = (Reservation(1, "red", 3, NOW - 3 * HOUR, NOW + HOUR),)
+    wide = holds(1, "bob", "GPU-a-0", "GPU-a-1", since=NOW - HOUR, groups=("red",))
+    other = holds(2, "eve", "GPU-a-2", since=NOW - HOUR)
+    queue = [wants(3, "alice", whole(), NOW, groups=("red",))]
+    state = cluster(gpus("a", 3), [wide, other], queue, reservations=booking, rules=TURNS)
+    assert suspended(state) == [2]
+    assert suspended(replace(state, leases=(wide, replace(other, preemptible=False)))) == []
+
+
+def test_a_turn_is_worth_its_suspend_whatever_the_admin_sets() -> None:
+    hasty = Rules(preempt=True, min_run_seconds=0, slice_seconds=1, suspend_cost_seconds=200)
+    assert turn(ran=999, rules=hasty) == []
+    assert turn(ran=1000, rules=hasty) == [1]
+
+
 def test_a_wide_session_is_not_suspended_for_one_gpu_that_is_wanted() -> None:
     leases = [holds(1, "bob", *(f"GPU-a-{i}" for i in range(4)))]
     queue = [wants(i, "alice", whole(), NOW) for i in range(10, 14)]

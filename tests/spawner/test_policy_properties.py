@@ -6,11 +6,24 @@ from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from respawner_spawner.leases.model import Ask, Cluster, Decision, Device, Grant, Kind, Lease, State
+from respawner_spawner.leases.model import (
+    LEAST_TURN_IN_COSTS,
+    Ask,
+    Cluster,
+    Decision,
+    Device,
+    Grant,
+    Kind,
+    Lease,
+    Limit,
+    Reservation,
+    Rules,
+    State,
+)
 from respawner_spawner.leases.policy import decide, decide_view
 from respawner_spawner.leases.view import WHOLE, View, subjects
 
-from .clusters import clusters
+from .clusters import clusters, gpus, wants
 
 NOW = 100_000.0
 EXAMPLES = settings(max_examples=60, deadline=None)
@@ -100,7 +113,7 @@ def test_only_those_who_agreed_are_suspended(cluster: Cluster) -> None:
         assert cluster.rules.interrupt_cells or not lease.cell_running
         booking_is_over = lease.ends is not None and lease.ends <= NOW
         assert booking_is_over or (
-            cluster.rules.preempt and NOW - lease.since >= cluster.rules.min_run_seconds
+            cluster.rules.preempt and NOW - lease.since >= cluster.rules.least_run_seconds
         )
 
 
@@ -165,3 +178,68 @@ def _as_lease(grant: Grant, user: str, groups: tuple[str, ...], ask: Ask) -> Lea
 
 def _plain(decision: Decision) -> tuple[object, ...]:
     return decision.grants, decision.suspensions, list(decision.waits.items())
+
+
+@EXAMPLES
+@given(
+    min_run=st.sampled_from([0.0, 60.0, 900.0]),
+    slice_seconds=st.sampled_from([1.0, 300.0, 7200.0]),
+    cost=st.sampled_from([0.0, 30.0, 200.0]),
+    sessions=st.integers(2, 4),
+    priorities=st.lists(st.sampled_from([0, 1]), min_size=4, max_size=4),
+    limits=st.sampled_from(
+        [
+            (),
+            (Limit("group:red", guarantee=1),),
+            (Limit("group:red", guarantee=1), Limit("group:blue", guarantee=1)),
+        ]
+    ),
+    bookings=st.sampled_from([(), ("red",), ("red", "blue")]),
+)
+def test_sessions_do_not_suspend_each_other_faster_than_a_suspend_is_worth(
+    min_run, slice_seconds, cost, sessions, priorities, limits, bookings
+) -> None:
+    """They never end, and each wants the only GPU: however they take turns, every turn is long enough."""
+    rules = Rules(
+        preempt=True, min_run_seconds=min_run, slice_seconds=slice_seconds, suspend_cost_seconds=cost
+    )
+    booked = tuple(Reservation(i, group, 1, 0, 1e9) for i, group in enumerate(bookings))
+    queue = [
+        wants(i, f"u{i}", Ask(Kind.GPU), 0, groups=(("red", "blue")[i % 2],), priority=priorities[i])
+        for i in range(sessions)
+    ]
+    lease: Lease | None = None
+    for now in range(0, 20_000, 50):
+        state = Cluster(tuple(gpus("a", 1)), (lease,) if lease else (), tuple(queue), limits, booked, rules)
+        decision = decide(state, float(now))
+        for grant in decision.grants:
+            request = next(r for r in queue if r.id == grant.request_id)
+            queue.remove(request)
+            lease = Lease(
+                request.id,
+                now + 1,
+                request.holder,
+                request.user,
+                request.ask,
+                grant.uuids,
+                float(now),
+                request.groups,
+                request.priority,
+                attained_seconds=request.attained_seconds,
+            )
+        if decision.suspensions:
+            assert lease is not None
+            assert now - lease.since >= max(min_run, LEAST_TURN_IN_COSTS * cost)
+            queue.append(
+                wants(
+                    lease.id,
+                    lease.user,
+                    lease.ask,
+                    float(now),
+                    groups=lease.groups,
+                    priority=lease.priority,
+                    attained_seconds=lease.attained_at(now),
+                    resumes=True,
+                )
+            )
+            lease = None

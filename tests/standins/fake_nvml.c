@@ -383,9 +383,19 @@ int nvmlDeviceGetAttributes_v2(Device *device, Attributes *out) {
     return leave(SUCCESS);
 }
 
-/* Processes: `processes = PID:BYTES …`; a GPU in MIG mode shows those of its MIG devices ---------------------- */
+/* Processes: `processes = PID:BYTES[:SM_PERCENT] …`; a GPU in MIG mode shows those of its MIG devices ---------------------- */
 
 typedef struct { u32 pid; u64 used; u32 gpu_instance, compute_instance; } Process;
+/* What the state says of a process's SM use; `otherwise` where it says nothing. */
+static u32 sm_of(Section *section, u32 pid, u32 otherwise) {
+    char *list = strdup(text_of(section, "processes")), *rest = list, *item;
+    while ((item = strsep(&rest, " "))) {
+        char *first = strchr(item, ':'), *second = first ? strchr(first + 1, ':') : NULL;
+        if (second && strtoul(item, NULL, 10) == pid) otherwise = (u32)strtoul(second + 1, NULL, 10);
+    }
+    free(list);
+    return otherwise;
+}
 static u32 add_processes(Section *section, const char *key, Process *out, u32 count) {
     int mig = is(section, "mig");
     char *list = strdup(text_of(section, key) ? text_of(section, key) : ""), *rest = list, *item;
@@ -425,7 +435,8 @@ int nvmlDeviceGetProcessUtilization(Device *device, Sample *out, u32 *count, u64
     if (!all) return leave(NOT_FOUND);
     if (!out || room < all) return leave(INSUFFICIENT_SIZE);
     for (u32 i = 0; i < all; i++)
-        out[i] = (Sample){found[i].pid, (u64)time(NULL) * 1000000, (u32)number(section, "utilization", 0) / all, 0, 0, 0};
+        out[i] = (Sample){found[i].pid, (u64)time(NULL) * 1000000,
+                          sm_of(section, found[i].pid, (u32)number(section, "utilization", 0) / all), 0, 0, 0};
     return leave(SUCCESS);
 }
 

@@ -23,6 +23,8 @@ HW_THERMAL_SLOWDOWN = 0x40
 class Process:
     pid: int
     used_bytes: int | None = None
+    sm_percent: int | None = None
+    """Its part of the GPU's time; None: the same part of the GPU's utilisation for each process."""
 
 
 @dataclass
@@ -131,5 +133,6 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, Process):
-        return f"{value.pid}:{'-' if value.used_bytes is None else value.used_bytes}"
+        said = f"{value.pid}:{'-' if value.used_bytes is None else value.used_bytes}"
+        return said if value.sm_percent is None else f"{said}:{value.sm_percent}"
     return " ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)

@@ -16,6 +16,7 @@ from respawner_spawner.leases.records import Cordon
 
 from .. import agent
 from ..settings import Settings
+from .use import Utilisation, utilisation_of
 from .views import HEALTH
 
 FRESH_SECONDS = 1.0
@@ -62,14 +63,9 @@ class Agents:
             if any(gpu.uuid == uuid for gpu in known):
                 await client.clear(uuid)
 
-    def utilisation(self) -> dict[str, float]:
-        """Device → 0 to 1, of those that tell."""
-        return {
-            reading.uuid: reading.utilization_percent / 100
-            for report in _reports(self.seen, time.time())
-            for reading in report.readings
-            if reading.utilization_percent is not None
-        }
+    def utilisation(self) -> Utilisation:
+        """Of the devices and sessions that tell."""
+        return utilisation_of(_reports(self.seen, time.time()))
 
 
 def agents_of(settings: Settings) -> Agents:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from respawner_spawner.leases.admin import UNKNOWN, host_target
-from respawner_spawner.leases.asks import BadAsk, ask_from, wants_cpu_meanwhile
+from respawner_spawner.leases.asks import BadAsk, ask_from, is_preemptible, wants_cpu_meanwhile
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Kind, Limit, Request, State
 from respawner_spawner.leases.reconcile import lost_hosts
@@ -68,7 +68,8 @@ class Desk:
 
         :param options: what is chosen now: another wish than before gives up the request that waits. None goes on
             with that request, or asks for what was chosen last (`remembered`).
-        :param by: "user:NAME" of an admin who asks for the user: then the request goes first.
+        :param by: "user:NAME" of an admin who asks for the user: then the request goes first, and may be
+            non-preemptible whoever the user is.
         :param only_granted: make no request: it is the scheduler that starts what was granted.
         :returns: the standing of a request that waits.
         :raises BadAsk: it is no choice that this hub offers, or the request was given up meanwhile.
@@ -82,13 +83,16 @@ class Desk:
             return found if self._keeps_waiting(found) else None
         if ask.kind is not Kind.NONE:
             self.refuse_impossible(session, ask)  # before the request that waits is given up
-        if found and _is_another_wish(found, ask, cpu_meanwhile):
+        preemptible = is_preemptible(chosen) or not self._may_be_non_preemptible(
+            session, by, is_remembered=options is None
+        )
+        if found and _is_another_wish(found, ask, cpu_meanwhile, preemptible):
             self.ledger.cancel(session.holder, by, "asked for something else")
         if ask.kind is Kind.NONE:
             return None
         if only_granted:
             raise BadAsk("Its request was given up meanwhile, so it does not start.")
-        standing = self._submit(session, ask, cpu_meanwhile=cpu_meanwhile, by=by)
+        standing = self._submit(session, ask, cpu_meanwhile=cpu_meanwhile, preemptible=preemptible, by=by)
         return standing if self._keeps_waiting(standing) else None
 
     def refuse_impossible(self, session: Session, ask: Ask) -> None:
@@ -100,6 +104,21 @@ class Desk:
         wait = outlook(see(self.ledger, self.policy, now), request, now)
         if wait and wait.impossible:
             raise BadAsk(f"This cannot be granted here: {wait.reason}")
+
+    def _may_be_non_preemptible(self, session: Session, by: str, *, is_remembered: bool) -> bool:
+        """
+        :param is_remembered: the wish was made earlier, when the user had the right or an admin asked: then the session
+            starts as a preemptible one, instead of not at all.
+        :raises BadAsk:
+        """
+        if by or self.policy.may_be_non_preemptible(session.user, session.groups):
+            return True
+        if is_remembered:
+            return False
+        raise BadAsk(
+            "preemptible = false: you may not start sessions that are never suspended for others. Leave it out, or ask "
+            "an admin, who can assign you one."
+        )
 
     def standing(self, holder: str) -> Standing | None:
         """The session's open request."""
@@ -131,13 +150,13 @@ class Desk:
     def snooze(self, holder: str, by: str) -> Standing:
         """Put a session's suspension off, as often as the admin allows.
 
-        :raises BadAction: it was not warned, or has used up its snoozes.
+        :raises BadAction: it was not warned, may not, or has used up its snoozes.
         """
         found = self.ledger.request_of(holder)
-        if found is None or found.reclaim_at is None:
-            raise BadAction("Nothing to put off: this session has not been warned.")
-        if found.snoozes >= self.idle_rules.snoozes:
-            raise BadAction(f"It was put off {found.snoozes} times already; more is not allowed here.")
+        if found is None:
+            raise BadAction("Nothing to put off: this session has no GPU.")
+        if refusal := idle.why_no_snooze(found, self.idle_rules):
+            raise BadAction(refusal)
         standing = self.ledger.snooze(holder, self.ledger.clock() + self.idle_rules.snooze_seconds, by)
         if standing is None:
             raise BadAction("This session has just ended.")
@@ -168,13 +187,16 @@ class Desk:
     def _keeps_waiting(standing: Standing) -> bool:
         return standing.state is State.QUEUED and not standing.request.cpu_meanwhile
 
-    def _submit(self, session: Session, ask: Ask, *, cpu_meanwhile: bool, by: str) -> Standing:
+    def _submit(
+        self, session: Session, ask: Ask, *, cpu_meanwhile: bool, preemptible: bool, by: str
+    ) -> Standing:
         request = self.ledger.submit(
             session.holder,
             session.user,
             ask,
             groups=session.groups,
             priority=ASSIGNED_PRIORITY if by else 0,
+            preemptible=preemptible,
             cpu_meanwhile=cpu_meanwhile,
             by=by,
         )
@@ -267,7 +289,7 @@ class Desk:
             raise BadAction(f"device = {uuid!r}: no such GPU. Known: {', '.join(known) or 'none'}.")
 
 
-def _is_another_wish(found: Standing, ask: Ask, cpu_meanwhile: bool) -> bool:
+def _is_another_wish(found: Standing, ask: Ask, cpu_meanwhile: bool, preemptible: bool) -> bool:
     """Whether a new choice gives up the request that is there. Once it is granted, nobody waits meanwhile."""
     waits_otherwise = found.state is State.QUEUED and found.request.cpu_meanwhile != cpu_meanwhile
-    return found.request.ask != ask or waits_otherwise
+    return (found.request.ask, found.request.preemptible) != (ask, preemptible) or waits_otherwise

@@ -80,6 +80,7 @@ def gpu_form(desk: Desk, session: Session) -> str:
         preset=field_of(desk.ask_of({})),
         devices=[(words.device(d), d.cordon or _use(d, cluster)) for d in cluster.devices],
         free=sum(not d.cordon and _use(d, cluster) == "free" for d in cluster.devices),
+        non_preemptible=desk.policy.may_be_non_preemptible(session.user, session.groups),
     )
 
 

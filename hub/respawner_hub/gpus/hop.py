@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jupyterhub.user import User
-from respawner_spawner.leases.asks import KEYS, BadAsk
+from respawner_spawner.leases.asks import DEVICE_KEYS, KEYS, BadAsk, is_preemptible
 from respawner_spawner.leases.model import Ask, Kind, State
 
 from .actions import BadAction
@@ -30,16 +30,21 @@ async def hop(handler: GpuHandler, user: User, server: str, options: Mapping[str
     spawner = user.spawners.get(server)
     if spawner is None or not spawner.ready:
         raise BadAction(f"{name} has no server that runs.")
-    if not set(options) & set(KEYS):
-        raise BadAction(f"Say what {name} moves to: {', '.join(KEYS[:-1])}; gpus = 0 is the CPU.")
+    if not set(options) & set(DEVICE_KEYS):
+        raise BadAction(f"Say what {name} moves to: {', '.join(DEVICE_KEYS)}; gpus = 0 is the CPU.")
     try:
         ask = desk.ask_of(options)
+        preemptible = is_preemptible(options)
     except BadAsk as error:
         raise BadAction(str(error)) from error
     remembered = _other_choices(spawner.orm_spawner.user_options) | dict(options)
     session = Session(handler.holder(user.name, server), user.name, [group.name for group in user.groups])
     found = await handler.in_thread(desk.standing, session.holder)
     if found and found.state is State.RUNNING:
+        if "preemptible" in options and preemptible != found.request.preemptible:
+            raise BadAction(
+                f"preemptible = {options['preemptible']!r}: say so when {name} is started; it stays."
+            )
         said = await _suspend(handler, session, ask, by)
     elif ask.kind is Kind.NONE:
         raise BadAction(f"{name} runs without a GPU already.")
@@ -74,5 +79,5 @@ async def _queue(handler: GpuHandler, session: Session, options: Mapping[str, An
 
 
 def _other_choices(before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the session was started with beside GPUs: its image, for example."""
-    return {key: value for key, value in (before or {}).items() if key not in KEYS}
+    """What the session was started with and does not change with its GPUs: its image, for example."""
+    return {key: value for key, value in (before or {}).items() if key not in KEYS or key == "preemptible"}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from respawner_spawner.leases.records import Standing
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -78,9 +80,15 @@ def judge_preemption(session: Session, rules: Rules, now: float) -> Verdict:
     return _warn_then_suspend(session, now)
 
 
-def may_snooze(session: Session, rules: Rules) -> bool:
-    """Whether its user may put the suspension off once more."""
-    return session.reclaim_at is not None and session.snoozes_taken < rules.snoozes
+def why_no_snooze(session: Standing, rules: Rules) -> str:
+    """Why its user may not put the suspension off; "" where that is allowed. A refusal changes nothing."""
+    if session.reclaim_at is None:
+        return "Nothing to put off: this session has not been warned."
+    if session.warned_for_others and not rules.can_snooze_preemption:
+        return "Somebody waits for these GPUs: that cannot be put off here ([gpus] can_snooze_preemption)."
+    if session.snoozes >= rules.snoozes:
+        return f"It was put off {session.snoozes} times already; more is not allowed here."
+    return ""
 
 
 def _is_working(session: Session, rules: Rules) -> bool:

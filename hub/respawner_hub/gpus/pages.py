@@ -19,7 +19,7 @@ from respawner_spawner.leases.records import Standing
 from tornado import web
 
 from ..forms import FormPage
-from . import actions, views, words
+from . import actions, idle, views, words
 from .actions import BadAction
 from .admin import AdminActions
 from .desk import Session
@@ -170,7 +170,7 @@ def own_sessions(desk: Any, user: str, now: float) -> list[dict[str, Any]]:
             "shown": views.wait_words(standing, now),
             "ill": [ill[uuid] for uuid in (standing.lease.uuids if standing.lease else ()) if uuid in ill],
             "anywhere": field_of(dataclasses.replace(standing.request.ask, uuids=(), host="")),
-            "can_snooze": standing.reclaim_at is not None and standing.snoozes < desk.idle_rules.snoozes,
+            "can_snooze": not idle.why_no_snooze(standing, desk.idle_rules),
         }
         for standing in mine
     ]

@@ -7,10 +7,11 @@ served waits for the next look. The ledger refuses what two of them would grant 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Cluster, Decision, Lease, Limit, Request, Rules, Wait
+from respawner_spawner.leases.model import Cluster, Decision, Lease, Limit, Request, Rules, State, Wait
 from respawner_spawner.leases.policy import decide
 
 from ..settings import GpuSettings
@@ -24,6 +25,12 @@ class Policy:
     rules: Rules
     most_per_user: float | None = None
     """For users without a limit of their own, unless the admin has set one for "everyone"."""
+    non_preemptible: tuple[str, ...] = ()
+    """Who may start sessions that are never suspended for others: "user:NAME", "group:NAME" or "everyone"."""
+
+    def may_be_non_preemptible(self, user: str, groups: Iterable[str]) -> bool:
+        subjects = {"everyone", f"user:{user}", *(f"group:{name}" for name in groups)}
+        return not subjects.isdisjoint(self.non_preemptible)
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,28 @@ def run_round(ledger: Ledger, policy: Policy) -> Round:
     """Grant what can be granted now; write down why the others wait."""
     now = ledger.clock()
     cluster = see(ledger, policy, now)
+    if take_back_from_ill(ledger, cluster):
+        cluster = see(ledger, policy, now)
     decision = decide(cluster, now)
     return Round(cluster, decision, ledger.apply(decision))
+
+
+def take_back_from_ill(ledger: Ledger, cluster: Cluster) -> bool:
+    """Revoke what is granted, not yet started, and on a device that takes no sessions any more: its request is served
+    elsewhere, at its old place. True if there was any."""
+    cordons = {device.uuid: device.cordon for device in cluster.devices}
+    revoked = False
+    for lease in cluster.leases:
+        if lease.state is not State.GRANTED:
+            continue
+        ill = {
+            uuid: cordons.get(uuid, "it is gone") for uuid in lease.uuids if cordons.get(uuid, "it is gone")
+        }
+        if ill:
+            why = "; ".join(f"{uuid} ({cordon})" for uuid, cordon in ill.items())
+            said = f"What you were granted takes no sessions any more: {why}; you keep your place"
+            revoked |= ledger.revoke(lease.holder, lease.fence, said, "scheduler")
+    return revoked
 
 
 def see(ledger: Ledger, policy: Policy, now: float) -> Cluster:
@@ -64,9 +91,13 @@ def policy_of(settings: GpuSettings) -> Policy:
         min_run_seconds=settings.min_run_minutes * 60,
         slice_seconds=settings.slice_minutes * 60,
         slot_held_seconds=settings.slot_held_minutes * 60,
+        suspend_cost_seconds=settings.suspend_cost_seconds,
         interrupt_cells=settings.interrupt_cells,
+        patience_seconds=settings.patience_minutes * 60,
+        pass_seconds=settings.pass_minutes * 60,
+        booking_lead_seconds=settings.booking_lead_minutes * 60,
     )
-    return Policy(rules, settings.most_per_user or None)
+    return Policy(rules, settings.most_per_user or None, tuple(settings.non_preemptible))
 
 
 def idle_rules_of(settings: GpuSettings) -> idle.Rules:

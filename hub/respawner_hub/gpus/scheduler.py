@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import State, Suspension
+from respawner_spawner.leases.model import Lease, State, Suspension
 from respawner_spawner.leases.records import EndReason, Standing, Use
 
 from . import drain, idle, words
@@ -23,6 +23,7 @@ from .hop import MOVED
 from .hub_client import HubClient, HubError, ServerState
 from .idle import Verdict
 from .rounds import Policy, Round, run_round
+from .use import Utilisation
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ RETRY_SECONDS = 20.0
 """After a start or suspension that failed."""
 START_TRIES = 5
 """Of a session that was moved to the CPU. Afterwards it waits for its user."""
+
+CELL_RUNS = "Your cell is still running: the GPU went on to the next; you keep your place"
 
 Suspend = Callable[[Standing], Awaitable[str]]
 """Makes a session durable and stops it; "" or why it goes on."""
@@ -56,7 +59,7 @@ class Times:
 @dataclass
 class Scheduler:
     """
-    :param utilisation: device → 0 to 1, as the agents measured it last; a device that cannot tell is not in it.
+    :param utilisation: as the agents measured it last.
     """
 
     ledger: Ledger
@@ -65,7 +68,7 @@ class Scheduler:
     idle_rules: idle.Rules
     times: Times
     suspend: Suspend
-    utilisation: Callable[[], dict[str, float]]
+    utilisation: Callable[[], Utilisation]
     _used: dict[str, float] = field(default_factory=dict)
     """Holder → when one of its devices was last seen busy."""
     _jobs: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -77,14 +80,16 @@ class Scheduler:
     """Requests without groups whose user has been looked up."""
     _wanted: dict[int, Suspension] = field(default_factory=dict)
     """Request → what the policy wants suspended for somebody else."""
+    _told: dict[int, Suspension] = field(default_factory=dict)
+    """Request → what it wanted for somebody who still waits, and for whom it names another session now."""
 
     async def look(self) -> None:
         """Grant, start what was granted, and go on with suspensions."""
         found = await asyncio.to_thread(run_round, self.ledger, self.policy)
         for lease in found.granted:
             log.info("%s has %s", lease.holder, ", ".join(lease.uuids))
-        self._wanted = _wanted(self._wanted, found)
-        late = False
+        self._wanted, self._told = _wanted(self._wanted, self._told, found)
+        late: list[Standing] = []
         for standing in await asyncio.to_thread(self.ledger.standings):
             if standing.suspending_since is not None:
                 age = self.ledger.clock() - standing.suspending_since
@@ -92,14 +97,43 @@ class Scheduler:
                     self._begin(standing.request.holder, self._suspend(standing))
             elif standing.state is State.GRANTED:
                 waited = self.ledger.clock() - (standing.granted_at or 0.0)
-                late = late or waited > self.times.slot_held_seconds
-                if START_AFTER_SECONDS < waited <= self.times.slot_held_seconds:
+                if waited > self.times.slot_held_seconds:
+                    late.append(standing)
+                elif waited > START_AFTER_SECONDS:
                     self._begin(standing.request.holder, self._start(standing))
         if late:
-            await asyncio.to_thread(self.ledger.expire, held_seconds=self.times.slot_held_seconds)
+            await self._give_back(late)
+
+    async def _give_back(self, late: list[Standing]) -> None:
+        """End grants whose sessions did not start in time; who could not because of a cell keeps the place."""
+        for standing in late:
+            lease, holder = standing.lease, standing.request.holder
+            if standing.request.cpu_meanwhile and lease and await self._is_in_a_cell(holder):
+                await asyncio.to_thread(
+                    self.ledger.revoke, holder, lease.fence, CELL_RUNS, "scheduler", until_cell_ends=True
+                )
+        await asyncio.to_thread(self.ledger.expire, held_seconds=self.times.slot_held_seconds)
+
+    async def _offer_again(self) -> None:
+        """Those whose cell has ended, and those whose server is gone, have their turn again."""
+        for standing in await asyncio.to_thread(self.ledger.waiting_for_cells):
+            if not await self._is_in_a_cell(standing.request.holder):
+                await asyncio.to_thread(
+                    self.ledger.offer_again, standing.request.holder, "its cell has ended"
+                )
+
+    async def _is_in_a_cell(self, holder: str) -> bool:
+        """Also where nobody can tell."""
+        _, user, name = holder.split("/", 2)
+        try:
+            runs = await self.hub.server(user, name) is not None
+        except HubError:
+            return True
+        return runs and await self.hub.cell_running(user, name) is not False
 
     async def watch(self) -> None:
-        """See who works; warn, forgive and suspend who does not."""
+        """See who works; warn, forgive and suspend who does not; serve again whose cell kept it from its GPU."""
+        await self._offer_again()
         used = self.utilisation()
         standings = [s for s in await asyncio.to_thread(self.ledger.standings) if s.state is State.RUNNING]
         if not standings:
@@ -133,7 +167,7 @@ class Scheduler:
 
     # One session --------------------------------------------------------------------------------------
 
-    async def _judge(self, standing: Standing, server: ServerState, used: dict[str, float]) -> None:
+    async def _judge(self, standing: Standing, server: ServerState, used: Utilisation) -> None:
         now, holder, lease = self.ledger.clock(), standing.request.holder, standing.lease
         session = self._session(standing, server, used, now)
         wanted = self._wanted.get(standing.request.id)
@@ -143,20 +177,21 @@ class Scheduler:
             session = idle.with_cell(session, await self.hub.cell_running(user, name))
         idle_seconds = max(0.0, now - session.idle_since())
         await asyncio.to_thread(self.ledger.note_activity, holder, idle_seconds, session.cell_running is True)
-        if standing.suspending_since is not None:
-            return
+        if standing.suspending_since is not None or (standing.request.id in self._told and not wanted):
+            return  # who was told keeps the warning, and its time, until the one who waits is served
         judge = idle.judge_preemption if wanted else idle.judge
-        await self._act(judge(session, self.idle_rules, now), standing, wanted, idle_seconds)
+        reason = wanted.reason if wanted else _idled(standing, idle_seconds, used)
+        await self._act(judge(session, self.idle_rules, now), standing, wanted, reason)
 
     def _session(
-        self, standing: Standing, server: ServerState, used: dict[str, float], now: float
+        self, standing: Standing, server: ServerState, used: Utilisation, now: float
     ) -> idle.Session:
         holder, lease = standing.request.holder, standing.lease
         assert lease is not None
         tells = [uuid for uuid in lease.uuids if not uuid.startswith("MIG-")]
-        # A GPU that nobody has read, as with a silent agent, counts as used; so does the time before this process.
-        if any(used.get(uuid, 1.0) >= self.times.utilisation for uuid in tells):
+        if any(_is_used(lease, uuid, used, self.times.utilisation) for uuid in tells):
             self._used[holder] = now
+        # The time before this process counts as used.
         last = self._used.setdefault(holder, now) if tells else None
         return idle.Session(
             since=standing.claimed_at or lease.since,
@@ -168,12 +203,16 @@ class Scheduler:
         )
 
     async def _act(
-        self, verdict: Verdict, standing: Standing, wanted: Suspension | None, idle_seconds: float
+        self, verdict: Verdict, standing: Standing, wanted: Suspension | None, reason: str
     ) -> None:
         holder, now = standing.request.holder, self.ledger.clock()
-        reason = wanted.reason if wanted else f"it has idled for {words.duration(idle_seconds)}"
+        for_others = wanted is not None
         if verdict is Verdict.WARN:
-            await asyncio.to_thread(self.ledger.warn, holder, reason, now + self.times.warn_seconds)
+            await self._warn(holder, reason, now + self.times.warn_seconds, for_others)
+        elif verdict is Verdict.LEAVE and standing.reclaim_at and standing.warned_for_others != for_others:
+            await self._warn(
+                holder, reason, standing.reclaim_at, for_others
+            )  # for another reason, the time stays
         elif verdict is Verdict.FORGIVE:
             await asyncio.to_thread(self.ledger.withdraw_warning, holder, "it works again")
         elif verdict is Verdict.SUSPEND and now >= self._not_before.get(holder, 0):
@@ -181,6 +220,9 @@ class Scheduler:
             back = standing.request.ask if wanted else None
             self._suspensions.add(standing.request.id)
             await asyncio.to_thread(self.ledger.begin_suspend, holder, reason, back)
+
+    async def _warn(self, holder: str, reason: str, reclaim_at: float, for_others: bool) -> None:
+        await asyncio.to_thread(self.ledger.warn, holder, reason, reclaim_at, for_others=for_others)
 
     def _begin(self, holder: str, job: Coroutine[Any, Any, None]) -> None:
         """Do one thing with a session at a time, and after a failure not at once again."""
@@ -238,7 +280,8 @@ class Scheduler:
         if failure:
             log.warning("%s is not suspended: %s", holder, failure)
             self._not_before[holder] = time.time() + RETRY_SECONDS
-            aborted = await asyncio.to_thread(self.ledger.abort_suspend, holder, failure)
+            works = await self._is_in_a_cell(holder)
+            aborted = await asyncio.to_thread(self.ledger.abort_suspend, holder, failure, stays_warned=works)
             if aborted and self.idle_rules.interrupt_cells:  # else somebody stopped it for good meanwhile
                 await self._interrupt(standing)
         elif standing.comes_back is None and standing.suspend_reason.startswith(MOVED):
@@ -278,35 +321,63 @@ class Scheduler:
                 standing.comes_back,
                 groups=request.groups,
                 priority=request.priority,
+                preemptible=request.preemptible,
                 resumes=True,
                 by="scheduler",
             )
 
 
-def _wanted(before: dict[int, Suspension], found: Round) -> dict[int, Suspension]:
-    """What shall be suspended now.
+def _wanted(
+    before: dict[int, Suspension], told: dict[int, Suspension], found: Round
+) -> tuple[dict[int, Suspension], dict[int, Suspension]]:
+    """What shall be suspended now, and whose warning stays meanwhile.
 
     The policy chooses nobody whose cell runs. A session that was warned before its cell began stays chosen where that
-    leaves the one who waits with nobody: it is suspended at the first pause after its time, not warned anew.
+    leaves the one who waits with nobody: it is suspended at the first pause after its time. Where the policy names
+    another one instead, the first keeps its warning until the one who waits is served: sessions that go in and out of
+    cells would otherwise be warned anew in turns, and none of them would ever make room.
     """
     chosen = {suspension.lease_id: suspension for suspension in found.decision.suspensions}
-    served = {suspension.for_request for suspension in chosen.values()}
-    served |= {grant.request_id for grant in found.decision.grants}
-    waiting = {request.id for request in found.cluster.queue} - served
+    others = {id_: s for id_, s in (told | before).items() if id_ not in chosen}
+    named_for = {suspension.for_request for suspension in chosen.values()}
+    granted = {grant.request_id for grant in found.decision.grants}
+    alone = {request.id for request in found.cluster.queue} - named_for - granted
     in_a_cell = {lease.id for lease in found.cluster.leases if lease.cell_running}
-    kept = {id_: s for id_, s in before.items() if id_ in in_a_cell and s.for_request in waiting}
-    return kept | chosen
+    kept = {id_: s for id_, s in others.items() if id_ in in_a_cell and s.for_request in alone}
+    return kept | chosen, {id_: s for id_, s in others.items() if s.for_request in named_for}
 
 
-def _uses(standings: list[Standing], used: dict[str, float]) -> list[Use]:
-    """What each session's devices do. Of a shared device nobody knows whose work it is: all have a part of it."""
+def _is_used(lease: Lease, uuid: str, used: Utilisation, least: float) -> bool:
+    """Whether a session uses a device. A GPU that nobody has read, as with a silent agent, counts as used; a share of one
+    that does not tell whose work it does counts as not used, which leaves the kernels to tell."""
+    device = used.of_device.get(uuid, 1.0)
+    if not lease.share_bytes or uuid not in used.of_device or device < least:
+        return device >= least
+    return used.tells(uuid) and used.by(lease.holder, uuid) >= least
+
+
+def _idled(standing: Standing, idle_seconds: float, used: Utilisation) -> str:
+    said, lease = f"it has idled for {words.duration(idle_seconds)}", standing.lease
+    if lease and lease.share_bytes and not all(used.tells(uuid) for uuid in lease.uuids):
+        said += " by its kernels (the GPU does not tell which session's work it does)"
+    return said
+
+
+def _uses(standings: list[Standing], used: Utilisation) -> list[Use]:
+    """What each session's devices do. Of a shared device that does not tell whose work it does all have a part."""
     holders: dict[str, int] = {}
     for standing in standings:
         for uuid in standing.lease.uuids if standing.lease else ():
             holders[uuid] = holders.get(uuid, 0) + 1
     return [
-        Use(standing.request.holder, uuid, used[uuid] / holders[uuid])
+        Use(
+            standing.request.holder,
+            uuid,
+            used.by(standing.request.holder, uuid)
+            if holders[uuid] > 1 and used.tells(uuid)
+            else used.of_device[uuid] / holders[uuid],
+        )
         for standing in standings
         for uuid in (standing.lease.uuids if standing.lease else ())
-        if uuid in used
+        if uuid in used.of_device
     ]

@@ -40,12 +40,14 @@ def request_json(standing: Standing) -> dict[str, Any]:
         "priority": request.priority,
         "resumes": request.resumes,
         "cpu_meanwhile": request.cpu_meanwhile,
+        "preemptible": request.preemptible,
         "end_reason": standing.end_reason.value if standing.end_reason else None,
     }
     if standing.state is State.QUEUED:
         shown |= {
             "position": wait.position if wait else None,
-            "reason": wait.reason if wait else "the scheduler has not looked at it yet",
+            "reason": _reason(standing),
+            "waits_for_cell": standing.waits_for_cell,
             "expected": wait.expected if wait else None,
             "impossible": bool(wait and wait.impossible),
         }
@@ -82,11 +84,22 @@ def wait_words(standing: Standing, now: float) -> dict[str, str]:
     """Position, reason and estimate for the one who waits."""
     if standing.state is State.GRANTED:
         return {"position": "Now", "reason": "A GPU is yours: the server starts.", "expected": "any moment"}
-    wait = standing.wait
+    wait, requeued = standing.wait, f"{standing.requeued}. " if standing.requeued else ""
+    if standing.waits_for_cell:
+        return {"position": "Your place is kept", "reason": requeued.strip(), "expected": "after the cell"}
     if wait is None:
-        return {"position": "…", "reason": "Your request has just arrived.", "expected": "in a moment"}
+        said = requeued.strip() or "Your request has just arrived."
+        return {"position": "…", "reason": said, "expected": "in a moment"}
     position = "Next" if wait.position == 1 else f"{ordinal(wait.position)} in the queue"
-    return {"position": position, "reason": words.reason(wait), "expected": words.expected(wait, now)}
+    reason = requeued + words.reason(wait)
+    return {"position": position, "reason": reason, "expected": words.expected(wait, now)}
+
+
+def _reason(standing: Standing) -> str:
+    """Why it waits, and before that why it waits again."""
+    wait = standing.wait.reason if standing.wait else ""
+    said = "; ".join(filter(None, (standing.requeued, wait)))
+    return said or "the scheduler has not looked at it yet"
 
 
 def device_json(
@@ -144,6 +157,7 @@ def _holder_json(standing: Standing, viewer: str | None) -> dict[str, Any]:
             "state": standing.state.value,
             "idle_seconds": round(lease.idle_seconds),
             "cell_running": lease.cell_running,
+            "preemptible": lease.preemptible,
         }
     return shown
 

@@ -254,7 +254,7 @@ class Monitor:
             return []
         self._doing = f"listing the processes of {gpu.uuid}"
         named = []
-        for process in nvml.processes(gpu):
+        for process in nvml.processes(gpu, self._report.processes_at):
             container, holder = self._holder_of(containers_of(process.pid, self._proc))
             named.append(replace(process, container=container, holder=holder))
         return named

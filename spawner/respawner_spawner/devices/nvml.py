@@ -7,7 +7,7 @@ by others on an RTX 4090: processes 4.5 ms, memory 12 µs, utilisation 3 µs a c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pynvml
@@ -124,8 +124,11 @@ class Nvml:
             values |= _whole_gpu_values(handle)
         return Reading(gpu.uuid, now, **values)
 
-    def processes(self, gpu: Gpu) -> list[GpuProcess]:
-        """Those of a GPU or of a MIG device; for a GPU in MIG mode ask its MIG devices."""
+    def processes(self, gpu: Gpu, since: float = 0) -> list[GpuProcess]:
+        """Those of a GPU or of a MIG device; for a GPU in MIG mode ask its MIG devices.
+
+        :param since: unix seconds from which on it is told what they computed; 0 is as far as the driver remembers.
+        """
         found: dict[int, GpuProcess] = {}
         handle = self.handles.get(gpu.uuid)
         for ask in (
@@ -135,7 +138,10 @@ class Nvml:
         ):
             for process in (_or_none(ask, handle) if handle is not None else None) or ():
                 found[process.pid] = GpuProcess(gpu.uuid, process.pid, process.usedGpuMemory)
-        return list(found.values())
+        use = _use_by_process(handle, since) if found and not gpu.parent else None
+        if use is None:
+            return list(found.values())
+        return [replace(process, utilization_percent=use.get(pid, 0)) for pid, process in found.items()]
 
     def _memory(self, handle: Any) -> Any:
         """Version 2 does not count the driver's own reserve as used; drivers before 510 have version 1 only."""
@@ -170,6 +176,22 @@ def _whole_gpu_values(handle: Any) -> dict[str, Any]:
         "ecc_uncorrected": _or_none(pynvml.nvmlDeviceGetTotalEccErrors, handle, uncorrected, volatile),
         "thermal_slowdown": bool(slow & pynvml.nvmlClocksThrottleReasonHwThermalSlowdown),
     }
+
+
+def _use_by_process(handle: Any, since: float) -> dict[int, int] | None:
+    """Process → percent, the mean of the driver's samples; None where the driver does not tell.
+
+    https://docs.nvidia.com/deploy/nvml-api: nvmlDeviceGetProcessUtilization, "not found" where nothing was computed.
+    Some drivers report more than 100, which nvitop cuts off as well.
+    """
+    try:
+        samples = pynvml.nvmlDeviceGetProcessUtilization(handle, int(since * 1_000_000))
+    except pynvml.NVMLError as error:
+        return {} if error.value in (pynvml.NVML_SUCCESS, pynvml.NVML_ERROR_NOT_FOUND) else None
+    by_process: dict[int, list[int]] = {}
+    for sample in samples:
+        by_process.setdefault(sample.pid, []).append(min(sample.smUtil, 100))
+    return {pid: round(sum(percent) / len(percent)) for pid, percent in by_process.items()}
 
 
 def _or_none(ask: Callable[..., Any], *arguments: Any) -> Any:

@@ -97,6 +97,8 @@ class GpuProcess:
     """Docker's id of its container, "" outside of containers."""
     holder: str = ""
     """The session, "deployment/user/server"; "" where the container has no such label."""
+    utilization_percent: int | None = None
+    """Share of the time since the last list in which its kernels ran; None where the driver does not tell it by process."""
 
 
 @dataclass(frozen=True)

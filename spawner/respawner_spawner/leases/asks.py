@@ -13,11 +13,13 @@ from urllib.parse import parse_qsl, urlencode
 from ..sizes import size_bytes, size_text
 from .model import Ask, Kind
 
-KEYS = ("gpus", "gpu_model", "gpu_memory", "mig", "share", "gpu_host", "gpu_uuids", "cpu_meanwhile")
-"""What `user_options` may say about GPUs: how many (of a model, each with this memory), MIG devices of a profile
-("any" takes all), memory of a shared GPU, only this host or these devices, and "CPU now, GPU when free"."""
+DEVICE_KEYS = ("gpus", "gpu_model", "gpu_memory", "mig", "share", "gpu_host", "gpu_uuids")
+"""What `user_options` may say about devices: how many GPUs (of a model, each with this memory), MIG devices of a profile
+("any" takes all), memory of a shared GPU, only this host or these devices."""
+KEYS = (*DEVICE_KEYS, "cpu_meanwhile", "preemptible")
+"""The same, "CPU now, GPU when free", and whether the session may be suspended for others."""
 
-_PREFIXES = ("gpu", "mig", "share", "cpu_mean")
+_PREFIXES = ("gpu", "mig", "share", "cpu_mean", "preempt")
 _TRUE, _FALSE = ("1", "true", "on", "yes"), ("", "0", "false", "off", "no")
 
 
@@ -54,10 +56,15 @@ def wants_cpu_meanwhile(options: Mapping[str, Any]) -> bool:
 
     :raises BadAsk:
     """
-    said = str(options.get("cpu_meanwhile", "")).lower()
-    if said not in _TRUE + _FALSE:
-        raise BadAsk(f"cpu_meanwhile = {options['cpu_meanwhile']!r}: say true or false.")
-    return said in _TRUE
+    return _yes_or_no(options, "cpu_meanwhile", preset=False)
+
+
+def is_preemptible(options: Mapping[str, Any]) -> bool:
+    """Whether the session may be suspended for others; that it may not must be said.
+
+    :raises BadAsk:
+    """
+    return _yes_or_no(options, "preemptible", preset=True)
 
 
 def options_of(ask: Ask) -> dict[str, Any]:
@@ -121,6 +128,13 @@ def _count(options: Mapping[str, Any], preset: int, most: int) -> int:
     if not 0 <= count <= most:
         raise BadAsk(f"gpus = {wanted!r}: choose 0 to {most}.")
     return count
+
+
+def _yes_or_no(options: Mapping[str, Any], key: str, *, preset: bool) -> bool:
+    said = str(options.get(key, "")).lower()
+    if said not in _TRUE + _FALSE:
+        raise BadAsk(f"{key} = {options[key]!r}: say true or false.")
+    return said in _TRUE if said else preset
 
 
 def _size(key: str, text: str) -> int:

@@ -29,6 +29,16 @@ class Bookings:
                 return booking
         return None
 
+    def is_drawn_on_by(self, lease: Lease) -> bool:
+        """Whether a booking within its time would be short of GPUs without this lease."""
+        return any(
+            booking.group in lease.groups
+            and booking.start <= self.now
+            and (held := self._held(lease, booking)) > 0
+            and self._short_of(booking) + held > 0
+            for booking in self.near
+        )
+
     def kept_from(self, request: Request) -> dict[Sort, int]:
         """Free devices that this request may not have, by sort."""
         if not self.near:
@@ -44,13 +54,17 @@ class Bookings:
 
     def need(self, booking: Reservation) -> int:
         """GPUs of the booking that its group does not hold yet."""
+        return max(0, self._short_of(booking))
+
+    def _short_of(self, booking: Reservation) -> int:
+        """The same, below 0 where the group holds more."""
         held = sum(self._held(lease, booking) for lease in self._leases_of(booking.group))
         for other in self.near:  # what another booking of the group counts already
             if other is booking:
                 break
             if other.group == booking.group:
                 held -= min(held, other.count)
-        return max(0, booking.count - held)
+        return booking.count - held
 
     def granted(self, groups: Iterable[str], uuids: tuple[str, ...]) -> None:
         """A grant of this decision counts as held."""
@@ -77,7 +91,7 @@ class Bookings:
     def _ends_before(self, booking: Reservation, preemptible: bool) -> bool:
         """Whether a session that starts now can be suspended in time for the booking."""
         rules = self.view.rules
-        ready = self.now + rules.min_run_seconds + rules.suspend_cost_seconds
+        ready = self.now + rules.least_run_seconds + rules.suspend_cost_seconds
         return rules.preempt and preemptible and ready <= booking.start
 
     def _can_be_ended(self, booking: Reservation) -> int:
@@ -88,7 +102,9 @@ class Bookings:
                 self._of_sorts(lease, sorts)
                 for lease in self.view.leases.values()
                 if booking.group not in lease.groups
-                and (lease.suspending or _ends_by(lease, booking.start, rules.preempt, rules.min_run_seconds))
+                and (
+                    lease.suspending or _ends_by(lease, booking.start, rules.preempt, rules.least_run_seconds)
+                )
             )
         return self._endable[booking.id]
 
@@ -114,9 +130,9 @@ class Bookings:
         return not set(self._sorts(booking)).isdisjoint(self.view.matching(ask))
 
 
-def _ends_by(lease: Lease, start: float, preempt: bool, min_run_seconds: float) -> bool:
+def _ends_by(lease: Lease, start: float, preempt: bool, least_run_seconds: float) -> bool:
     if not lease.preemptible:
         return False
     if lease.ends is not None and lease.ends <= start:
         return True
-    return preempt and lease.since + min_run_seconds <= start
+    return preempt and lease.since + least_run_seconds <= start

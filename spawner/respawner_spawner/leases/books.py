@@ -138,6 +138,7 @@ def lease_of_row(row: Row[Any], uuids: Sequence[str], now: float) -> Lease:
         idle_seconds=0.0 if busy_at is None else max(0.0, now - busy_at),
         cell_running=row.cell_running,
         suspending=row.suspending_since is not None,
+        warned=row.warned_at is not None and row.warned_for_others,
     )
 
 
@@ -147,6 +148,8 @@ def standing_of_row(row: Row[Any], uuids: Sequence[str], now: float) -> Standing
         request=request_of_row(row),
         state=State(row.state),
         wait=wait_of_row(row),
+        requeued=row.requeued or "",
+        waits_for_cell=row.waits_for_cell,
         lease=lease_of_row(row, uuids, now if row.ended_at is None else row.ended_at) if granted else None,
         granted_at=row.granted_at,
         claimed_at=row.claimed_at,
@@ -155,6 +158,7 @@ def standing_of_row(row: Row[Any], uuids: Sequence[str], now: float) -> Standing
         end_detail=row.end_detail or "",
         warned_at=row.warned_at,
         warning=row.warning or "",
+        warned_for_others=row.warned_at is not None and row.warned_for_others,
         reclaim_at=row.reclaim_at,
         snoozed_until=row.snoozed_until,
         snoozes=row.snoozes,

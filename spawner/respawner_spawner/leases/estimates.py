@@ -6,10 +6,12 @@ a notebook runs is not known, and not guessed.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import defaultdict
 from dataclasses import dataclass
 
-from .model import Kind, Lease, Request, State, Suspension
+from .free import Sort
+from .model import Ask, Kind, Lease, Request, State, Suspension
 from .placement import ANYWHERE
 from .queueing import Walk
 
@@ -36,22 +38,26 @@ class Availability:
         for lease in self.view.leases.values():
             self._note_lease(lease)
         self._note_free()
+        self._places: defaultdict[Sort, defaultdict[str, list[tuple[float, int]]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        """By sort and host: (when it comes free, device), the first to come free first."""
+        for at, (when, _, _) in self._times.items():
+            self._places_of(at).append((when, at))
+        for hosts in self._places.values():
+            for places in hosts.values():
+                places.sort()
 
     def book(self, request: Request) -> Chance | None:
         """The earliest known chance of this request, or None. Its devices are no longer there for later ones."""
         ask = request.ask
         if ask.kind == Kind.SHARE:
             return None
-        sorts = set(self.view.matching(ask))
         by_host: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
-        for at, (when, _, _) in self._times.items():
-            device = self.view.devices[at]
-            if (
-                self.view.sorts[at] in sorts
-                and ask.host in ("", device.host)
-                and (not ask.uuids or device.uuid in ask.uuids)
-            ):
-                by_host[device.host if ask.one_host else ANYWHERE].append((when, at))
+        for sort in self.view.matching(ask):
+            for host, places in self._places[sort].items():
+                if ask.host in ("", host):
+                    by_host[host if ask.one_host else ANYWHERE] += self._first_of(places, ask)
         best = min(
             (
                 (sorted(times)[ask.count - 1][0], host)
@@ -68,11 +74,21 @@ class Availability:
             self._occupy(at, best[0])
         return Chance(when, best[1], lease, event)
 
+    def _first_of(self, places: list[tuple[float, int]], ask: Ask) -> list[tuple[float, int]]:
+        if ask.uuids:
+            places = [place for place in places if self.view.devices[place[1]].uuid in ask.uuids]
+        return places[: ask.count]
+
+    def _places_of(self, at: int) -> list[tuple[float, int]]:
+        return self._places[self.view.sorts[at]][self.view.devices[at].host]
+
     def _occupy(self, at: int, when: float) -> None:
-        rules = self.view.rules
+        rules, places = self.view.rules, self._places_of(at)
+        places.remove((self._times[at][0], at))
         if rules.preempt:
-            turn = max(rules.min_run_seconds, rules.slice_seconds)
+            turn = max(rules.least_run_seconds, rules.slice_seconds)
             self._times[at] = (when + turn, "turn", None)
+            insort(places, (when + turn, at))
         else:
             del self._times[at]
 
@@ -98,7 +114,7 @@ class Availability:
             and (not lease.cell_running or rules.interrupt_cells)
         ):
             turn = (rules.slice_seconds - lease.attained_seconds) / max(1, len(lease.uuids))
-            ends.append((max(now, lease.since + max(rules.min_run_seconds, turn)), "turn"))
+            ends.append((max(now, lease.since + max(rules.least_run_seconds, turn)), "turn"))
         return min(ends) if ends else None
 
     def _note_free(self) -> None:

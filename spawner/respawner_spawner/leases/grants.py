@@ -48,7 +48,9 @@ class Leases(Requests, Admin):
             return Cluster(
                 devices=known,
                 leases=leases,
-                queue=tuple(request_of_row(row) for row in rows if row.fence is None),
+                queue=tuple(
+                    request_of_row(row) for row in rows if row.fence is None and not row.waits_for_cell
+                ),
                 limits=tuple(self._limits(connection)),
                 reservations=tuple(booking for booking in bookings if booking.end > now),
                 rules=rules or Rules(),
@@ -154,18 +156,47 @@ class Leases(Requests, Admin):
                 )
             return ended
 
-    def revoke(self, holder: str, fence: int, reason: str, by: str) -> bool:
+    def revoke(self, holder: str, fence: int, reason: str, by: str, *, until_cell_ends: bool = False) -> bool:
         """Take back a grant whose server has not begun to start; the request waits again, at its old place.
 
         False if the session has not exactly this grant.
+
+        :param until_cell_ends: grant it nothing more before `offer_again`.
         """
         with self._change() as change:
             row = change.open_request(holder)
             if row is None or row.state != State.GRANTED or row.fence != fence:
                 return False
             change.connection.execute(delete(schema.holdings).where(schema.holdings.c.request_id == row.id))
-            change.set(row.id, state=State.QUEUED, fence=None, granted_at=None, share_bytes=0)
+            change.set(
+                row.id,
+                state=State.QUEUED,
+                fence=None,
+                granted_at=None,
+                share_bytes=0,
+                wait_position=None,  # of before the grant
+                requeued=reason,
+                waits_for_cell=until_cell_ends,
+            )
             change.note("revoked", holder, by, reason, request=row.id, fence=fence)
+            return True
+
+    def waiting_for_cells(self) -> list[Standing]:
+        """Requests that are granted nothing until the cell of their session has ended."""
+        with self.database.read() as connection:
+            query = select(schema.requests).where(
+                schema.requests.c.state == State.QUEUED, schema.requests.c.waits_for_cell
+            )
+            return [standing_of_row(row, (), self.clock()) for row in connection.execute(query)]
+
+    def offer_again(self, holder: str, reason: str, by: str = "scheduler") -> bool:
+        """Its cell has ended: it is served again when its turn comes. True if that is new."""
+        with self._change() as change:
+            row = change.open_request(holder)
+            if row is None or not row.waits_for_cell:
+                return False
+            change.set(row.id, waits_for_cell=False)
+            change.note("offered again", holder, by, reason, request=row.id)
             return True
 
     def leases(self) -> list[Lease]:
@@ -271,13 +302,24 @@ class Leases(Requests, Admin):
 
     # Warnings and suspends ------------------------------------------------------------------------------
 
-    def warn(self, holder: str, reason: str, reclaim_at: float, by: str = "scheduler") -> bool:
-        """The session will be suspended at `reclaim_at`; its page shows it. False if it has no running lease."""
+    def warn(
+        self, holder: str, reason: str, reclaim_at: float, by: str = "scheduler", *, for_others: bool = False
+    ) -> bool:
+        """The session will be suspended at `reclaim_at`; its page shows it. False if it has no running lease.
+
+        :param for_others: it makes room for somebody who waits, and does not just idle.
+        """
         with self._change() as change:
             row = _running(change, holder)
             if row is None:
                 return False
-            change.set(row.id, warned_at=change.now, warning=reason, reclaim_at=reclaim_at)
+            change.set(
+                row.id,
+                warned_at=change.now,
+                warning=reason,
+                warned_for_others=for_others,
+                reclaim_at=reclaim_at,
+            )
             change.note("warned", holder, by, reason, request=row.id, reclaim_at=reclaim_at)
             return True
 
@@ -335,22 +377,26 @@ class Leases(Requests, Admin):
             change.note("suspending", holder, by, reason, request=row.id, fence=row.fence)
             return True
 
-    def abort_suspend(self, holder: str, reason: str, by: str = "scheduler") -> bool:
-        """The session could not be made durable (or works again): it keeps its lease, and the admin sees why."""
+    def abort_suspend(
+        self, holder: str, reason: str, by: str = "scheduler", *, stays_warned: bool = False
+    ) -> bool:
+        """The session could not be made durable (or works again): it keeps its lease, and the admin sees why.
+
+        :param stays_warned: only a cell has begun meanwhile: the next pause ends the session, without a new warning.
+        """
         with self._change() as change:
             row = _running(change, holder)
             if row is None or row.suspending_since is None:
                 return False
+            told = {} if stays_warned else {"warned_at": None, "warning": None, "reclaim_at": None}
             change.set(
                 row.id,
                 suspending_since=None,
                 suspend_reason=None,
                 comes_back=None,
-                warned_at=None,
-                warning=None,
-                reclaim_at=None,
                 suspend_failed_at=change.now,
                 suspend_failure=reason,
+                **told,
             )
             change.note("suspend aborted", holder, by, reason, request=row.id, fence=row.fence)
             return True
@@ -368,8 +414,8 @@ def _grant(change: Change, grant: Grant) -> Lease:
     row = change.connection.execute(
         select(schema.requests).where(schema.requests.c.id == grant.request_id)
     ).one_or_none()
-    if row is None or row.state != State.QUEUED:
-        raise Stale("it does not wait any more")
+    if row is None or row.state != State.QUEUED or row.waits_for_cell:
+        raise Stale("it does not wait any more, or for its cell")
     ask = ask_of_json(row.ask)
     share_bytes = (grant.share_bytes or ask.share_bytes) if ask.kind is Kind.SHARE else 0
     if len(set(grant.uuids)) != ask.count or len(grant.uuids) != ask.count:
@@ -451,6 +497,7 @@ def _hold(
         fence=fence,
         granted_at=change.now,
         share_bytes=share_bytes,
+        requeued=None,
         **runs,
     )
     row = change.connection.execute(select(schema.requests).where(schema.requests.c.id == request_id)).one()

@@ -125,6 +125,8 @@ class Lease:
     cell_running: bool = False
     suspending: bool = False
     """On its way out already: its devices come free without another decision."""
+    warned: bool = False
+    """Its user was told that it makes room for somebody who waits."""
     ends: float | None = None
     """When it is known to end (a booking's end), None where nobody knows."""
 
@@ -160,6 +162,11 @@ class Reservation:
     note: str = ""
 
 
+LEAST_TURN_IN_COSTS = 5
+"""A turn is at least so many times as long as what its suspend and resume cost, whatever the admin sets: sessions that
+suspend each other in turns then lose at most a sixth of the time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What an admin sets for the whole deployment."""
@@ -167,7 +174,7 @@ class Rules:
     preempt: bool = False
     """Whether running sessions may be suspended so that others get their turn; idle ones are reclaimed by other rules."""
     min_run_seconds: float = 1800
-    """No lease is preempted earlier."""
+    """No lease is preempted earlier; see also `least_run_seconds`."""
     slice_seconds: float = 7200
     """How much more GPU time than the one who waits a session must have had before its turn ends."""
     suspend_cost_seconds: float = 120
@@ -182,6 +189,11 @@ class Rules:
     """From then on it stands in front of its priority, and who passes must not delay it; after twice as long, nobody."""
     booking_lead_seconds: float = 2 * 3600
     """How long before a booking its GPUs go only to sessions that can be ended by then."""
+
+    @property
+    def least_run_seconds(self) -> float:
+        """No lease is preempted earlier."""
+        return max(self.min_run_seconds, LEAST_TURN_IN_COSTS * self.suspend_cost_seconds)
 
 
 @dataclass(frozen=True, slots=True)

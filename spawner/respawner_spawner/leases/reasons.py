@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import groupby
 
 from .estimates import Chance
 from .model import Ask, Kind, Lease, Request
 from .placement import place
 from .queueing import Walk, least_cost
-from .view import WHOLE, View, fulfils
+from .view import WHOLE, View
 
 GB = 1_000_000_000
 
@@ -44,17 +44,26 @@ def find_cause(walk: Walk, request: Request) -> Cause:
 
 
 def sentence(
-    walk: Walk, request: Request, position: int, cause: Cause, chance: Chance | None, ahead: Sequence[Request]
+    walk: Walk,
+    request: Request,
+    position: int,
+    cause: Cause,
+    chance: Chance | None,
+    ahead: Sequence[str],
+    holders: Holders,
 ) -> str:
     """For example "2nd in the queue: needs 2 GPUs on one host; gpu-b is free the earliest, about 14:20, when carol's
-    booking ends"."""
+    booking ends".
+
+    :param ahead: users who stand in front, each once.
+    """
     if cause.impossible:
         return cause.words
     parts = [cause.words] if cause.words else []
     if chance is not None:
         parts.append(_chance(walk, request, chance))
     elif not cause.words:
-        parts.append(_in_use(walk.view, request.ask, ahead))
+        parts.append(_in_use(holders, request.ask, ahead))
     return f"{ordinal(position)} in the queue: needs {needs(request.ask)}; {'; '.join(parts)}"
 
 
@@ -116,7 +125,7 @@ def _impossible(walk: Walk, request: Request) -> Cause | None:
             there = f"the largest share there is has {_gb(largest)}" if largest else "no GPU is shared"
             return Cause(f"cannot be granted: asks for {needs(ask)}, and {there}", 2)
         return None
-    rooms = _all_rooms(view, ask)
+    rooms = view.all_rooms(ask)
     there_is = max(rooms.values(), default=0) if ask.one_host else sum(rooms.values())
     if there_is >= ask.count:
         return None
@@ -147,7 +156,7 @@ def _limit(walk: Walk, request: Request) -> Cause | None:
 
 def _cordon(view: View, ask: Ask) -> Cause | None:
     """Where only what takes no leases now would have been enough."""
-    out = [device for at, device in enumerate(view.devices) if device.cordon and _is_wanted(view, at, ask)]
+    out = [view.devices[at] for at in view.cordoned if view.is_wanted(at, ask)]
     if not out:
         return None
     if ask.kind == Kind.SHARE:
@@ -208,48 +217,41 @@ def _chance(walk: Walk, request: Request, chance: Chance) -> str:
     return f"{where} is free the earliest, about {when}, {ends}"
 
 
-def _in_use(view: View, ask: Ask, ahead: Sequence[Request]) -> str:
-    users = [lease.user for lease in _holders(view, ask)]
-    counted = [f"{user} ({len(list(group))})" for user, group in groupby(sorted(users))]
-    shown = ", ".join(counted[:5]) + (f" and {len(counted) - 5} others" if len(counted) > 5 else "")
-    held = f"held by {shown}" if shown else "in use"
+class Holders:
+    """Who holds what would do for an ask, in words: worked out once for those who ask for the same."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._known: dict[Ask, str] = {}
+
+    def of(self, ask: Ask) -> str:
+        """ "held by ada (2), bob (1)", or "in use"."""
+        if ask not in self._known:
+            counted = sorted(Counter(lease.user for lease in self._leases(ask)).items())
+            shown = ", ".join(f"{user} ({count})" for user, count in counted[:5])
+            others = f" and {len(counted) - 5} others" if len(counted) > 5 else ""
+            self._known[ask] = f"held by {shown}{others}" if shown else "in use"
+        return self._known[ask]
+
+    def _leases(self, ask: Ask) -> Iterator[Lease]:
+        """One entry for each device held."""
+        for uuid, lease_ids in self._view.holders.items():
+            at = self._view.position.get(uuid)
+            if at is not None and self._view.is_wanted(at, ask):
+                yield from (self._view.leases[lease_id] for lease_id in lease_ids)
+
+
+def _in_use(holders: Holders, ask: Ask, ahead: Sequence[str]) -> str:
     behind = f"; behind {_names(ahead)}" if ahead else ""
-    return f"what fits is {held}; nobody can tell when it comes free{behind}"
+    return f"what fits is {holders.of(ask)}; nobody can tell when it comes free{behind}"
 
 
-def _names(requests: Sequence[Request]) -> str:
-    users = list(dict.fromkeys(request.user for request in requests))
+def _names(users: Sequence[str]) -> str:
     return ", ".join(users[:3]) + (f" and {len(users) - 3} others" if len(users) > 3 else "")
 
 
-def _holders(view: View, ask: Ask) -> list[Lease]:
-    """One entry for each device held."""
-    found = []
-    for uuid, lease_ids in view.holders.items():
-        at = view.position.get(uuid)
-        if at is not None and _is_wanted(view, at, ask):
-            found += [view.leases[lease_id] for lease_id in lease_ids]
-    return found
-
-
-def _is_wanted(view: View, at: int, ask: Ask) -> bool:
-    device = view.devices[at]
-    if ask.host not in ("", device.host) or (ask.uuids and device.uuid not in ask.uuids):
-        return False
-    return fulfils(view.sorts[at], ask)
-
-
-def _all_rooms(view: View, ask: Ask) -> dict[str, int]:
-    """Like `View.rooms`, with what takes no leases now."""
-    rooms: dict[str, int] = {}
-    for at, device in enumerate(view.devices):
-        if _is_wanted(view, at, ask):
-            rooms[device.host] = rooms.get(device.host, 0) + 1
-    return rooms
-
-
 def _shared(view: View, ask: Ask) -> list[int]:
-    return [at for at in view.shared_positions() if _is_wanted(view, at, ask)]
+    return [at for at in view.shared_positions() if view.is_wanted(at, ask)]
 
 
 def _are(count: int) -> str:

@@ -56,6 +56,10 @@ class Standing:
     state: State
     wait: Wait | None = None
     """While queued, as the last decision said; None before the first one."""
+    requeued: str = ""
+    """Why a grant was taken back and the request waits again, at its old place; "" if none was."""
+    waits_for_cell: bool = False
+    """Nothing is granted to it until the cell has ended that runs in its session ("CPU now, GPU when free")."""
     lease: Lease | None = None
     """Once granted; stays as it was when the request has ended."""
     granted_at: float | None = None
@@ -67,6 +71,8 @@ class Standing:
     warned_at: float | None = None
     """When the session was told that it will be suspended at `reclaim_at`."""
     warning: str = ""
+    warned_for_others: bool = False
+    """Whether it makes room for somebody who waits; otherwise it was warned because it idles."""
     reclaim_at: float | None = None
     snoozed_until: float | None = None
     snoozes: int = 0

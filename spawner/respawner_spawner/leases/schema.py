@@ -53,6 +53,8 @@ requests = Table(
     Column("wait_reason", Text),
     Column("wait_expected", Double),
     Column("wait_impossible", Boolean),
+    Column("requeued", Text),
+    Column("waits_for_cell", Boolean, nullable=False, server_default=text("false")),
     # once it is granted: a request has one lease at most, and this is it
     Column("fence", BigInteger),
     Column("share_bytes", BigInteger, nullable=False, server_default="0"),
@@ -66,6 +68,7 @@ requests = Table(
     Column("cell_running", Boolean, nullable=False, server_default=text("false")),
     Column("warned_at", Double),
     Column("warning", Text),
+    Column("warned_for_others", Boolean, nullable=False, server_default=text("false")),
     Column("reclaim_at", Double),
     Column("snoozed_until", Double),
     Column("snoozes", Integer, nullable=False, server_default="0"),

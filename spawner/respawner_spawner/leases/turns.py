@@ -1,10 +1,11 @@
 """Whose session is suspended so that another gets its turn. A suspended session loses nothing but time.
 
-Only where `rules.preempt` is on, the session may be preempted, it has run for `min_run_seconds` and no cell runs
+Only where `rules.preempt` is on, the session may be preempted, it has run for `least_run_seconds` and no cell runs
 (unless `interrupt_cells`). Then, in this order of grounds: a lower priority; a borrower, when the waiting account is
 below its guarantee; others, when the waiting group has a booking now; and whoever has had `slice_seconds` of GPU time
 more than the one that waits (least attained service: nobody knows how long a session runs, but short ones have had
-little, so short work passes long work). A session whose booking is over may go also without `rules.preempt`.
+little, so short work passes long work). A session whose booking is over may go also without `rules.preempt`. Who has been
+warned already comes first among those who may go, so that a choice, once told, changes only where it must.
 """
 
 from __future__ import annotations
@@ -228,25 +229,30 @@ class Turns:
         return len(hosts) if host == ANYWHERE else hosts.count(host)
 
     def _in_preference(self, waiter: Waiter) -> Iterator[Lease]:
-        """Who has had most first; those that hold more than is needed last."""
+        """Those who were warned, then who has had most first; those that hold more than is needed last."""
         sorts = self.view.matching(waiter.request.ask)
         lower = any(priority < waiter.priority for priority in self.view.lease_priorities)
         everybody = lower or waiter.guaranteed or waiter.booked or bool(self.view.ending)
         least = 0.0 if everybody else waiter.least + self.view.rules.slice_seconds
         for wide in (False, True):
-            lists = [
-                self._ripe_for(sort, width, max(1.0, width / waiter.request.ask.count)).down_to(least)
+            kinds = [
+                self._ripe_for(sort, width, max(1.0, width / waiter.request.ask.count))
                 for (sort, width), entries in self.view.served.items()
                 if entries and sort in sorts and (width > waiter.request.ask.count) == wide
             ]
-            for _, lease_id in merge(*lists) if len(lists) > 1 else chain(*lists):
+            warned = [lease_id for ripe in kinds for lease_id in ripe.warned()]
+            for lease_id in warned:
                 yield self.view.leases[lease_id]
+            lists = [ripe.down_to(least) for ripe in kinds]
+            for _, lease_id in merge(*lists) if len(lists) > 1 else chain(*lists):
+                if lease_id not in warned:
+                    yield self.view.leases[lease_id]
 
     def _ripe_for(self, sort: Sort, width: int, longer: float) -> Ripe:
         """Who holds more than is needed runs for so much longer: it needs as many at once to come back."""
         key = (sort, width, longer)
         if key not in self._ripe:
-            latest = self.now - self.view.rules.min_run_seconds * longer
+            latest = self.now - self.view.rules.least_run_seconds * longer
             self._ripe[key] = Ripe(self.view, self.now, (sort, width), latest, self._chosen)
         return self._ripe[key]
 
@@ -262,7 +268,7 @@ class Turns:
             left = self.view.over_guarantee(account) - self._given[account] - self.view.cost(lease.uuids)
             if account != waiter.account and self.view.guarantee(account) and left < 0:
                 return False  # it would fall below its guarantee
-        if waiter.booked and not self.walk.bookings.active_for(lease.groups, lease.ask):
+        if waiter.booked and not self.walk.bookings.is_drawn_on_by(lease):
             return True
         if waiter.guaranteed and self.view.account(lease) != waiter.account:
             return True
@@ -288,6 +294,7 @@ class Ripe:
     ) -> None:
         self._view = view
         self._now = now
+        self._kind = kind
         self._latest = latest if view.rules.preempt else float("-inf")
         self._chosen = chosen
         self._entries = self._candidates(kind)
@@ -308,6 +315,16 @@ class Ripe:
             elif at == self._first:
                 self._first += 1
             at += 1
+
+    def warned(self) -> list[int]:
+        """Those of them whose user has been told, and who are not chosen."""
+        return [
+            lease_id
+            for lease_id in sorted(self._view.warned)
+            if self._view.served_kind(self._view.leases[lease_id]) == self._kind
+            and lease_id not in self._chosen
+            and self._is_ripe(self._view.leases[lease_id])
+        ]
 
     def has_any(self, least: float) -> bool:
         return next(self.down_to(least), None) is not None

@@ -55,6 +55,7 @@ class View:
         self.holders: dict[str, list[int]] = {}
         """By device: the leases on it, in the order of their ids."""
         self.suspending: set[int] = set()
+        self.warned: set[int] = set()
         self.ending: set[int] = set()
         """Leases with a known end."""
         self.lease_priorities: Counter[int] = Counter()
@@ -77,6 +78,8 @@ class View:
         self._matching: dict[tuple[object, ...], tuple[Sort, ...]] = {}
         self._accounts: dict[tuple[str, tuple[str, ...]], str] = {}
         self._rooms: dict[tuple[object, ...], dict[str, int]] = {}
+        self._all_rooms: dict[tuple[object, ...], dict[str, int]] = {}
+        self.cordoned = [at for at, device in enumerate(self.devices) if device.cordon]
         for at, device in enumerate(self.devices):
             if self._is_pooled(device):
                 self._pool(device).put(device.host, at)
@@ -115,6 +118,8 @@ class View:
         self.lease_priorities[self.priority(lease)] += 1
         if lease.suspending:
             self.suspending.add(lease.id)
+        if lease.warned:
+            self.warned.add(lease.id)
         if lease.ends is not None:
             self.ending.add(lease.id)
         self._note_served(lease, True)
@@ -131,6 +136,7 @@ class View:
         self.lease_priorities += Counter()  # without those that nobody has
         del self.by_begin[bisect_left(self.by_begin, (lease.since, lease_id))]
         self.suspending.discard(lease_id)
+        self.warned.discard(lease_id)
         self.ending.discard(lease_id)
         self._note_served(lease, False)
         for subject in subjects(lease.user, lease.groups):
@@ -199,7 +205,7 @@ class View:
 
     def matching(self, ask: Ask) -> tuple[Sort, ...]:
         """The sorts that fulfil it, the smallest memory first."""
-        key = (ask.kind, ask.model, ask.min_memory_bytes, ask.profile, ask.share_bytes)
+        key = _kind_of(ask)
         found = self._matching.get(key)
         if found is None:
             found = self._matching[key] = tuple(sort for sort in self.pools if fulfils(sort, ask))
@@ -207,11 +213,26 @@ class View:
 
     def rooms(self, ask: Ask) -> dict[str, int]:
         """Devices that fulfil it and take leases, free or not, by host."""
-        key = (ask.kind, ask.model, ask.min_memory_bytes, ask.profile, ask.host, ask.uuids)
+        key = (*_kind_of(ask), ask.host, ask.uuids)
         found = self._rooms.get(key)
         if found is None:
             found = self._rooms[key] = self._count_rooms(ask)
         return found
+
+    def all_rooms(self, ask: Ask) -> dict[str, int]:
+        """The same with what takes no leases now."""
+        key = (*_kind_of(ask), ask.host, ask.uuids)
+        found = self._all_rooms.get(key)
+        if found is None:
+            found = self._all_rooms[key] = self._count_rooms(ask, with_cordoned=True)
+        return found
+
+    def is_wanted(self, position: int, ask: Ask) -> bool:
+        """Whether a device would do for it, free or not, cordoned or not."""
+        device = self.devices[position]
+        if ask.host not in ("", device.host) or (ask.uuids and device.uuid not in ask.uuids):
+            return False
+        return self.sorts[position] in self.matching(ask)
 
     def anything_free(self) -> bool:
         return bool(self._shares) or any(pool.free for pool in self.pools.values())
@@ -276,29 +297,26 @@ class View:
         limited = [name for name in names if name in self.limits]
         return (limited or names or [f"user:{user}"])[0]
 
-    def _count_rooms(self, ask: Ask) -> dict[str, int]:
+    def _count_rooms(self, ask: Ask, *, with_cordoned: bool = False) -> dict[str, int]:
         rooms: dict[str, int] = {}
-        sorts = self.matching(ask)
-        for device, sort in zip(self.devices, self.sorts, strict=True):
-            named = ask.host in ("", device.host) and (not ask.uuids or device.uuid in ask.uuids)
-            if sort in sorts and named and not device.cordon:
+        for at, device in enumerate(self.devices):
+            if (with_cordoned or not device.cordon) and self.is_wanted(at, ask):
                 rooms[device.host] = rooms.get(device.host, 0) + 1
         return rooms
 
     def _alike(self, request: Request) -> Alike:
         return (self.ask_ids[request.id], request.user, request.groups, request.preemptible)
 
-    def _note_served(self, lease: Lease, begins: bool) -> None:
+    def served_kind(self, lease: Lease) -> tuple[Sort, int] | None:
+        """Sort and number of its devices; None where it may not be suspended."""
         at = self.position.get(lease.uuids[0]) if lease.uuids else None
-        if (
-            at is None
-            or lease.share_bytes
-            or not lease.preemptible
-            or lease.suspending
-            or lease.state != State.RUNNING
-        ):
+        fixed = lease.share_bytes or not lease.preemptible or lease.suspending or lease.state != State.RUNNING
+        return None if at is None or fixed else (self.sorts[at], len(lease.uuids))
+
+    def _note_served(self, lease: Lease, begins: bool) -> None:
+        kind = self.served_kind(lease)
+        if kind is None:
             return
-        kind = (self.sorts[at], len(lease.uuids))
         for entries, entry in (
             (self.served.setdefault(kind, []), self.served_entry(lease)),
             (self.begun.setdefault(kind, []), (lease.since, lease.id)),
@@ -331,6 +349,11 @@ def fulfils(sort: Sort, ask: Ask) -> bool:
     if ask.kind == Kind.GPU and sort.kind != Kind.GPU:
         return False
     return ask.model.lower() in sort.model.lower()
+
+
+def _kind_of(ask: Ask) -> tuple[object, ...]:
+    """What decides which sorts fulfil it."""
+    return (ask.kind, ask.model, ask.min_memory_bytes, ask.profile, ask.share_bytes)
 
 
 def _groups(groups: tuple[str, ...]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from .estimates import Availability
 from .model import Request, Suspension, Wait
 from .queueing import Walk, least_cost
-from .reasons import find_cause, sentence
+from .reasons import Holders, find_cause, sentence
 from .view import subjects
 
 
@@ -51,12 +51,13 @@ class Waits(Mapping[int, Wait]):
         causes = {request.id: find_cause(walk, request) for request in self._in_order()}
         order = sorted(causes, key=lambda request_id: causes[request_id].rank)
         availability = Availability(walk, self._out)
+        holders, ahead = Holders(walk.view), dict[str, None]()
         waits = {}
         for position, request_id in enumerate(order, start=1):
             request, cause = walk.view.queue[request_id], causes[request_id]
             chance = None if cause.final else availability.book(request)
-            ahead = [walk.view.queue[other] for other in order[: position - 1]]
-            reason = sentence(walk, request, position, cause, chance, ahead)
+            reason = sentence(walk, request, position, cause, chance, list(ahead), holders)
+            ahead[request.user] = None
             expected = chance.when if chance else None
             waits[request_id] = Wait(request_id, position, reason, expected, cause.impossible)
         return waits
