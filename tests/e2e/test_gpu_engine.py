@@ -151,6 +151,11 @@ def test_a_session_on_a_lost_host_is_given_up_and_its_old_container_stopped_when
     finally:
         deployment.gpu_engine.start()
     assert deployment.engine.inspect_container(container)["State"]["Running"], "it has not noticed"
+    # A start does not wait for the next reconciliation, and does not adopt it.
+    deployment.start_server(ada, {"gpus": 0})
+    assert deployment.engine.inspect_container(deployment.container(ada))["Id"] != container
+    assert deployment.seen(ada) == []
+    deployment.stop_server(ada)
     deployment.ensure_server(ada, {"gpus": 1})
     assert deployment.lease(ada).fence > before.fence
     assert deployment.engine.inspect_container(deployment.container(ada))["Id"] != container
