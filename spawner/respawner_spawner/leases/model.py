@@ -120,8 +120,6 @@ class Lease:
     """GPU-seconds of earlier leases of this session, without the present one."""
     share_bytes: int = 0
     state: State = State.RUNNING
-    idle_seconds: float = 0
-    """How long neither GPU nor kernel has worked."""
     cell_running: bool = False
     suspending: bool = False
     """On its way out already: its devices come free without another decision."""

@@ -35,8 +35,8 @@ def suspensions(walk: Walk) -> tuple[Suspension, ...]:
     ):
         return ()
     turns = Turns(walk)
-    if turns.can_be_any():
-        walk.in_order(turns.make_room)
+    if turns.hopeful:
+        walk.in_order(turns.make_room, hopeful=turns.hopeful)
     return tuple(turns.out)
 
 
@@ -86,24 +86,23 @@ class Turns:
         """What accounts lose by the suspensions so far."""
         self._only_slices = _only_slices(walk)
         """Whether nobody makes room on other grounds than to have had a slice more."""
-        self._most: dict[int, float] = {}
-        """By ask: what the one who has had most has had, of those who could make room."""
         self._ripe: dict[tuple[Sort, int, float], Ripe] = {}
+        self.hopeful: dict[int, set[int]] = {}
+        """By ask: the requests for which somebody may still make room; the others need not be asked."""
+        self._waiting: dict[int, list[Request]] = {}
+        """By ask, all who wait."""
         self._places: dict[int, dict[int, list[str]]] = {}
         """By ask and lease, what `Room.hosts_of` says."""
+        self._most = self._most_of_sorts()
+        self._look_who_may_hope()
 
     def make_room(self, request: Request) -> bool:
         """Whether there will be room for it, because of suspensions under way or ordered here."""
-        ask = request.ask
-        if ask.kind == Kind.SHARE or self.walk.over_limit(request, least_cost(ask)):
+        ask, ask_id = request.ask, self.view.ask_ids[request.id]
+        self._hope(ask_id, self.hopeful[ask_id] - {request.id})
+        if self.walk.over_limit(request, least_cost(ask)):
             return False
-        ask_id = self.view.ask_ids[request.id]
-        room = self._rooms.get(ask_id)
-        if room is None:
-            room = self._rooms[ask_id] = self._room.count(ask)
-        if self._only_slices and room < ask.count and self._below_all(request, room):
-            return False
-        waiter = self._waiter(request, room)
+        waiter = self._waiter(request, self._room_for(ask_id, ask))
         victims = self._victims_unless_refused(waiter)
         if victims is None:
             return False
@@ -116,7 +115,51 @@ class Turns:
         self._wanted[ask.count] -= ask.count
         self._refused_now.clear()
         self._rooms.clear()
+        self._hope_anew(surplus=sum(len(lease.uuids) for lease in victims) > ask.count - waiter.room)
         return True
+
+    def _room_for(self, ask_id: int, ask: Ask) -> int:
+        if ask_id not in self._rooms:
+            self._rooms[ask_id] = self._room.count(ask)
+        return self._rooms[ask_id]
+
+    def _look_who_may_hope(self) -> None:
+        if self._only_slices and max(self._most.values(), default=0.0) < self.view.rules.slice_seconds:
+            return
+        for request in self.view.queue.values():
+            if request.id not in self.walk.grants and request.ask.kind != Kind.SHARE:
+                self._waiting.setdefault(self.view.ask_ids[request.id], []).append(request)
+        for ask_id, requests in self._waiting.items():
+            self._hope(ask_id, self._in_reach(ask_id, requests))
+
+    def _hope_anew(self, *, surplus: bool) -> None:
+        """After suspensions: those for whom there is room now, or nearly.
+
+        :param surplus: more came free than was asked for, so that there may be room for single devices too.
+        """
+        for ask_id, requests in self._waiting.items():
+            ask = requests[0].ask
+            if ask.count > 1 or surplus:
+                room = self._room_for(ask_id, ask)
+                if room >= ask.count or fills(ask, room):
+                    self._hope(ask_id, self._in_reach(ask_id, requests))
+
+    def _hope(self, ask_id: int, request_ids: set[int]) -> None:
+        if request_ids:
+            self.hopeful[ask_id] = request_ids
+        else:
+            self.hopeful.pop(ask_id, None)
+
+    def _in_reach(self, ask_id: int, requests: list[Request]) -> set[int]:
+        """For whom somebody has had enough, or for whom there is room already."""
+        ask, room = requests[0].ask, self._room_for(ask_id, requests[0].ask)
+        if not self._only_slices or room >= ask.count:
+            return {request.id for request in requests}
+        most = max([self._most.get(sort, float("-inf")) for sort in self.view.matching(ask)], default=0.0)
+        most -= self.view.rules.slice_seconds
+        if fills(ask, room):
+            return {request.id for request in requests} if most >= 0 else set()
+        return {request.id for request in requests if self._attained(request) <= most}
 
     def _victims_unless_refused(self, waiter: Waiter) -> list[Lease] | None:
         """`_victims`, looked for only once for those who are alike."""
@@ -133,38 +176,29 @@ class Turns:
         victims = self._victims(waiter)
         if victims is None:
             refused[key] = waiter.least
+            if not waiter.least and self._only_slices:
+                self.hopeful.pop(key[0], None)  # nobody can have had less
         return victims
 
     def _wanted_by_narrow(self, count: int) -> int:
         """Devices that are asked for by those who can use what a wider session leaves."""
         return sum(devices for width, devices in self._wanted.items() if width <= count)
 
-    def can_be_any(self) -> bool:
-        """False where nobody has had a slice, and nothing else would be a ground."""
-        rules = self.view.rules
-        return not self._only_slices or any(
-            self._ripe_for(sort, width, 1.0).has_any(rules.slice_seconds) for sort, width in self.view.served
-        )
-
-    def _below_all(self, request: Request, room: int) -> bool:
-        """Whether nobody has had enough more than this one."""
-        ask = request.ask
-        ask_id, slice_seconds = self.view.ask_ids[request.id], self.view.rules.slice_seconds
-        if ask_id not in self._most:
-            sorts = self.view.matching(ask)
-            lists = [
-                self._ripe_for(sort, width, max(1.0, width / ask.count))
-                for sort, width in self.view.served
-                if sort in sorts
-            ]
-            self._most[ask_id] = max((ripe.most(slice_seconds) for ripe in lists), default=float("-inf"))
-        least = 0.0 if fills(ask, room) else self._attained(request)
-        return self._most[ask_id] < least + slice_seconds
+    def _most_of_sorts(self) -> dict[Sort, float]:
+        """What the one who has had most has had, of those who could make room."""
+        most: dict[Sort, float] = {}
+        for sort, width in self.view.served:
+            had = self._ripe_for(sort, width, 1.0).most(self.view.rules.slice_seconds)
+            most[sort] = max(had, most.get(sort, float("-inf")))
+        return most
 
     def _attained(self, request: Request) -> float:
         """Seconds that it has had each of its GPUs, less those that it has waited for since."""
-        waited = max(0.0, self.now - request.submitted)
-        return max(0.0, request.attained_seconds / request.ask.count - waited)
+        if not request.attained_seconds:
+            return 0.0
+        waited = self.now - request.submitted
+        had = request.attained_seconds / request.ask.count
+        return had if waited <= 0 else had - waited if had > waited else 0.0
 
     def _waiter(self, request: Request, room: int) -> Waiter:
         view, account = self.view, self.view.account(request)
@@ -325,9 +359,6 @@ class Ripe:
             and lease_id not in self._chosen
             and self._is_ripe(self._view.leases[lease_id])
         ]
-
-    def has_any(self, least: float) -> bool:
-        return next(self.down_to(least), None) is not None
 
     def most(self, least: float) -> float:
         """What the first has had; -∞ where nobody has had `least`."""
