@@ -110,3 +110,11 @@ def test_a_wait_reads_well():
         "21st",
         "112th",
     ]
+
+
+def test_each_choice_says_what_keeps_the_session_to_it():
+    found = choices(Cluster(devices=(A100, MIG, SHARED)), ADA, 1, now=1000)
+    notes = {choice.ask.kind: choice.note for choice in found}
+    assert notes[Kind.SHARE].startswith("advisory")
+    assert notes[Kind.MIG] == "separated by hardware"
+    assert notes[Kind.GPU] == notes[Kind.NONE] == ""

@@ -292,6 +292,10 @@ def shared(world):
     return world
 
 
+def test_a_share_says_that_nothing_enforces_it(shared):
+    assert views.request_json(shared.of("ada"))["separation"] == "advisory"
+
+
 def idle_until_warned(world) -> None:
     world.passes(3700)
     world.passes(10)

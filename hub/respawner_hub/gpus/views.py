@@ -52,6 +52,7 @@ def request_json(standing: Standing) -> dict[str, Any]:
         shown |= {
             "devices": list(lease.uuids),
             "share_bytes": lease.share_bytes,
+            "separation": request.ask.kind.separation,
             "since": lease.since,
             "idle_seconds": round(standing.idle_seconds),
             "cell_running": lease.cell_running,

@@ -23,6 +23,13 @@ class Kind(StrEnum):
     SHARE = "share"
     """Memory of a GPU that an admin marked as shared."""
 
+    @property
+    def separation(self) -> str:
+        """What keeps a session to its part of a GPU. "advisory": its programs are asked to, and nothing stops those that do
+        not; that holds for shares also where the driver could limit memory by cgroup (`nvmlDeviceSetMemoryLimits_v1`,
+        r615 and later), because nobody sets such limits yet."""
+        return {Kind.GPU: "exclusive", Kind.MIG: "hardware", Kind.SHARE: "advisory"}.get(self, "")
+
 
 class State(StrEnum):
     """Where a request stands."""
