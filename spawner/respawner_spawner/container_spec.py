@@ -15,6 +15,7 @@ from docker.types import DeviceRequest, LogConfig
 from respawner import contract
 
 from .image_facts import ImageFacts
+from .leases.model import Kind
 
 DEPLOYMENT_LABEL = "org.respawner.deployment"
 HOLDER_LABEL = "org.respawner.holder"
@@ -29,7 +30,6 @@ NO_GPU = "void"
 
 CPU_PERIOD = 100_000
 """Microseconds over which a CPU limit counts."""
-ADVISORY = "advisory"
 TORCH_READS_FRACTION = (2, 13)
 """Since this version, or earlier: PyTorch refuses to start with an option that it does not know."""
 
@@ -41,8 +41,6 @@ class Share:
     size_bytes: int
     device_bytes: int
     """Of the whole GPU; 0 where nobody knows."""
-    enforced_by: str = ADVISORY
-    """"advisory": programs are asked to keep to it and nothing stops those that do not."""
 
     @property
     def fraction(self) -> float:
@@ -112,7 +110,7 @@ def share_environment(share: Share, environment_name: str, given: Mapping[str, s
     one that knows the option. Other programs see the whole GPU.
     """
     added = {
-        "RESPAWNER_GPU_SHARE": share.enforced_by,
+        "RESPAWNER_GPU_SHARE": Kind.SHARE.separation,
         "RESPAWNER_GPU_MEMORY_BYTES": str(share.size_bytes),
         "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"0={share.size_bytes >> 20}M",
     }

@@ -2,12 +2,14 @@
 
 A fifth as many requests wait as there are GPUs; every user waits or runs on an account of a group of ten; hosts of 8,
 two models; asks for 1, 2, 4 or 8 GPUs on one host. Timed is `decide_view` alone, on a view that is kept, in
-CPU seconds of its thread, which other work on the machine does not lengthen; `from_nothing` is `decide`, which builds
-the view first and is what the hub's scheduler calls.
+CPU seconds of its thread; `from_nothing` is `decide`, which builds the view first. The hub's scheduler reads the cluster
+anew each second: `following` is how it brings its view up to date and decides, `sentences` what it costs to tell everybody
+who waits why.
 """
 
 from __future__ import annotations
 
+import pickle
 import random
 from dataclasses import replace
 from math import log10
@@ -128,7 +130,9 @@ def measure_decisions(sizes: tuple[int, ...] = SIZES, steps: int = 200) -> dict[
         growth = log10(medians[-1] / medians[-2]) / log10(sizes[-1] / sizes[-2])
         result[f"growth_exponent{kind}"] = round(growth, 3)
     for gpus in sizes:
-        result[f"decision_ms_from_nothing_at_{gpus}"] = round(_from_nothing(gpus) * 1000, 4)
+        progress(f"a round of the hub at {gpus} GPUs")
+        for part, seconds in _round_of_the_hub(gpus).items():
+            result[f"decision_ms_{part}_at_{gpus}"] = round(seconds * 1000, 4)
     return result
 
 
@@ -138,14 +142,26 @@ def _times(gpus: int, rules: Rules, steps: int) -> list[float]:
     return [traffic.step() for _ in range(steps)]
 
 
-def _from_nothing(gpus: int) -> float:
-    cluster = Traffic(gpus, Rules()).cluster()
-    times = []
+def _round_of_the_hub(gpus: int) -> dict[str, float]:
+    """Seconds, the median of five, by part."""
+    traffic = Traffic(gpus, Rules())
+    cluster = traffic.cluster()
+    view = View.of(cluster)
+    times: dict[str, list[float]] = {"from_nothing": [], "following": [], "sentences": []}
     for _ in range(5):
+        read = pickle.loads(pickle.dumps(cluster))  # equal and not the same, as from a database
         started = thread_time()
-        decide(cluster, 2e6)
-        times.append(thread_time() - started)
-    return median(times)
+        decide(read, traffic.now)
+        decided = thread_time()
+        decision = decide_view(view.follow(read), traffic.now)
+        followed = thread_time()
+        dict(decision.waits)
+        told = thread_time()
+        for part, seconds in zip(
+            times, (decided - started, followed - decided, told - followed), strict=True
+        ):
+            times[part].append(seconds)
+    return {part: median(found) for part, found in times.items()}
 
 
 def _two_models(devices: tuple[Device, ...]) -> tuple[Device, ...]:

@@ -8,7 +8,7 @@ import pytest
 from respawner_spawner.leases.model import Rules
 
 from . import lease_peers, lease_trace
-from .lease_decisions import Traffic
+from .lease_decisions import Traffic, measure_decisions
 from .lease_metrics import jain_index, measure, quantile
 from .lease_player import Player
 from .lease_trace import Job, Load
@@ -103,6 +103,13 @@ def test_decisions_are_timed_on_a_cluster_that_stays_full() -> None:
     waiting = len(traffic.view.queue)
     assert all(traffic.step() > 0 for _ in range(10))
     assert len(traffic.view.queue) + len(traffic.view.leases) > waiting
+
+
+def test_every_part_of_a_decision_is_timed() -> None:
+    result = measure_decisions(sizes=(8, 16), steps=3)
+    for part in ("p50", "p99", "from_nothing", "following", "sentences"):
+        assert result[f"decision_ms_{part}_at_16"] > 0
+    assert result["decision_ms_p50_at_16_with_turns"] > 0
 
 
 @pytest.mark.parametrize(

@@ -102,3 +102,11 @@ def test_a_wait_reads_well():
     assert words.expected(wait, 1000).startswith("in about 20 min (")
     assert words.expected(Wait(1, 1, "", expected=1001), 1000) == "any moment"
     assert " ".join(map(ordinal, (1, 2, 3, 4, 11, 12, 21, 112))) == "1st 2nd 3rd 4th 11th 12th 21st 112th"
+
+
+def test_each_choice_says_what_keeps_the_session_to_it():
+    found = choices(Cluster(devices=(A100, MIG, SHARED)), ADA, 1, now=1000)
+    notes = {choice.ask.kind: choice.note for choice in found}
+    assert notes[Kind.SHARE].startswith("advisory")
+    assert notes[Kind.MIG] == "separated by hardware"
+    assert notes[Kind.GPU] == notes[Kind.NONE] == ""

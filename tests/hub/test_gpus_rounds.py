@@ -39,6 +39,9 @@ class Hub:
     async def servers(self):
         return {(user, ""): ServerState(True, "", at) for user, at in self.active.items()}
 
+    async def groups(self, user):
+        return []
+
     async def server(self, user, name):
         if self.is_down:
             raise HubError("no answer")
@@ -290,6 +293,10 @@ def shared(world):
         world.run(user, ask=HALF)
     world.watch()
     return world
+
+
+def test_a_share_says_that_nothing_enforces_it(shared):
+    assert views.request_json(shared.of("ada"))["separation"] == "advisory"
 
 
 def idle_until_warned(world) -> None:

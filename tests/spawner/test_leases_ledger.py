@@ -351,11 +351,15 @@ def test_a_warning_is_put_off_or_withdrawn(ledger, clock):
 def test_idleness_counts_from_the_last_work_that_was_seen(ledger, clock):
     run(ledger, "alice", "GPU-a")
     clock.now += 100
-    assert ledger.cluster(()).leases[0].idle_seconds == 100
+    before = ledger.cluster(()).leases
+    assert ledger.request_of(ALICE).idle_seconds == 100
+    clock.now += 1
+    assert ledger.cluster(()).leases == before, "a view that is kept finds nothing to do"
+    clock.now -= 1
     assert ledger.note_activity(ALICE, 20, cell_running=True)
     clock.now += 5
-    lease = ledger.cluster(()).leases[0]
-    assert (lease.idle_seconds, lease.cell_running) == (25, True)
+    found = ledger.request_of(ALICE)
+    assert (found.idle_seconds, found.lease.cell_running) == (25, True)
     assert not ledger.note_activity(BOB, 0)
 
 

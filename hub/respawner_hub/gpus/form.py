@@ -40,9 +40,10 @@ class Choice:
     @property
     def note(self) -> str:
         """What keeps the session to it."""
-        if self.ask.kind is Kind.SHARE:
-            return "advisory: programs keep to their part by themselves"
-        return "separated by hardware" if self.ask.kind is Kind.MIG else ""
+        return {
+            "advisory": "advisory: programs keep to their part by themselves",
+            "hardware": "separated by hardware",
+        }.get(self.ask.kind.separation, "")
 
     @property
     def value(self) -> str:

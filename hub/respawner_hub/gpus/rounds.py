@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Cluster, Decision, Lease, Limit, Request, Rules, State, Wait
-from respawner_spawner.leases.policy import decide
+from respawner_spawner.leases.policy import decide, decide_view
+from respawner_spawner.leases.view import View
 
 from ..settings import GpuSettings
 from . import idle
@@ -38,16 +39,21 @@ class Round:
     cluster: Cluster
     decision: Decision
     granted: list[Lease]
+    view: View
 
 
-def run_round(ledger: Ledger, policy: Policy) -> Round:
-    """Grant what can be granted now; write down why the others wait."""
+def run_round(ledger: Ledger, policy: Policy, view: View | None = None) -> Round:
+    """Grant what can be granted now; write down why the others wait.
+
+    :param view: of the round before, where the caller keeps it (`Round.view`): only what has changed is looked at anew.
+    """
     now = ledger.clock()
     cluster = see(ledger, policy, now)
     if take_back_from_ill(ledger, cluster):
         cluster = see(ledger, policy, now)
-    decision = decide(cluster, now)
-    return Round(cluster, decision, ledger.apply(decision))
+    view = view.follow(cluster) if view else View.of(cluster)
+    decision = decide_view(view, now)
+    return Round(cluster, decision, ledger.apply(decision), view)
 
 
 def take_back_from_ill(ledger: Ledger, cluster: Cluster) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Lease, State, Suspension
 from respawner_spawner.leases.records import EndReason, Standing, Use
+from respawner_spawner.leases.view import View
 
 from . import drain, idle, words
 from .hop import MOVED
@@ -80,12 +81,16 @@ class Scheduler:
     """Requests without groups whose user has been looked up."""
     _wanted: dict[int, Suspension] = field(default_factory=dict)
     """Request → what the policy wants suspended for somebody else."""
+    _view: View | None = None
+    """Of the last round."""
     _told: dict[int, Suspension] = field(default_factory=dict)
     """Request → what it wanted for somebody who still waits, and for whom it names another session now."""
 
     async def look(self) -> None:
         """Grant, start what was granted, and go on with suspensions."""
-        found = await asyncio.to_thread(run_round, self.ledger, self.policy)
+        view, self._view = self._view, None  # of a round that fails nothing is kept
+        found = await asyncio.to_thread(run_round, self.ledger, self.policy, view)
+        self._view = found.view
         for lease in found.granted:
             log.info("%s has %s", lease.holder, ", ".join(lease.uuids))
         self._wanted, self._told = _wanted(self._wanted, self._told, found)

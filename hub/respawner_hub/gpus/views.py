@@ -55,8 +55,9 @@ def request_json(standing: Standing) -> dict[str, Any]:
         shown |= {
             "devices": list(lease.uuids),
             "share_bytes": lease.share_bytes,
+            "separation": request.ask.kind.separation,
             "since": lease.since,
-            "idle_seconds": round(lease.idle_seconds),
+            "idle_seconds": round(standing.idle_seconds),
             "cell_running": lease.cell_running,
             "warning": standing.warning if standing.warned_at else None,
             "reclaim_at": standing.reclaim_at,
@@ -155,7 +156,7 @@ def _holder_json(standing: Standing, viewer: str | None) -> dict[str, Any]:
             "user": standing.request.user,
             "server": standing.request.holder.split("/", 2)[2],
             "state": standing.state.value,
-            "idle_seconds": round(lease.idle_seconds),
+            "idle_seconds": round(standing.idle_seconds),
             "cell_running": lease.cell_running,
             "preemptible": lease.preemptible,
         }

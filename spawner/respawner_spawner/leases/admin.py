@@ -223,11 +223,11 @@ class Admin(Books):
             found = [device.cordon] if device.cordon else []
             for target in (device.uuid, device.parent, host_target(device.host)):
                 found += reasons.get(target, [])
-            yield dataclasses.replace(
-                device,
-                cordon="; ".join(dict.fromkeys(found)),
-                shareable_bytes=shared.get(device.uuid, device.shareable_bytes),
-            )
+            cordon = "; ".join(dict.fromkeys(found))
+            shareable_bytes = shared.get(device.uuid, device.shareable_bytes)
+            if (cordon, shareable_bytes) != (device.cordon, device.shareable_bytes):
+                device = dataclasses.replace(device, cordon=cordon, shareable_bytes=shareable_bytes)
+            yield device
 
 
 def put_cordon(change: Change, target: str, reason: str, by: str) -> Cordon:

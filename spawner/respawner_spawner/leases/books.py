@@ -119,8 +119,8 @@ def request_of_row(row: Row[Any]) -> Request:
     )
 
 
-def lease_of_row(row: Row[Any], uuids: Sequence[str], now: float) -> Lease:
-    busy_at = row.busy_at if row.busy_at is not None else row.claimed_at
+def lease_of_row(row: Row[Any], uuids: Sequence[str]) -> Lease:
+    """What does not change from one moment to the next, so that a view that is kept finds it the same."""
     return Lease(
         id=row.id,
         fence=row.fence,
@@ -135,7 +135,6 @@ def lease_of_row(row: Row[Any], uuids: Sequence[str], now: float) -> Lease:
         attained_seconds=row.attained_seconds,
         share_bytes=row.share_bytes,
         state=State(row.state),
-        idle_seconds=0.0 if busy_at is None else max(0.0, now - busy_at),
         cell_running=row.cell_running,
         suspending=row.suspending_since is not None,
         warned=row.warned_at is not None and row.warned_for_others,
@@ -144,13 +143,16 @@ def lease_of_row(row: Row[Any], uuids: Sequence[str], now: float) -> Lease:
 
 def standing_of_row(row: Row[Any], uuids: Sequence[str], now: float) -> Standing:
     granted = row.fence is not None
+    busy_at = row.busy_at if row.busy_at is not None else row.claimed_at
+    until = now if row.ended_at is None else row.ended_at
     return Standing(
         request=request_of_row(row),
         state=State(row.state),
         wait=wait_of_row(row),
         requeued=row.requeued or "",
         waits_for_cell=row.waits_for_cell,
-        lease=lease_of_row(row, uuids, now if row.ended_at is None else row.ended_at) if granted else None,
+        lease=lease_of_row(row, uuids) if granted else None,
+        idle_seconds=0.0 if busy_at is None else max(0.0, until - busy_at),
         granted_at=row.granted_at,
         claimed_at=row.claimed_at,
         ended_at=row.ended_at,

@@ -40,7 +40,7 @@ class Leases(Requests, Admin):
                 select(schema.requests).where(OPEN).order_by(schema.requests.c.id)
             ).all()
             held = devices_of(connection, [row.id for row in rows])
-            leases = tuple(lease_of_row(row, held[row.id], now) for row in rows if row.fence is not None)
+            leases = tuple(lease_of_row(row, held[row.id]) for row in rows if row.fence is not None)
             known = tuple(_shared_later(self._with_admins_marks(connection, devices), leases))
             since = min([lease.since for lease in leases] + [now])
             bookings = list(self._reservations(connection, since))
@@ -89,7 +89,7 @@ class Leases(Requests, Admin):
                 change.note("claimed", holder, by, request=row.id, fence=row.fence)
                 row = change.open_request(holder)
                 assert row is not None
-            return lease_of_row(row, change.held(row.id), change.now)
+            return lease_of_row(row, change.held(row.id))
 
     def release(
         self,
@@ -149,7 +149,7 @@ class Leases(Requests, Admin):
             c = schema.requests.c
             late = and_(c.state == State.GRANTED, c.granted_at <= change.now - held_seconds)
             rows = change.connection.execute(select(schema.requests).where(late)).all()
-            ended = [lease_of_row(row, change.held(row.id), change.now) for row in rows]
+            ended = [lease_of_row(row, change.held(row.id)) for row in rows]
             for row in rows:
                 change.end(
                     row, EndReason.EXPIRED, "scheduler", f"its server did not start within {held_seconds:g} s"
@@ -238,7 +238,7 @@ class Leases(Requests, Admin):
                     raise HeldByAnother(f"{holder} runs with {uuids}, the ledger says {change.held(row.id)}")
                 if groups and not row.groups:
                     row = _set_groups(change, row, groups, by)
-                return lease_of_row(row, change.held(row.id), change.now)
+                return lease_of_row(row, change.held(row.id))
             if row is not None:
                 change.end(row, EndReason.CANCELLED, by, "its session runs already")
             request = enqueue(
@@ -406,7 +406,8 @@ def _shared_later(devices: Iterable[Device], leases: Iterable[Lease]) -> Iterato
     """A device that was marked as shared while somebody has it as a whole is shared when that lease ends."""
     whole = {uuid for lease in leases if not lease.share_bytes for uuid in lease.uuids}
     for device in devices:
-        yield dataclasses.replace(device, shareable_bytes=0) if device.uuid in whole else device
+        later = device.shareable_bytes and device.uuid in whole
+        yield dataclasses.replace(device, shareable_bytes=0) if later else device
 
 
 def _grant(change: Change, grant: Grant) -> Lease:
@@ -504,7 +505,7 @@ def _hold(
     change.note(
         action, row.holder, by, reason, request=row.id, fence=fence, uuids=uuids, share_bytes=share_bytes
     )
-    return lease_of_row(row, uuids, change.now)
+    return lease_of_row(row, uuids)
 
 
 def _free_slot(change: Change, uuid: str) -> int:

@@ -23,6 +23,13 @@ class Kind(StrEnum):
     SHARE = "share"
     """Memory of a GPU that an admin marked as shared."""
 
+    @property
+    def separation(self) -> str:
+        """What keeps a session to its part of a GPU. "advisory": its programs are asked to, and nothing stops those that do
+        not; that holds for shares also where the driver could limit memory by cgroup (`nvmlDeviceSetMemoryLimits_v1`,
+        r615 and later), because nobody sets such limits yet."""
+        return {Kind.GPU: "exclusive", Kind.MIG: "hardware", Kind.SHARE: "advisory"}.get(self, "")
+
 
 class State(StrEnum):
     """Where a request stands."""
@@ -120,8 +127,6 @@ class Lease:
     """GPU-seconds of earlier leases of this session, without the present one."""
     share_bytes: int = 0
     state: State = State.RUNNING
-    idle_seconds: float = 0
-    """How long neither GPU nor kernel has worked."""
     cell_running: bool = False
     suspending: bool = False
     """On its way out already: its devices come free without another decision."""

@@ -3,8 +3,8 @@
 The order: priority; then the account (user or group) that holds the least above its guarantee; then first come
 first served. Whoever fits is served, also past others that do not fit yet, until one of those has waited for
 `rules.patience_seconds`: then what comes free is kept for it (see `queueing.Walk`). Whom a request may push aside is
-in `turns.py`, what is kept for bookings in `bookings.py`, which devices are taken in `placement.py`, the words in
-`reasons.py`. docs/scheduling.md explains the rules and shows what they were measured against.
+in `turns.py` (who has run long enough in `ripe.py`, what comes free then in `room.py`), what is kept for bookings in
+`bookings.py`, which devices are taken in `placement.py`, the words in `reasons.py`. docs/scheduling.md explains the rules and shows what they were measured against.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ it is far from being served, whoever fits may pass, until twice `pass_seconds`; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import sys
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
@@ -18,7 +20,7 @@ from .bookings import Bookings
 from .free import Sort
 from .model import Ask, Grant, Kind, Request
 from .placement import ANYWHERE, Barred, place
-from .view import WHOLE, Entry, Line, View, subjects
+from .view import WHOLE, Entry, Line, View, needs_a_head, subjects
 
 YOUNG_SECONDS = 2 * 3600.0
 """A session that has run for longer is likely to run for another hour: most sessions are short, and those that are not
@@ -85,34 +87,46 @@ class Walk:
         served: Callable[[Request], bool],
         settled: Collection[int] = (),
         done: Callable[[], bool] = lambda: False,
+        hopeful: Mapping[int, Collection[int]] | None = None,
     ) -> None:
         """Offer the waiting requests in order to `served`, which says whether it was.
 
         An account whose request was served stands further behind. Of requests that are alike the later ones are
-        left out when one was not served, and those whose ask is in `settled`. It ends when it is `done`.
+        left out when one was not served, and those whose ask is in `settled`. It ends when it is `done`, or when the
+        asks of all who wait are settled.
+
+        :param hopeful: by ask, the only requests that are worth an offer; it may change meanwhile. It ends when it is
+            empty.
         """
+        over_guarantee = self.view.over_guarantee if self.view.limits else self.view.held_by
         for priority in sorted(self.view.lines, reverse=True):
             waiting = self.view.lines[priority]
             lines: dict[str, list[Turn]] = {}
             turns = [
-                (self.view.over_guarantee(account), min([alike[0] for alike in line.values()]), account)
-                for account, line in waiting.items()
+                (over_guarantee(account), entry, account)
+                for account, entry in self.view.first[priority].items()
             ]
             heapify(turns)
             while turns:
+                if len(settled) >= len(self.view.asks) or (hopeful is not None and not hopeful):
+                    return
                 account = heappop(turns)[2]
                 if account not in lines:
                     lines[account] = _by_turn(waiting[account])
                 line = lines[account]
-                if not self._serve_one(line, served, settled):
+                if not self._serve_one(line, served, settled, hopeful):
                     continue
                 if done():
                     return
                 if line:
-                    heappush(turns, (self.view.over_guarantee(account), line[0][0], account))
+                    heappush(turns, (over_guarantee(account), line[0][0], account))
 
     def _serve_one(
-        self, line: list[Turn], served: Callable[[Request], bool], settled: Collection[int]
+        self,
+        line: list[Turn],
+        served: Callable[[Request], bool],
+        settled: Collection[int],
+        hopeful: Mapping[int, Collection[int]] | None,
     ) -> bool:
         """Whether one of an account could be served; those who were asked are out of `line`."""
         queue, grants, ask_ids = self.view.queue, self.grants, self.view.ask_ids
@@ -120,7 +134,8 @@ class Walk:
             (_, request_id), alike, at = heappop(line)
             if ask_ids[request_id] in settled:
                 continue
-            done = request_id not in grants and served(queue[request_id])
+            worth_it = hopeful is None or request_id in hopeful.get(ask_ids[request_id], ())
+            done = worth_it and request_id not in grants and served(queue[request_id])
             if (done or request_id in grants) and at + 1 < len(alike):
                 heappush(line, (alike[at + 1], alike, at + 1))
             if done:
@@ -157,17 +172,12 @@ class Walk:
 
     def overdue(self) -> list[Request]:
         """Large requests that waited for `pass_seconds`: they stand in front of their priority, the oldest first."""
-        latest = self.now - self.view.rules.pass_seconds
-        found = [
-            (-priority, *entry)
-            for priority, lines in self.view.lines.items()
-            for line in lines.values()
-            for alike in line.values()
-            if alike[0][0] <= latest and needs_a_head(self.view.queue[alike[0][1]].ask)
-            for entry in alike
-            if entry[0] <= latest
-        ]
-        return [self.view.queue[request_id] for _, _, request_id in sorted(found)]
+        latest = (self.now - self.view.rules.pass_seconds, sys.maxsize)
+        found = self.view.large[: bisect_right(self.view.large, latest)]
+        return sorted(
+            (self.view.queue[request_id] for _, request_id in found),
+            key=lambda request: -self.view.priority(request),
+        )
 
     def _try(self, request: Request) -> bool:
         if request.id in self.grants or self.over_limit(request, least_cost(request.ask)):
@@ -287,8 +297,3 @@ def _by_turn(line: Line) -> list[Turn]:
 def least_cost(ask: Ask) -> int:
     """What it counts at least, before it is known which device: MIG devices and shares count by memory."""
     return ask.count * WHOLE if ask.kind == Kind.GPU else 0
-
-
-def needs_a_head(ask: Ask) -> bool:
-    """Whether others can take away what it waits for, one by one."""
-    return ask.kind in (Kind.GPU, Kind.MIG) and (ask.count > 1 or bool(ask.host or ask.uuids))

@@ -62,6 +62,8 @@ class Standing:
     """Nothing is granted to it until the cell has ended that runs in its session ("CPU now, GPU when free")."""
     lease: Lease | None = None
     """Once granted; stays as it was when the request has ended."""
+    idle_seconds: float = 0.0
+    """How long neither GPU nor kernel has worked."""
     granted_at: float | None = None
     claimed_at: float | None = None
     """When its server began to start."""
@@ -134,12 +136,14 @@ class Use:
     """0 to 1: for how much of the time the device computed for the session (NVML's GPU utilisation)."""
 
 
+_ASK_FIELDS = {field.name for field in dataclasses.fields(Ask)}
+
+
 def ask_as_json(ask: Ask) -> dict[str, Any]:
     return dataclasses.asdict(ask)
 
 
 def ask_of_json(found: Mapping[str, Any]) -> Ask:
     """The inverse; fields that a later version wrote are left out."""
-    known = {field.name for field in dataclasses.fields(Ask)}
-    values = {name: value for name, value in found.items() if name in known}
+    values = {name: value for name, value in found.items() if name in _ASK_FIELDS}
     return Ask(**{**values, "kind": Kind(values["kind"]), "uuids": tuple(values["uuids"])})

@@ -10,9 +10,7 @@ warned already comes first among those who may go, so that a choice, once told, 
 
 from __future__ import annotations
 
-import sys
-from bisect import bisect_right
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import merge
@@ -22,6 +20,8 @@ from .free import Sort
 from .model import Ask, Kind, Lease, Request, Suspension
 from .placement import ANYWHERE
 from .queueing import Walk, least_cost
+from .ripe import Ripe, is_over
+from .room import Room, fills, fits_anywhere
 from .view import View
 
 
@@ -31,12 +31,12 @@ def suspensions(walk: Walk) -> tuple[Suspension, ...]:
     if len(view.queue) == len(walk.grants):
         return ()
     if not view.rules.preempt and not any(
-        _is_over(view.leases[lease_id], walk.now) for lease_id in view.ending
+        is_over(view.leases[lease_id], walk.now) for lease_id in view.ending
     ):
         return ()
     turns = Turns(walk)
-    if turns.can_be_any():
-        walk.in_order(turns.make_room)
+    if turns.hopeful:
+        walk.in_order(turns.make_room, hopeful=turns.hopeful)
     return tuple(turns.out)
 
 
@@ -86,24 +86,23 @@ class Turns:
         """What accounts lose by the suspensions so far."""
         self._only_slices = _only_slices(walk)
         """Whether nobody makes room on other grounds than to have had a slice more."""
-        self._most: dict[int, float] = {}
-        """By ask: what the one who has had most has had, of those who could make room."""
         self._ripe: dict[tuple[Sort, int, float], Ripe] = {}
+        self.hopeful: dict[int, set[int]] = {}
+        """By ask: the requests for which somebody may still make room; the others need not be asked."""
+        self._waiting: dict[int, list[Request]] = {}
+        """By ask, all who wait."""
         self._places: dict[int, dict[int, list[str]]] = {}
         """By ask and lease, what `Room.hosts_of` says."""
+        self._most = self._most_of_sorts()
+        self._look_who_may_hope()
 
     def make_room(self, request: Request) -> bool:
         """Whether there will be room for it, because of suspensions under way or ordered here."""
-        ask = request.ask
-        if ask.kind == Kind.SHARE or self.walk.over_limit(request, least_cost(ask)):
+        ask, ask_id = request.ask, self.view.ask_ids[request.id]
+        self._hope(ask_id, self.hopeful[ask_id] - {request.id})
+        if self.walk.over_limit(request, least_cost(ask)):
             return False
-        ask_id = self.view.ask_ids[request.id]
-        room = self._rooms.get(ask_id)
-        if room is None:
-            room = self._rooms[ask_id] = self._room.count(ask)
-        if self._only_slices and room < ask.count and self._below_all(request, room):
-            return False
-        waiter = self._waiter(request, room)
+        waiter = self._waiter(request, self._room_for(ask_id, ask))
         victims = self._victims_unless_refused(waiter)
         if victims is None:
             return False
@@ -116,7 +115,51 @@ class Turns:
         self._wanted[ask.count] -= ask.count
         self._refused_now.clear()
         self._rooms.clear()
+        self._hope_anew(surplus=sum(len(lease.uuids) for lease in victims) > ask.count - waiter.room)
         return True
+
+    def _room_for(self, ask_id: int, ask: Ask) -> int:
+        if ask_id not in self._rooms:
+            self._rooms[ask_id] = self._room.count(ask)
+        return self._rooms[ask_id]
+
+    def _look_who_may_hope(self) -> None:
+        if self._only_slices and max(self._most.values(), default=0.0) < self.view.rules.slice_seconds:
+            return
+        for request in self.view.queue.values():
+            if request.id not in self.walk.grants and request.ask.kind != Kind.SHARE:
+                self._waiting.setdefault(self.view.ask_ids[request.id], []).append(request)
+        for ask_id, requests in self._waiting.items():
+            self._hope(ask_id, self._in_reach(ask_id, requests))
+
+    def _hope_anew(self, *, surplus: bool) -> None:
+        """After suspensions: those for whom there is room now, or nearly.
+
+        :param surplus: more came free than was asked for, so that there may be room for single devices too.
+        """
+        for ask_id, requests in self._waiting.items():
+            ask = requests[0].ask
+            if ask.count > 1 or surplus:
+                room = self._room_for(ask_id, ask)
+                if room >= ask.count or fills(ask, room):
+                    self._hope(ask_id, self._in_reach(ask_id, requests))
+
+    def _hope(self, ask_id: int, request_ids: set[int]) -> None:
+        if request_ids:
+            self.hopeful[ask_id] = request_ids
+        else:
+            self.hopeful.pop(ask_id, None)
+
+    def _in_reach(self, ask_id: int, requests: list[Request]) -> set[int]:
+        """For whom somebody has had enough, or for whom there is room already."""
+        ask, room = requests[0].ask, self._room_for(ask_id, requests[0].ask)
+        if not self._only_slices or room >= ask.count:
+            return {request.id for request in requests}
+        most = max([self._most.get(sort, float("-inf")) for sort in self.view.matching(ask)], default=0.0)
+        most -= self.view.rules.slice_seconds
+        if fills(ask, room):
+            return {request.id for request in requests} if most >= 0 else set()
+        return {request.id for request in requests if self._attained(request) <= most}
 
     def _victims_unless_refused(self, waiter: Waiter) -> list[Lease] | None:
         """`_victims`, looked for only once for those who are alike."""
@@ -133,38 +176,29 @@ class Turns:
         victims = self._victims(waiter)
         if victims is None:
             refused[key] = waiter.least
+            if not waiter.least and self._only_slices:
+                self.hopeful.pop(key[0], None)  # nobody can have had less
         return victims
 
     def _wanted_by_narrow(self, count: int) -> int:
         """Devices that are asked for by those who can use what a wider session leaves."""
         return sum(devices for width, devices in self._wanted.items() if width <= count)
 
-    def can_be_any(self) -> bool:
-        """False where nobody has had a slice, and nothing else would be a ground."""
-        rules = self.view.rules
-        return not self._only_slices or any(
-            self._ripe_for(sort, width, 1.0).has_any(rules.slice_seconds) for sort, width in self.view.served
-        )
-
-    def _below_all(self, request: Request, room: int) -> bool:
-        """Whether nobody has had enough more than this one."""
-        ask = request.ask
-        ask_id, slice_seconds = self.view.ask_ids[request.id], self.view.rules.slice_seconds
-        if ask_id not in self._most:
-            sorts = self.view.matching(ask)
-            lists = [
-                self._ripe_for(sort, width, max(1.0, width / ask.count))
-                for sort, width in self.view.served
-                if sort in sorts
-            ]
-            self._most[ask_id] = max((ripe.most(slice_seconds) for ripe in lists), default=float("-inf"))
-        least = 0.0 if fills(ask, room) else self._attained(request)
-        return self._most[ask_id] < least + slice_seconds
+    def _most_of_sorts(self) -> dict[Sort, float]:
+        """What the one who has had most has had, of those who could make room."""
+        most: dict[Sort, float] = {}
+        for sort, width in self.view.served:
+            had = self._ripe_for(sort, width, 1.0).most(self.view.rules.slice_seconds)
+            most[sort] = max(had, most.get(sort, float("-inf")))
+        return most
 
     def _attained(self, request: Request) -> float:
         """Seconds that it has had each of its GPUs, less those that it has waited for since."""
-        waited = max(0.0, self.now - request.submitted)
-        return max(0.0, request.attained_seconds / request.ask.count - waited)
+        if not request.attained_seconds:
+            return 0.0
+        waited = self.now - request.submitted
+        had = request.attained_seconds / request.ask.count
+        return had if waited <= 0 else had - waited if had > waited else 0.0
 
     def _waiter(self, request: Request, room: int) -> Waiter:
         view, account = self.view, self.view.account(request)
@@ -261,7 +295,7 @@ class Turns:
         priority = self.view.priority(lease)
         if priority != waiter.priority:
             return priority < waiter.priority
-        if _is_over(lease, self.now):
+        if is_over(lease, self.now):
             return True
         if self.view.limits:
             account = self.view.account(lease)
@@ -275,7 +309,7 @@ class Turns:
         return lease.attained_at(self.now) / len(lease.uuids) >= waiter.least + self.view.rules.slice_seconds
 
     def _why(self, lease: Lease, waiter: Waiter) -> str:
-        if _is_over(lease, self.now):
+        if is_over(lease, self.now):
             return f"its booking is over; {waiter.request.user} waits for {waiter.request.ask.count}"
         hours = lease.attained_at(self.now) / max(1, len(lease.uuids)) / 3600
         return (
@@ -283,210 +317,8 @@ class Turns:
         )
 
 
-class Ripe:
-    """Leases of one sort and width that began at `latest` or earlier, who has had most first.
-
-    They are looked up as far as somebody asks, and only once in a decision.
-    """
-
-    def __init__(
-        self, view: View, now: float, kind: tuple[Sort, int], latest: float, chosen: set[int]
-    ) -> None:
-        self._view = view
-        self._now = now
-        self._kind = kind
-        self._latest = latest if view.rules.preempt else float("-inf")
-        self._chosen = chosen
-        self._entries = self._candidates(kind)
-        self._next = len(self._entries) - 1
-        self._found: list[tuple[float, int]] = []
-        self._first = 0
-        """All before it are chosen."""
-
-    def down_to(self, least: float) -> Iterator[tuple[float, int]]:
-        """(-attained, id) of those who have had `least` seconds for each of their devices and are not chosen."""
-        at = self._first
-        while at < len(self._found) or self._find(least):
-            entry = self._found[at]
-            if -entry[0] < least:
-                return
-            if entry[1] not in self._chosen:
-                yield entry
-            elif at == self._first:
-                self._first += 1
-            at += 1
-
-    def warned(self) -> list[int]:
-        """Those of them whose user has been told, and who are not chosen."""
-        return [
-            lease_id
-            for lease_id in sorted(self._view.warned)
-            if self._view.served_kind(self._view.leases[lease_id]) == self._kind
-            and lease_id not in self._chosen
-            and self._is_ripe(self._view.leases[lease_id])
-        ]
-
-    def has_any(self, least: float) -> bool:
-        return next(self.down_to(least), None) is not None
-
-    def most(self, least: float) -> float:
-        """What the first has had; -∞ where nobody has had `least`."""
-        first = next(self.down_to(least), None)
-        return -first[0] if first else float("-inf")
-
-    def _candidates(self, kind: tuple[Sort, int]) -> list[tuple[float, int]]:
-        """All, or only those that began early enough where they are few: many have just come back."""
-        every, begun = self._view.served[kind], self._view.begun[kind]
-        early = bisect_right(begun, (self._latest, sys.maxsize))
-        if self._view.ending or early * 4 > len(every):
-            return every
-        return sorted(self._view.served_entry(self._view.leases[lease_id]) for _, lease_id in begun[:early])
-
-    def _find(self, least: float) -> bool:
-        """Whether there is one more with as much."""
-        while self._next >= 0:
-            at_zero, lease_id = self._entries[self._next]
-            if at_zero + self._now < least:
-                return False
-            self._next -= 1
-            if self._is_ripe(self._view.leases[lease_id]):
-                self._found.append((-(at_zero + self._now), lease_id))
-                return True
-        return False
-
-    def _is_ripe(self, lease: Lease) -> bool:
-        if lease.cell_running and not self._view.rules.interrupt_cells:
-            return False
-        return lease.since <= self._latest or _is_over(lease, self._now)
-
-
-class Room:
-    """Devices that are free, or will be when those on their way out are gone, less what was claimed."""
-
-    def __init__(self, walk: Walk) -> None:
-        self.view = walk.view
-        self._total = {sort: pool.free for sort, pool in self.view.pools.items()}
-        self._soon: list[int] = []
-        self._claimed: list[tuple[Sort, str, int]] = []
-        self._by_host: dict[tuple[Sort, ...], ByHost] = {}
-        """Made when somebody needs several on one host."""
-        for lease_id in sorted(self.view.suspending):
-            self.add(self.view.leases[lease_id])
-
-    def count(self, ask: Ask) -> int:
-        """Those that would help `ask`; on one host where it needs that."""
-        if fits_anywhere(ask):
-            return self.at(ANYWHERE, ask)
-        by_host = self._hosts(ask)
-        return by_host.devices.get(ask.host, 0) if ask.host else by_host.most
-
-    def add(self, lease: Lease) -> None:
-        for uuid in lease.uuids:
-            at = self.view.position.get(uuid)
-            if at is None or self.view.devices[at].cordon:
-                continue
-            self._total[self.view.sorts[at]] += 1
-            self._soon.append(at)
-            for sorts, by_host in self._by_host.items():
-                if self.view.sorts[at] in sorts:
-                    by_host.change(self.view.sorts[at], self.view.devices[at].host, 1)
-
-    def at(self, host: str, ask: Ask) -> int:
-        """Devices there that would help `ask`."""
-        if host == ANYWHERE:
-            return sum([self._total[sort] for sort in self.view.matching(ask)])
-        return self._hosts(ask).devices.get(host, 0) if ask.host in ("", host) else 0
-
-    def hosts_of(self, lease: Lease, ask: Ask) -> list[str]:
-        """One entry for each device of it that would help `ask`."""
-        places = [self.view.position[uuid] for uuid in lease.uuids if uuid in self.view.position]
-        sorts = self.view.matching(ask)
-        named = [at for at in places if not ask.uuids or self.view.devices[at].uuid in ask.uuids]
-        return [
-            self.view.devices[at].host
-            for at in named
-            if self.view.sorts[at] in sorts and not self.view.devices[at].cordon
-        ]
-
-    def claim(self, ask: Ask) -> None:
-        """Later ones do not count on it as well."""
-        host = self._host_for(ask)
-        left = ask.count
-        for sort in self.view.matching(ask):
-            part = min(left, self._total[sort])
-            if host != ANYWHERE:
-                part = min(part, self._hosts(ask).of_sort.get((sort, host), 0))
-                self._claimed.append((sort, host, part))
-                for sorts, by_host in self._by_host.items():
-                    if sort in sorts:
-                        by_host.change(sort, host, -part)
-            self._total[sort] -= part
-            left -= part
-
-    def _host_for(self, ask: Ask) -> str:
-        """The first by name that has room for it; `ANYWHERE` where it does not matter which, or none has."""
-        if fits_anywhere(ask):
-            return ANYWHERE
-        devices = self._hosts(ask).devices
-        return min(
-            (h for h, n in devices.items() if ask.host in ("", h) and n >= ask.count), default=ANYWHERE
-        )
-
-    def _hosts(self, ask: Ask) -> ByHost:
-        sorts = self.view.matching(ask)
-        if sorts not in self._by_host:
-            by_host = self._by_host[sorts] = ByHost()
-            for sort in sorts:
-                for host, positions in self.view.pools[sort].hosts.items():
-                    by_host.change(sort, host, len(positions))
-            for at in self._soon:
-                if self.view.sorts[at] in sorts:
-                    by_host.change(self.view.sorts[at], self.view.devices[at].host, 1)
-            for sort, host, part in self._claimed:
-                if sort in sorts:
-                    by_host.change(sort, host, -part)
-        return self._by_host[sorts]
-
-
-class ByHost:
-    """Devices of some sorts, by host."""
-
-    def __init__(self) -> None:
-        self.devices: dict[str, int] = {}
-        self.of_sort: dict[tuple[Sort, str], int] = {}
-        self._hosts_with: Counter[int] = Counter()
-
-    @property
-    def most(self) -> int:
-        """On any host."""
-        return max(self._hosts_with, default=0)
-
-    def change(self, sort: Sort, host: str, by: int) -> None:
-        before = self.devices.get(host, 0)
-        self.devices[host] = before + by
-        self.of_sort[sort, host] = self.of_sort.get((sort, host), 0) + by
-        self._hosts_with[before + by] += 1
-        if self._hosts_with[before] > 1:
-            self._hosts_with[before] -= 1
-        else:
-            del self._hosts_with[before]
-
-
-def fills(ask: Ask, room: int) -> bool:
-    """At least half of what it needs is free and of no use to others: served, it keeps more GPUs busy."""
-    return ask.count > 1 and 2 * room >= ask.count
-
-
 def _only_slices(walk: Walk) -> bool:
     view = walk.view
     priorities = view.lease_priorities.keys() | view.lines.keys()
     guaranteed = any(limit.guarantee for limit in view.limits.values())
     return len(priorities) <= 1 and not (guaranteed or walk.bookings.near or view.ending)
-
-
-def fits_anywhere(ask: Ask) -> bool:
-    return not ask.uuids and not ask.host and (ask.count == 1 or not ask.one_host)
-
-
-def _is_over(lease: Lease, now: float) -> bool:
-    return lease.ends is not None and lease.ends <= now

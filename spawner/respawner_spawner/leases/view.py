@@ -50,6 +50,8 @@ class View:
         self.queue: dict[int, Request] = {}
         self.lines: dict[int, dict[str, Line]] = {}
         """By priority and account, who waits."""
+        self.first: dict[int, dict[str, Entry]] = {}
+        """The same, who is next."""
         self.held: defaultdict[str, int] = defaultdict(int)
         """By user and group, in millionths of a GPU."""
         self.holders: dict[str, list[int]] = {}
@@ -68,6 +70,10 @@ class View:
         """The same leases by (since, id)."""
         self.wanted: Counter[int] = Counter()
         """Devices that those who wait ask for, by the number that one asks for."""
+        self.asks: Counter[int] = Counter()
+        """How many wait with the same ask, by its number; only asks that somebody waits with."""
+        self.large: list[Entry] = []
+        """Who waits for several devices at once or for certain ones, the first to come first."""
         self.version = 0
         self._shares = {at: 0 for at, sort in enumerate(self.sorts) if sort.shared}
         """Bytes taken, by position."""
@@ -153,25 +159,41 @@ class View:
         self.version += 1
         self.queue[request.id] = request
         self.wanted[request.ask.count] += request.ask.count
-        self.ask_ids[request.id] = self._asks.setdefault(request.ask, len(self._asks))
+        ask_id = self.ask_ids[request.id] = self._asks.setdefault(request.ask, len(self._asks))
+        self.asks[ask_id] += 1
+        if needs_a_head(request.ask):
+            insort(self.large, _entry(request))
         line = self.lines.setdefault(self.priority(request), {}).setdefault(self.account(request), {})
-        insort(line.setdefault(self._alike(request), []), _entry(request))
+        entry = _entry(request)
+        insort(line.setdefault(self._alike(request), []), entry)
+        first = self.first.setdefault(self.priority(request), {})
+        first[self.account(request)] = min(entry, first.get(self.account(request), entry))
 
     def remove_request(self, request_id: int) -> None:
         self.version += 1
         request = self.queue.pop(request_id)
         self.wanted[request.ask.count] -= request.ask.count
+        self._leave_line(request)
+        ask_id = self.ask_ids.pop(request_id)
+        self.asks[ask_id] -= 1
+        if not self.asks[ask_id]:
+            del self.asks[ask_id]
+        if needs_a_head(request.ask):
+            del self.large[bisect_left(self.large, _entry(request))]
+
+    def _leave_line(self, request: Request) -> None:
         priority, account, alike = self.priority(request), self.account(request), self._alike(request)
-        entries = self.lines[priority][account][alike]
-        del entries[bisect_left(entries, _entry(request))]
-        del self.ask_ids[request_id]
-        if entries:
+        lines, first = self.lines[priority], self.first[priority]
+        line = lines[account]
+        del line[alike][bisect_left(line[alike], _entry(request))]
+        if not line[alike]:
+            del line[alike]
+        if line:
+            first[account] = min([entries[0] for entries in line.values()])
             return
-        del self.lines[priority][account][alike]
-        if not self.lines[priority][account]:
-            del self.lines[priority][account]
-        if not self.lines[priority]:
-            del self.lines[priority]
+        del lines[account], first[account]
+        if not lines:
+            del self.lines[priority], self.first[priority]
 
     # devices
 
@@ -286,6 +308,9 @@ class View:
             limit = self.limits.get("everyone")
         return limit.most if limit else None
 
+    def held_by(self, account: str) -> int:
+        return self.held.get(account, 0)
+
     def over_guarantee(self, account: str) -> int:
         return self.held.get(account, 0) - self.guarantee(account)
 
@@ -334,6 +359,11 @@ class View:
 
     def _pool(self, device: Device) -> Pool:
         return self.pools[self.sorts[self.position[device.uuid]]]
+
+
+def needs_a_head(ask: Ask) -> bool:
+    """Whether others can take away what it waits for, one by one."""
+    return ask.kind in (Kind.GPU, Kind.MIG) and (ask.count > 1 or bool(ask.host or ask.uuids))
 
 
 def subjects(user: str, groups: tuple[str, ...]) -> tuple[str, ...]:
