@@ -107,12 +107,14 @@ def _make(kind: str, parts: list[Any], objects: list[Any]) -> Any:
             return arrays[-1][1::2] if arrays else None
 
 
+LONG = os.environ.get("RESPAWNER_LONG") == "1"
 # What is tested is the graph; a disk would only make it slow.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
+@pytest.mark.timeout(2 * 3600 if LONG else 600)
 @settings(
-    max_examples=3000 if os.environ.get("RESPAWNER_LONG") else 60,
+    max_examples=3000 if LONG else 60,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -24,7 +24,9 @@ from respawner.store.writer import TimelineWriter
 from tests.snapshot.test_old_formats import FIXTURES
 from tests.snapshot.test_store import manifest_of, planned
 
-TRIES = 20_000 if os.environ.get("RESPAWNER_LONG") == "1" else 600
+LONG = os.environ.get("RESPAWNER_LONG") == "1"
+TRIES = 20_000 if LONG else 600
+pytestmark = pytest.mark.timeout(2 * 3600 if LONG else 600)
 STRANGE: list[Any] = [
     None, True, -1, 0, 1, 2**31, 2**63, 10**400, 1.5, 1e308, float("nan"), "", "raw", "zero", "zlib", "zstd", "\0",
     "../../etc/passwd", [], {}, [[]], [[1, 4096, 2**61, 2**61, "raw"]], [[0, 0, 2**61, 0, "zero"]], "A" * 5000,
