@@ -1,7 +1,7 @@
 """One Docker engine for all tests that need one, with the user image on it.
 
 The engine named by DOCKER_HOST or the machine's own is used where it answers, so that a developer builds the
-image once. Where none runs, as in CI, the product's own functions install and start one in a temporary folder,
+image once (RESPAWNER_TEST_IMAGE names one to be used as it is). Where none runs, as in CI, the product's own functions install and start one in a temporary folder,
 and it is stopped at the end. A missing piece fails the tests: only missing hardware skips them.
 """
 
@@ -67,6 +67,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def _settings(config: pytest.Config) -> Settings:
     folder = config.respawner_engine
     values: dict[str, object] = {"engine": {"host": os.environ["DOCKER_HOST"]}}
+    if image := os.environ.get("RESPAWNER_TEST_IMAGE"):
+        values["image"] = {"name": image, "build": False}
     if folder:
         values["engine"]["data_dir"] = folder / "docker"
     state = folder / "state" if folder else ARTIFACTS / "state"
@@ -77,6 +79,8 @@ def _prepare(settings: Settings, report) -> None:
     report("")
     provision.provision_local(settings.state_dir, report)
     local_engine.ensure_engine(settings, report)
+    if not settings.image.build:
+        return
     images.ensure_image(
         engine_host=settings.engine.host,
         image=settings.image.name,

@@ -189,11 +189,11 @@ class ImageSettings(Section):
     )
     build: bool = Field(
         True,
-        description="Build respawner/notebook from images/ where it is missing or older than its recipe. Images of other names, and images without our recipe label, are never built over.",
+        description="Build the image where images/versions.toml has it and it is missing or older than its recipe. Images of other names, and images without our recipe label, are never built over.",
     )
     torch: str = Field(
         "auto",
-        description="PyTorch in the image: auto (CPU build where there is no GPU), cpu, cuda, or a version such as 2.13.0.",
+        description="PyTorch in the image: auto (as images/versions.toml says; for respawner/notebook the CPU build where there is no GPU), cpu, cuda, or a version such as 2.13.0.",
     )
     base: str = Field(
         "",

@@ -19,8 +19,6 @@ from .steps import step
 from .supervision import ProcessError, Supervisor
 
 HUB_START_SECONDS = 180
-OWN_IMAGE = "respawner/notebook"
-"""What is built from images/. Under another name nothing is ever built: a typo would get our image as its content."""
 
 
 class BusyError(Exception):
@@ -88,9 +86,9 @@ def _ensure_image(settings: Settings, say: images.Say) -> None:
     if not settings.image.build:
         say("not built here ([image] build is false)")
         return
-    if settings.image.name.partition(":")[0] != OWN_IMAGE:
+    if not images.is_ours(settings.image.name):
         say(
-            f"not ours, so it is not built here: the engine has it, or pulls it at the first start ({OWN_IMAGE} is built)"
+            "not in images/versions.toml, so it is not built here: the engine has it, or pulls it at the first start"
         )
         return
     result = images.ensure_image(

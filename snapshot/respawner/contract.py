@@ -61,6 +61,18 @@ FENCE_ENV = "RESPAWNER_FENCE"
 FENCE_FILE_ENV = "RESPAWNER_FENCE_FILE"
 """File with the newest such number of this server. Where it is greater than the session's own, nothing is published."""
 
+GPU_SHARE_ENV = "RESPAWNER_GPU_SHARE"
+"""In a session with a part of a GPU's memory: what holds it to that; ``advisory`` where nothing does."""
+
+GPU_MEMORY_BYTES_ENV = "RESPAWNER_GPU_MEMORY_BYTES"
+"""Size of that part."""
+
+GPU_MEMORY_FRACTION_ENV = "RESPAWNER_GPU_MEMORY_FRACTION"
+"""The same as a part of the whole GPU, 0 to 1, where its size is known."""
+
+NO_GPU = "void"
+"""``NVIDIA_VISIBLE_DEVICES`` of a session without GPUs: otherwise CUDA images ask for all of them."""
+
 # Places inside a container --------------------------------------------------------------------------
 
 BUNDLE_DIR = "/opt/respawner"

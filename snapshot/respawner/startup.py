@@ -18,6 +18,7 @@ from .claim import claim_timeline
 from .contract import OWNER_ENV, RESTORE_ENV, SESSION_NAME_ENV, SWITCH_ENV, TIMELINE_ENV
 from .engine import Engine
 from .errors import RespawnerError
+from .gpu.magic import GpuMagics
 from .guard import ALWAYS, ASK, POLICIES
 from .hooks import Hooks
 from .magics import RespawnerMagics
@@ -50,6 +51,7 @@ def activate(shell: Any) -> Engine | None:
     if reason is not None:
         _why_off = reason
         return None
+    shell.register_magics(GpuMagics)  # it works without a store
     name = timeline_name()
     try:
         claim = claim_timeline(open_store(default_store(), create=True), str(name), kernel_id(shell))

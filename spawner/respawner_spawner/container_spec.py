@@ -25,9 +25,6 @@ GPUS_LABEL = "org.respawner.gpus"
 FENCE_LABEL = "org.respawner.fence"
 SHARE_LABEL = "org.respawner.share-bytes"
 
-NO_GPU = "void"
-"""`NVIDIA_VISIBLE_DEVICES` of a session without GPUs: otherwise CUDA images ask for all of them."""
-
 CPU_PERIOD = 100_000
 """Microseconds over which a CPU limit counts."""
 TORCH_READS_FRACTION = (2, 13)
@@ -95,7 +92,7 @@ def environment(session: Session) -> dict[str, str]:
         ),
     }
     if not session.gpus:
-        added["NVIDIA_VISIBLE_DEVICES"] = NO_GPU
+        added["NVIDIA_VISIBLE_DEVICES"] = contract.NO_GPU
     if session.fence:
         added |= {contract.FENCE_ENV: str(session.fence), contract.FENCE_FILE_ENV: session.fence_file}
     if session.share:
@@ -110,15 +107,15 @@ def share_environment(share: Share, environment_name: str, given: Mapping[str, s
     one that knows the option. Other programs see the whole GPU.
     """
     added = {
-        "RESPAWNER_GPU_SHARE": Kind.SHARE.separation,
-        "RESPAWNER_GPU_MEMORY_BYTES": str(share.size_bytes),
+        contract.GPU_SHARE_ENV: Kind.SHARE.separation,
+        contract.GPU_MEMORY_BYTES_ENV: str(share.size_bytes),
         "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": f"0={share.size_bytes >> 20}M",
     }
     if not share.fraction:
         return added
     # Rounded down: a share that is a little too small is better than shares that do not fit together.
     fraction = f"{int(share.fraction * 10_000) / 10_000:.4f}"
-    added |= {"RESPAWNER_GPU_MEMORY_FRACTION": fraction, "XLA_PYTHON_CLIENT_MEM_FRACTION": fraction}
+    added |= {contract.GPU_MEMORY_FRACTION_ENV: fraction, "XLA_PYTHON_CLIENT_MEM_FRACTION": fraction}
     if _torch_version(environment_name) >= TORCH_READS_FRACTION:
         option, variable = f"per_process_memory_fraction:{fraction}", "PYTORCH_CUDA_ALLOC_CONF"
         added[variable] = ",".join(filter(None, (given.get(variable), option)))

@@ -71,10 +71,10 @@ def test_packages_load_from_the_end_of_the_path_in_a_fresh_process(inject, tmp_p
     bundle = ensure_bundle(tmp_path)
     code = (
         "import sys; sys.path.append(sys.argv[1])\n"
-        "import respawner, cloudpickle, respawner.contract\n"
-        "print(respawner.__file__); print(cloudpickle.__file__)"
+        "import respawner, cloudpickle, pynvml, respawner.contract\n"
+        "print(respawner.__file__); print(cloudpickle.__file__); print(pynvml.__file__)"
     )
-    # -S: without site-packages nothing but the bundle can serve the two
+    # -S: without site-packages nothing but the bundle can serve the three
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-B", "-c", code, str(bundle / "lib")], capture_output=True, text=True
     )

@@ -72,8 +72,8 @@ def test_new_jupyter_moves_neither_torch_nor_the_scientific_layer(builder, check
     after = builder.layers()
     assert builder.run("python3", "-c", "import lab; print(lab.VERSION)") == "1.0"
     changed = [position for position, layer in enumerate(before) if after[position] != layer]
-    # base, packages, torch and scientific come first
-    assert changed[0] == 4
+    # base, packages, CUDA's libraries, torch and scientific come first
+    assert changed[0] == 5
     assert len(before) == len(after)
 
 

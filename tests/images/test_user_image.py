@@ -66,6 +66,17 @@ def test_every_package_of_the_list_is_installed(in_session):
     assert sorted(states.splitlines()) == sorted(f"{package} installed" for package in packages)
 
 
+def test_sshd_is_there_without_a_host_key_that_every_session_would_share(in_session):
+    script = "test -x /usr/sbin/sshd && ls /etc/ssh | grep -c ssh_host_ || true"
+    assert in_session("sh", "-c", script) == "0"
+
+
+def test_languages_and_the_fonts_of_plots_are_there(in_session):
+    assert {"en_US.utf8", "de_DE.utf8"} <= set(in_session("locale", "-a").splitlines())
+    code = "from matplotlib.font_manager import get_font_names as names; print({'Liberation Sans', 'DejaVu Sans'} <= set(names()))"
+    assert in_session("python", "-c", code).splitlines()[-1] == "True"
+
+
 def test_torch_compile_has_its_compiler(in_session):
     code = "import torch; print(torch.compile(lambda x: x.sin() + 1)(torch.zeros(3)).tolist())"
     assert in_session("python", "-c", code) == "[1.0, 1.0, 1.0]"

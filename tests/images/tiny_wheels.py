@@ -10,6 +10,16 @@ from zipfile import ZipFile
 
 ROOT = Path(__file__).parents[2]
 
+VERSIONS = """
+["respawner/notebook:0.1.0"]
+torch = "2.0.0"
+
+["respawner/pytorch-cuda:2"]
+torch = "2.0.0"
+build = "cuda"
+layers = ["torch", "scientific", "jupyter", "tools"]
+"""
+
 
 def make_wheel(
     folder: Path, name: str, version: str, requires: Iterable[str] = (), tag: str = "py3-none-any"
@@ -32,7 +42,10 @@ def make_checkout(root: Path) -> Path:
     """A copy of `images/` whose requirements the wheels of `make_index` serve."""
     shutil.copytree(ROOT / "images", root / "images")
     requirements = root / "images" / "notebook" / "requirements"
-    (requirements / "torch.txt").write_text("torch==2.0.0\n")
+    shutil.rmtree(root / "images" / "locks", ignore_errors=True)
+    (root / "images" / "versions.toml").write_text(VERSIONS)
+    (requirements / "tools.txt").write_text("dashboard\n")
+    (requirements / "tools.source.txt").unlink()
     (requirements / "scientific.txt").write_text("frames>=1\n")
     (requirements / "jupyter.txt").write_text("lab>=1\n")
     return root
@@ -40,7 +53,9 @@ def make_checkout(root: Path) -> Path:
 
 def make_index(folder: Path) -> Path:
     """A folder for pip's find-links: torch in two builds, and two packages that share what torch needs."""
-    make_wheel(folder, "torch", "2.0.0", ["shared"])
+    make_wheel(folder, "torch", "2.0.0", ["shared", "nvidia-blas"])
+    make_wheel(folder, "nvidia_blas", "12.6")
+    make_wheel(folder, "dashboard", "1.0", ["shared", "lab"])
     make_wheel(folder, "torch", "2.0.0+cpu", ["shared"])
     make_wheel(folder, "shared", "1.0")
     make_wheel(folder, "frames", "1.0", ["shared", "arrays"])

@@ -12,6 +12,13 @@ def build_fake_nvml(folder: Path) -> Path:
     return folder
 
 
+def build_empty_libcuda(folder: Path) -> Path:
+    """A libcuda.so.1 that can be loaded and does nothing, beside the stand-in for NVML in `folder`."""
+    command = ["gcc", "-shared", "-fPIC", "-x", "c", "-o", folder / "libcuda.so.1", "/dev/null"]
+    subprocess.run(command, check=True)
+    return folder
+
+
 def nvml_environment(library: Path, state: Path) -> dict[str, str]:
     """Variables of a process that shall see the stand-in's devices."""
     return {"LD_LIBRARY_PATH": str(library), "FAKE_NVML_STATE": str(state)}

@@ -5,7 +5,7 @@ that is the spawner's.
 """
 
 from ..steps import Say
-from .build import ImageResult, ensure_image
+from .build import ImageResult, ensure_image, is_ours
 from .bundle import ensure_bundle
 from .checkout import project_root
 from .errors import (
@@ -17,6 +17,7 @@ from .errors import (
     NoBaseError,
     NoBuilderError,
     NotACheckoutError,
+    VersionsError,
     WheelsError,
 )
 
@@ -31,8 +32,10 @@ __all__ = [
     "NoBuilderError",
     "NotACheckoutError",
     "Say",
+    "VersionsError",
     "WheelsError",
     "ensure_bundle",
     "ensure_image",
+    "is_ours",
     "project_root",
 ]

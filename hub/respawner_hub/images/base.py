@@ -20,6 +20,7 @@ PULL_TIMEOUT_SECONDS = 600
 KEEP_NO_STATE_OF_THE_HOST = (
     "etc/resolv.conf",
     "etc/hostname",
+    "etc/ssh/ssh_host_*",  # every image would have the same
     "var/lib/apt/lists/*",
     "var/cache/apt/*",
     "var/log/*.log",
@@ -38,10 +39,10 @@ def ensure_base(docker: DockerCli, recipe: Recipe, work: Path, log_file: Path, l
     """The admin's base, one made here earlier, Debian's from a registry, or one made now: the first there is."""
     if recipe.base:
         return _given_base(docker, recipe.base)
-    made_here = f"respawner/base:{recipe.suite}-{_package_hash(recipe)}"
+    made_here = f"respawner/base:{recipe.debian.suite}-{_package_hash(recipe)}"
     if docker.inspect(made_here):
         return Base(made_here, has_packages=True)
-    from_registry = f"debian:{recipe.suite}-slim"
+    from_registry = f"debian:{recipe.debian.suite}-slim"
     if docker.inspect(from_registry):
         return Base(from_registry, has_packages=False)
     no_pull = docker.pull(from_registry, PULL_TIMEOUT_SECONDS)
@@ -80,7 +81,7 @@ def _make_with_debootstrap(
 ) -> None:
     if not shutil.which("debootstrap", path="/usr/sbin:/sbin:/usr/bin:/usr/local/sbin"):
         raise NoBaseError(
-            f"No base image: debian:{recipe.suite}-slim cannot be pulled ({no_pull}), and there is no "
+            f"No base image: debian:{recipe.debian.suite}-slim cannot be pulled ({no_pull}), and there is no "
             "debootstrap to make one. Install it (apt-get install debootstrap, or `respawner-hub "
             "provision`), or load an image by hand (docker load) and name it in image.base."
         )
@@ -93,7 +94,7 @@ def _make_with_debootstrap(
         _import(sudo, docker, tree, image, recipe)
     except CommandError as error:
         raise NoBaseError(
-            f"debootstrap could not make the base image of Debian {recipe.suite}:\n{error.tail}\n"
+            f"debootstrap could not make the base image of Debian {recipe.debian.suite}:\n{error.tail}\n"
             f"Check the network and this machine's apt sources; all output: {log_file}"
         ) from error
     finally:
@@ -114,10 +115,11 @@ def _bootstrap(
     include = "--include=" + ",".join(recipe.packages)
     source = [mirror] if mirror else []  # else debootstrap's own default
     run_logged(
-        [*own_mounts, "debootstrap", "--variant=minbase", include, recipe.suite, str(tree), *source], log_file
+        [*own_mounts, "debootstrap", "--variant=minbase", include, recipe.debian.suite, str(tree), *source],
+        log_file,
     )
     if security:
-        line = f"deb {security} {recipe.suite}-security main"
+        line = f"deb {security} {recipe.debian.suite}-security main"
         update = (
             f"echo '{line}' > /etc/apt/sources.list.d/security.list && apt-get update && "
             "DEBIAN_FRONTEND=noninteractive apt-get --yes upgrade"
@@ -158,4 +160,4 @@ def _remove_tree(sudo: list[str], tree: Path) -> None:
 
 
 def _package_hash(recipe: Recipe) -> str:
-    return hashlib.sha256(json.dumps([recipe.suite, recipe.packages]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([recipe.debian.suite, recipe.packages]).encode()).hexdigest()[:12]

@@ -18,8 +18,9 @@ from .checkout import project_root
 from .docker_cli import BUILDKIT, DockerCli, ImageInfo, find_docker_cli
 from .errors import BuildError, DiskTooSmallError
 from .process import CommandError, run_logged
-from .recipe import IMAGE_LABEL, RECIPE_LABEL, Recipe, read_recipe
-from .wheelhouse import Wheelhouse, ensure_wheels
+from .recipe import IMAGE_LABEL, RECIPE_LABEL, Recipe, read_recipe, without_locks
+from .versions import read_versions, slug
+from .wheelhouse import Wheelhouse, ensure_wheels, write_locks
 
 GB = 10**9
 ROOM_FOR_CPU_BYTES = 6 * GB
@@ -43,9 +44,13 @@ def ensure_image(
     state_dir: Path,
     torch: str = "auto",
     base: str | None = None,
+    lock: bool = False,
     log: Say,
 ) -> ImageResult:
     """Make sure that the engine has `image`, built from the recipe in `images/`.
+
+    It is built from its row of `images/versions.toml`, under another name from the first one. With `lock` the wheels are
+    resolved anew and written down in `images/locks/`.
 
     An image whose label holds the same recipe is left alone, and so is one that was not built here under
     this name: an admin's own. `torch` is `auto`, `cpu`, `cuda` or a version; `base` an image to build on instead of Debian's.
@@ -57,28 +62,39 @@ def ensure_image(
     started = time.monotonic()
     docker = find_docker_cli(engine_host)
     docker.check_reachable()
-    recipe = read_recipe(project_root() / "images", torch, base)
+    recipe = recipe_of(image, torch, base)
     present = docker.inspect(image)
-    if present and _is_current(present, recipe, image, log):
+    if present and not lock and _is_current(present, recipe, image, log):
         return _result(present, started, built=False)
 
     log_file = state_dir / "log" / "image-build.log"
-    work = state_dir / "image"
+    work = work_folder(state_dir, image)
     for folder in (log_file.parent, work):
         folder.mkdir(parents=True, exist_ok=True)
     log(f"image: building {image} with the {recipe.torch} build of torch; all output: {log_file}")
     with _only_one_builder(work):
         present = docker.inspect(image)
-        if present and _is_current(present, recipe, image, log):  # another one has built it meanwhile
+        if (
+            present and not lock and _is_current(present, recipe, image, log)
+        ):  # another one has built it meanwhile
             return _result(present, started, built=False)
         log_file.write_text("", encoding="utf-8")
         _check_room(docker, work, ROOM_FOR_CPU_BYTES)
         with _step(log, "base"):
             made_base = ensure_base(docker, recipe, work, log_file, log)
         with _step(log, "wheels"):
+            if lock:
+                shutil.rmtree(work / "wheels", ignore_errors=True)
+                recipe = without_locks(recipe)
             wheels = ensure_wheels(
                 recipe, work / "wheels", log_file, log, lambda: _check_room(docker, work, ROOM_FOR_CUDA_BYTES)
             )
+            if lock:
+                for file in write_locks(
+                    recipe, wheels, project_root() / "images" / "locks" / slug(image), image
+                ):
+                    log(f"wheels: {file} written")
+                recipe = recipe_of(image, torch, base)
         _write_context(recipe, work)
         with _step(log, "build"):
             _build(docker, recipe, made_base, wheels, work, image, log_file, log)
@@ -88,6 +104,27 @@ def ensure_image(
         docker.remove_unused(present.image_id)
     log(f"image: {image} is ready, {result.size_bytes / GB:.2f} GB, {time.monotonic() - started:.0f} s")
     return _result(result, started, built=True)
+
+
+def recipe_of(image: str, torch: str = "auto", base: str | None = None) -> Recipe:
+    """The recipe that `ensure_image` builds `image` by: its own row's, or the first one's."""
+    sources = project_root() / "images"
+    rows = read_versions(sources)
+    return read_recipe(sources, torch, base, image if image in rows else next(iter(rows)))
+
+
+def is_ours(image: str) -> bool:
+    """Whether `image` may be built here: it is in the table, or another tag of the table's first image.
+
+    Under any other name nothing is ever built: a typo would get our image as its content.
+    """
+    rows = read_versions(project_root() / "images")
+    return image in rows or image.partition(":")[0] == next(iter(rows)).partition(":")[0]
+
+
+def work_folder(state_dir: Path, image: str) -> Path:
+    """Where an image's wheels, build context and bill of materials are kept."""
+    return state_dir / "image" / slug(image)
 
 
 def environment_name(python: str, torch_version: str) -> str:

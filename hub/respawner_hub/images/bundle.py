@@ -2,6 +2,7 @@
 
     <state_dir>/bundle/<content hash>/
         lib/respawner/  lib/cloudpickle/     put at the end of sys.path by the startup hook
+        lib/pynvml.py                        for `%gpu`, in whatever image
         jupyter/                             found through JUPYTER_CONFIG_PATH
         ipython_startup.py                   mounted as IPython's system-wide startup file
 
@@ -22,6 +23,8 @@ from .checkout import project_root
 from .errors import BundleError
 
 PACKAGES = ("respawner", "cloudpickle")
+MODULES = ("pynvml",)
+"""Packages of one file."""
 LEFT_OUT = ("__pycache__", "*.pyc", "*.pyo")
 COMPILED = (".so", ".pyd", ".dylib")
 
@@ -76,17 +79,23 @@ def _parts(inject: Path) -> dict[str, bytes]:
                     f"install a pure Python {package}."
                 )
             parts[f"lib/{package}/{path}"] = content
+    for module in MODULES:
+        parts[f"lib/{module}.py"] = _origin(module).read_bytes()
     return parts
 
 
 def _package_folder(package: str) -> Path:
-    """Where the package lies, found without importing it."""
+    return _origin(package).parent
+
+
+def _origin(package: str) -> Path:
+    """The package's first file, found without importing it."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise BundleError(
             f"The package {package} is not installed beside respawner-hub: pip install -e snapshot"
         )
-    return Path(spec.origin).parent
+    return Path(spec.origin)
 
 
 def _files_below(folder: Path) -> dict[str, bytes]:

@@ -33,5 +33,13 @@ class BundleError(ImageError):
     """A part of the kernel bundle is missing or is not pure Python."""
 
 
+class VersionsError(ImageError):
+    """`images/versions.toml` is wrong, or has no such image."""
+
+
+class ImageTestError(ImageError):
+    """An image cannot even be tested: it is not there, or no container of it starts."""
+
+
 class NotACheckoutError(ImageError):
     """The folder that should hold the project does not. The message says where was looked."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -21,10 +22,14 @@ from ..steps import Say
 from .closure import open_requirements
 from .errors import WheelsError
 from .process import CommandError, run_logged
-from .recipe import LAYERS, Recipe
+from .recipe import Recipe
 
-GLIBC_MINOR = 36
-"""glibc 2.36 is Debian bookworm's: newer manylinux wheels would not load."""
+FOLDERS = ("nvidia", "torch", "scientific", "jupyter", "tools")
+"""Folders of wheels, a layer of the image each, bottom first. torch's CUDA libraries have one of their own: releases
+of torch that want the same ones share it."""
+
+SOURCE_DATE_EPOCH = "315532800"
+"""1980, the first year that a wheel can name: the same source gives the same bytes."""
 
 CUDA_BUILD_NOTE = (
     "no index that pip knows has the CPU build {cpu}: taking {plain}, the CUDA build of about 3 GB. "
@@ -35,7 +40,7 @@ CUDA_BUILD_NOTE = (
 
 @dataclass(frozen=True)
 class Wheelhouse:
-    """`folder/<layer>/*.whl`, complete for the recipe that it was made for."""
+    """`folder/<layer>/*.whl`, complete for the recipe that it was made for; a folder that it does not use is empty."""
 
     folder: Path
     resolved: bool
@@ -57,21 +62,64 @@ def ensure_wheels(
 ) -> Wheelhouse:
     """Every layer's wheels below `folder`; a layer whose requirements did not change is left as it is.
 
-    `before_cuda` is called before several GB of CUDA wheels are downloaded, and may raise.
+    A layer with a lock that fits its requirements gets exactly the wheels of the lock. `before_cuda` is called before
+    several GB of CUDA wheels are downloaded, and may raise.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    key, resolved = f"{recipe.python} {platform.machine()}", False
+    resolved = False
     below: list[Path] = []
-    for layer in LAYERS:
-        requirements = recipe.requirements(layer)
-        if layer == "torch":
-            requirements = [recipe.torch, *requirements]
-        key = hashlib.sha256(json.dumps([key, requirements]).encode()).hexdigest()
+    for layer, key in layer_keys(recipe).items():
         if not _is_complete(folder, layer, key):
             _fill_layer(recipe, folder, layer, key, below, log_file, log, before_cuda)
             resolved = True
-        below.append(folder / layer)
+        below += [folder / name for name in _folders_of(layer)]
+    for unused in (folder / name for name in FOLDERS):
+        if unused not in below:
+            shutil.rmtree(unused, ignore_errors=True)
+            unused.mkdir()
     return Wheelhouse(folder, resolved)
+
+
+def layer_keys(recipe: Recipe) -> dict[str, str]:
+    """For each layer a hash of what decides its wheels: everything that it and the layers below ask for."""
+    keys = {}
+    key = (
+        f"{recipe.debian.python_full} {recipe.debian.glibc_minor} {platform.machine()} {recipe.version.pins}"
+    )
+    for layer in recipe.version.layers:
+        asked = [
+            recipe.torch if layer == "torch" else "",
+            *recipe.requirements(layer),
+            *recipe.sources(layer),
+        ]
+        keys[layer] = key = hashlib.sha256(json.dumps([key, asked]).encode()).hexdigest()
+    return keys
+
+
+def write_locks(recipe: Recipe, wheels: Wheelhouse, folder: Path, image: str) -> list[Path]:
+    """Write down which wheels each layer has, with hashes, as `folder/<layer>.txt`; they are what is built from now on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for layer, key in layer_keys(recipe).items():
+        built_here = {_normalized(line.split("==")[0]) for line in recipe.sources(layer)}
+        lines = [
+            f"# Wheels of {image}, layer {layer}; `respawner-hub image build {image} --lock` writes this file.",
+            f"# key: {key}",
+        ]
+        for wheel in (wheel for name in _folders_of(layer) for wheel in wheels.wheels(name)):
+            if _normalized(wheel.name.split("-")[0]) not in built_here:
+                # === : "==" would also take a build with a local version, +cpu
+                name, version = wheel.name.split("-")[:2]
+                lines.append(f"{name}==={version} --hash=sha256:{file_hash(wheel)}")
+        file = folder / f"{layer}.txt"
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        written.append(file)
+    return written
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def torch_requirement(choice: str, pinned: str) -> tuple[str, str | None]:
@@ -98,22 +146,108 @@ def _fill_layer(
     before_cuda: Callable[[], None],
 ) -> None:
     """Download one layer into a temporary folder and rename it last, so that an interrupted one is no layer."""
-    target, temporary, record = folder / layer, folder / f".{layer}.tmp", folder / f"{layer}.json"
-    record.unlink(missing_ok=True)
-    for leftover in (target, temporary):
+    temporary, sources = folder / f".{layer}.tmp", folder / f".{layer}.sources"
+    targets = [folder / name for name in _folders_of(layer)]
+    _record(folder, layer).unlink(missing_ok=True)
+    for leftover in (*targets, temporary, sources):
         shutil.rmtree(leftover, ignore_errors=True)
-    requirements = recipe.requirements(layer)
-    if layer == "torch":
-        _download_torch(recipe, requirements, temporary, log_file, log, before_cuda)
+    if recipe.sources(layer):
+        _build_sources(recipe, layer, sources, log_file)
+    given = [*below, *([sources] if sources.exists() else [])]
+    if lock := _fitting_lock(recipe, layer, key, log):
+        if layer == "torch" and recipe.torch != "cpu":
+            before_cuda()
+        _download_locked(recipe, lock, temporary, sources, log_file)
+    elif layer == "torch":
+        _download_torch(recipe, recipe.requirements(layer), temporary, log_file, log, before_cuda)
     else:
-        _download(recipe, requirements, temporary, below, log_file)
+        _download(recipe, recipe.requirements(layer), temporary, given, log_file)
+    shutil.rmtree(sources, ignore_errors=True)
     known = {wheel.name for lower in below for wheel in lower.glob("*.whl")}
-    for wheel in temporary.iterdir():
+    for target in targets[:-1]:
+        target.mkdir()
+    for wheel in list(temporary.iterdir()):
         if wheel.name in known:
             wheel.unlink()
-    temporary.rename(target)
-    sizes = {wheel.name: wheel.stat().st_size for wheel in sorted(target.glob("*.whl"))}
-    record.write_text(json.dumps({"key": key, "wheels": sizes}, indent=1), encoding="utf-8")
+        elif layer == "torch" and wheel.name.startswith(("nvidia_", "cuda_")):
+            wheel.rename(folder / "nvidia" / wheel.name)
+    temporary.rename(targets[-1])
+    record = {"key": key, "wheels": _sizes(folder, layer)}
+    _record(folder, layer).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def _folders_of(layer: str) -> tuple[str, ...]:
+    return ("nvidia", "torch") if layer == "torch" else (layer,)
+
+
+def _record(folder: Path, layer: str) -> Path:
+    return folder / f"{layer}.json"
+
+
+def _sizes(folder: Path, layer: str) -> dict[str, int]:
+    wheels = [wheel for name in _folders_of(layer) for wheel in (folder / name).glob("*.whl")]
+    return {wheel.name: wheel.stat().st_size for wheel in sorted(wheels)}
+
+
+def _fitting_lock(recipe: Recipe, layer: str, key: str, log: Say) -> str | None:
+    lock = recipe.lock(layer)
+    if lock is None or f"# key: {key}\n" in lock:
+        return lock
+    log(
+        f"wheels: the lock of layer {layer} is for other requirements, so it is resolved anew; "
+        "`respawner-hub image build NAME --lock` writes a new one"
+    )
+    return None
+
+
+def _download_locked(recipe: Recipe, lock: str, target: Path, sources: Path, log_file: Path) -> None:
+    """Exactly the lock's wheels: pip refuses one whose hash is another."""
+    target.mkdir()
+    file = target.with_suffix(".lock")
+    file.write_text(lock, encoding="utf-8")
+    command = [*_pip(), "download", "--only-binary", ":all:", "--no-deps", "--require-hashes"]
+    try:
+        run_logged([*command, "--dest", str(target), *_tags(recipe), "--requirement", str(file)], log_file)
+    except CommandError as error:
+        raise WheelsError(
+            f"pip could not download the wheels of the lock:\n{error.tail}\nCheck pip's settings on this machine (pip "
+            "config list) and the network. A hash that differs is another file than the one that was locked: find out why, "
+            f"or take what there is now (`respawner-hub image build NAME --lock`); all output: {log_file}"
+        ) from error
+    finally:
+        file.unlink(missing_ok=True)
+    for wheel in sources.glob("*.whl") if sources.exists() else ():
+        wheel.rename(target / wheel.name)
+
+
+def _build_sources(recipe: Recipe, layer: str, target: Path, log_file: Path) -> None:
+    """Wheels of what has none, built by the host's pip from sources with hashes; pure Python only."""
+    target.mkdir()
+    file = target / "requirements.txt"
+    file.write_text("\n".join(recipe.sources(layer)) + "\n", encoding="utf-8")
+    command = [
+        *_pip(),
+        "wheel",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "--require-hashes",
+        "--wheel-dir",
+        str(target),
+    ]
+    environment = {"SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH}
+    try:
+        run_logged([*command, "--requirement", str(file)], log_file, environment=environment)
+    except CommandError as error:
+        raise WheelsError(
+            f"pip could not build {', '.join(recipe.sources(layer))} from source:\n{error.tail}\nall output: {log_file}"
+        ) from error
+    for wheel in target.glob("*.whl"):
+        if not wheel.name.endswith("-none-any.whl"):
+            raise WheelsError(
+                f"{wheel.name} is compiled for this machine and would not fit the image: take it out of "
+                f"images/notebook/requirements/{layer}.source.txt"
+            )
 
 
 def _download_torch(
@@ -146,7 +280,7 @@ def _download(
     asked = list(requirements)
     while True:
         _pip_download(recipe, asked, target, below, log_file)
-        still_open = open_requirements(requirements, sorted(target.glob("*.whl")), recipe.python_full)
+        still_open = open_requirements(requirements, sorted(target.glob("*.whl")), recipe.debian.python_full)
         if not still_open:
             return
         if set(still_open) <= set(asked):
@@ -158,10 +292,10 @@ def _pip_download(
     recipe: Recipe, requirements: list[str], target: Path, below: list[Path], log_file: Path
 ) -> None:
     target.mkdir(exist_ok=True)
-    command = [*_pip(), "download", "--only-binary", ":all:", "--dest", str(target), *_tags(recipe.python)]
+    command = [*_pip(), "download", "--only-binary", ":all:", "--dest", str(target), *_tags(recipe)]
     constraints = target.with_suffix(".constraints")
     pins = [_pin(wheel) for lower in below for wheel in sorted(lower.glob("*.whl"))]
-    constraints.write_text("\n".join(pins) + "\n", encoding="utf-8")
+    constraints.write_text("\n".join([*pins, *recipe.version.pins]) + "\n", encoding="utf-8")
     for lower in below:
         command += ["--find-links", str(lower)]
     try:
@@ -184,20 +318,20 @@ def _pip() -> list[str]:
     raise WheelsError("There is no pip on this machine: apt-get install python3-pip")
 
 
-def _tags(python: str) -> list[str]:
+def _tags(recipe: Recipe) -> list[str]:
     """Choose wheels for the image's Python and glibc.
 
     Not needed where this Python is the image's on the same Debian, and harmless there.
     """
     machine = platform.machine()
-    platforms = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_MINOR, 4, -1)]
+    platforms = [f"manylinux_2_{minor}_{machine}" for minor in range(recipe.debian.glibc_minor, 4, -1)]
     platforms += [
         f"manylinux2014_{machine}",
         f"manylinux2010_{machine}",
         f"manylinux1_{machine}",
         f"linux_{machine}",
     ]
-    arguments = ["--python-version", python, "--implementation", "cp"]
+    arguments = ["--python-version", recipe.python, "--implementation", "cp"]
     for tag in platforms:
         arguments += ["--platform", tag]
     return arguments
@@ -208,10 +342,13 @@ def _pin(wheel: Path) -> str:
     return f"{name}=={version}"
 
 
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
 def _is_complete(folder: Path, layer: str, key: str) -> bool:
     try:
-        record = json.loads((folder / f"{layer}.json").read_text(encoding="utf-8"))
+        record = json.loads(_record(folder, layer).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return False
-    present = {wheel.name: wheel.stat().st_size for wheel in (folder / layer).glob("*.whl")}
-    return record["key"] == key and record["wheels"] == present
+    return record["key"] == key and record["wheels"] == _sizes(folder, layer)
