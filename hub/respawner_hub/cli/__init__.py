@@ -17,7 +17,7 @@ from ..images import ImageError
 from ..settings import SETTINGS_ENV, Settings, SettingsError, find_file, load
 from ..supervision import PROGRAMS, ProcessError, Supervisor
 from ..tls import TlsError
-from . import gpu, users
+from . import gpu, image, users
 
 EXPECTED_ERRORS = (
     SettingsError,
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("program", choices=PROGRAMS)
     users.add_parser(commands)
     gpu.add_parser(commands)
+    image.add_parser(commands)
     return parser
 
 
@@ -94,6 +95,8 @@ def _run(arguments: argparse.Namespace, settings: Settings, file: Path | None) -
         _execute(arguments.program, settings, file)
     elif arguments.command == "gpu":
         return gpu.run(arguments, settings)
+    elif arguments.command == "image":
+        return image.run(arguments, settings)
     elif arguments.command == "user":
         return users.run(arguments, up.accounts(settings), f"{settings.url}hub/")
     return 0
