@@ -72,6 +72,10 @@ def test_progress_has_one_line_a_finished_step():
 #5 [3/8] RUN --mount=type=bind,source=wheels/torch,target=/wheels     pip3 install x
 #5 0.923 Processing /wheels/filelock
 #5 DONE 16.5s
+#6 [ 4/10] RUN true
+#6 CACHED
+#7 [stage-0  5/10] COPY a b
+#7 DONE 0.1s
 #9 exporting to image
 #9 DONE 2.0s
 """
@@ -80,6 +84,8 @@ def test_progress_has_one_line_a_finished_step():
     assert list(filter(None, said)) == [
         "1/8 FROM registry.example.org/respawner/base: unchanged",
         "3/8 RUN with wheels/torch: 16.5 s",
+        "4/10 RUN true: unchanged",
+        "5/10 COPY a b: 0.1 s",
     ]
 
 

@@ -138,7 +138,7 @@ def build_step(line: str, titles: dict[str, str]) -> str | None:
 
     `titles` remembers, between calls, which number is which step.
     """
-    if start := re.match(r"#(\d+) \[(?:\S+ )?(\d+/\d+)\] (.*)", line):
+    if start := re.match(r"#(\d+) \[ *(?:\S+ +)?(\d+/\d+)\] (.*)", line):
         number, position, instruction = start.groups()
         titles[number] = f"{position} {_short(instruction)}"
     elif end := re.match(r"#(\d+) (?:DONE ([\d.]+)s|(CACHED))", line):
