@@ -90,6 +90,8 @@ class Engine:
         cell = {"execution_count": number, "first_line": first_line_of(source), **self.safepoints.cell_ends()}
         if self.recorder.stopped is not None and state == "ok" and self.recorder.stopped.source == source:
             self.recorder.stopped = None  # it was run again, to its end
+        if state != "ok" and self.safepoints.last is not None:
+            print(f"Respawner: {reports.way_back(*self.safepoints.last)}")  # noqa: T201
         self.recorder.guarded(self._guard.cell_has_ended)
         self.recorder.cell_ended(Moment(self.shell.execution_count, "cell", state, cell))
 

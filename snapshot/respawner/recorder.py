@@ -186,8 +186,8 @@ class Recorder:
             self.stall_seconds = time.perf_counter() - started
         return job
 
-    def capture_inside(self, moment: Moment) -> int:
-        """Capture a running cell, at a moment at which its state is consistent. Returns the bytes to be written.
+    def capture_inside(self, moment: Moment) -> Job:
+        """Capture a running cell, at a moment at which its state is consistent.
 
         When this returns, the cell may change everything. Raises `OverBudgetError`, and what goes wrong.
         """
@@ -204,7 +204,7 @@ class Recorder:
             moment.stopped = None  # it holds variables of functions, which the cell may want to be rid of
         self._deferred_since = None
         self.pending = None  # a state that has been put off until now is older
-        return job.changed_bytes
+        return job
 
     def _check_budget(self, changed_bytes: int) -> None:
         if changed_bytes < _UNBUDGETED_BYTES:

@@ -108,6 +108,12 @@ def _lines_of_stop(stopped: dict[str, Any]) -> list[str]:
     return lines
 
 
+def way_back(snapshot: str, place: dict[str, Any]) -> str:
+    """What is told in a cell that was interrupted or failed: its last safe point."""
+    then = "; run this cell again then, and it goes on there" if place["loops"] else ""
+    return f"`%restore {snapshot}` brings back the last safe point of this cell, {_place(place)}{then}"
+
+
 def goes_on(stopped: Stopped) -> str:
     """What is told in a cell whose loop goes on."""
     loop = stopped.loops[-1]

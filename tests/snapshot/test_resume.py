@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from respawner.errors import ResumeError
 from respawner.manifest import SAFEPOINT
 from respawner.safepoints.positions import at_position, start_of
 
-from tests.snapshot.notebook import PATIENCE_SECONDS, PYTHON, Notebook
+from tests.snapshot.notebook import PATIENCE_SECONDS, PYTHON, Notebook, Ran
 from tests.snapshot.test_safepoints import AT_EVERY, wait_for_safepoint
 
 OpenNotebook = Callable[..., Notebook]
@@ -272,6 +273,27 @@ def test_a_plain_loop_around_is_told_and_start_over_begins_anew(open_notebook: O
     ran = notebook.run(cell)
     assert (ran.error, ran.text) == (None, "")
     assert notebook.value("last") == "(2, 7)"
+
+
+def test_an_interrupted_loop_goes_on_in_the_same_kernel_after_restore(open_notebook: OpenNotebook) -> None:
+    cell = "import time\nfor i in respawner.resume(range(60)):\n    seen.append(i)\n    time.sleep(0.02)"
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import respawner; seen = []")
+    request = notebook.client.execute(cell)
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 5)
+    notebook.manager.interrupt_kernel()
+    told = Ran()
+    while told.error is None or "%restore" not in told.text:
+        message = notebook.client.get_iopub_msg(timeout=PATIENCE_SECONDS)
+        if message["parent_header"].get("msg_id") == request:
+            told.take(message)
+    [snapshot] = re.findall(
+        r"`%restore (\S+)` brings back the last safe point of this cell, before item", told.text
+    )
+    assert notebook.run(f"%restore {snapshot}").error is None
+    ran = notebook.run(cell)
+    assert "the loop goes on with item" in ran.text
+    assert notebook.value("seen == list(range(60))") == "True"
 
 
 def test_counting_around_the_loop_is_refused_at_once(notebook: Notebook) -> None:

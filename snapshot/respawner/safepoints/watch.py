@@ -57,6 +57,8 @@ class SafePoints:
         self._number = 0
         self._source = ""
         self._taken = 0
+        self.last: tuple[str, dict[str, Any]] | None = None
+        """Id and place (`Stopped.facts`) of the last snapshot of this cell."""
         self._due = math.inf
         """On the monotonic clock; 0 until the first safe point of a cell, infinite while no cell runs."""
         self._first_due = math.inf
@@ -66,6 +68,7 @@ class SafePoints:
     def cell_begins(self, number: int, source: str, stopped: Stopped | None) -> None:
         self._number, self._source = number, source
         self._taken = self.steps = 0
+        self.last = None
         self.loops.cell_begins(source, stopped)
         self._first_due = max(time.monotonic() + self._pace.least_seconds, self._not_before)
         self._due = 0.0
@@ -100,9 +103,12 @@ class SafePoints:
             return  # the state before is still being written, or put in place: at the next safe point
         started = time.monotonic()
         try:
-            written = self._recorder.capture_inside(self._moment(at))
+            moment = self._moment(at)
+            job = self._recorder.capture_inside(moment)
             self._taken += 1
-            wait = self._pace.wait_seconds(time.monotonic() - started, written, self._recorder.day_bytes)
+            self.last = job.id, moment.cell["safepoint"]
+            stall = time.monotonic() - started
+            wait = self._pace.wait_seconds(stall, job.changed_bytes, self._recorder.day_bytes)
         except OverBudgetError as deferred:
             wait = deferred.wait_seconds
         except Exception:  # the recorder tells it; the cell goes on
