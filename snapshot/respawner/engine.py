@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
-from . import reports
+from . import device_memory, reports
 from .capture import Moment
 from .claim import Claim
 from .ending import SaveOnTerminate
@@ -44,6 +44,9 @@ from .safepoints.watch import SafePoints
 from .store.timeline import Timeline
 from .unsaved import first_line_of, note_of_unsaved, tell_running
 from .verification import Verification
+
+_DURABLE_SECONDS = 60.0
+"""So long a cell's end waits for the state before, where the memory of a device is used up."""
 
 
 class Engine:
@@ -86,14 +89,24 @@ class Engine:
         self.recorder.cell_begins()
         self.recorder.guarded(self.safepoints.cell_begins, number, source, self.recorder.stopped)
 
-    def cell_ends(self, state: str, number: int, source: str) -> None:
+    def cell_ends(self, state: str, number: int, source: str, error: BaseException | None = None) -> None:
         cell = {"execution_count": number, "first_line": first_line_of(source), **self.safepoints.cell_ends()}
         if self.recorder.stopped is not None and state == "ok" and self.recorder.stopped.source == source:
             self.recorder.stopped = None  # it was run again, to its end
+        if error is not None and device_memory.is_exhausted(error):
+            self.recorder.guarded(self._relieve_device, error)
         if state != "ok" and self.safepoints.last is not None:
             print(f"Respawner: {reports.way_back(*self.safepoints.last)}")  # noqa: T201
         self.recorder.guarded(self._guard.cell_has_ended)
         self.recorder.cell_ended(Moment(self.shell.execution_count, "cell", state, cell))
+
+    def _relieve_device(self, error: BaseException) -> None:
+        """An accelerator's memory is used up: what is on its way becomes durable, caches are given back."""
+        self.recorder.wait_written(_DURABLE_SECONDS)
+        variables = device_memory.variables_of(error, self.shell.user_ns)
+        found = device_memory.holders(variables)
+        del variables
+        print(f"Respawner: {device_memory.told(found, device_memory.give_back())}")  # noqa: T201
 
     def capture_when_quiet(self, later: Callable[[Callable[[], None]], object]) -> None:
         """Capture the state at the end of the last cell; ``later(call)`` puts a call on the kernel's loop.

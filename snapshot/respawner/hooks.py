@@ -74,7 +74,8 @@ class Hooks:
         number = getattr(result, "execution_count", None)
         if number is None:
             number = self._shell.execution_count - 1
-        self._engine.cell_ends(_state_of(result), number, info.raw_cell)
+        error = getattr(result, "error_in_exec", None)
+        self._engine.cell_ends(_state_of(result), number, info.raw_cell, error)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:

@@ -273,9 +273,9 @@ class Recorder:
     def release(self) -> None:
         self._saver.close()
 
-    def wait_written(self) -> None:
-        """Until everything captured so far is durable, or has failed to become so."""
-        self._saver.wait()
+    def wait_written(self, timeout: float | None = None) -> None:
+        """Until everything captured so far is durable, or has failed to become so; at most ``timeout`` seconds."""
+        self._saver.wait(timeout)
 
     @property
     def writes(self) -> bool:

@@ -33,13 +33,13 @@ def notebook_frames(namespace: dict[str, Any]) -> list[FrameType]:
     found = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if _is_notebooks(frame, namespace):
+        if is_notebooks(frame, namespace):
             found.append(frame)
         frame = frame.f_back
     return found[::-1]
 
 
-def _is_notebooks(frame: FrameType, namespace: dict[str, Any]) -> bool:
+def is_notebooks(frame: FrameType, namespace: dict[str, Any]) -> bool:
     code = frame.f_code
     if is_function(frame) and code.co_name.startswith("<"):  # comprehensions; lambdas hold no state
         return False
