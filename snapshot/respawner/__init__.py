@@ -7,8 +7,8 @@ Importing this package changes nothing and loads nothing else; the injected star
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from .version import __version__
 
@@ -28,11 +28,11 @@ __all__ = [
     "resume",
     "save",
     "snapshots",
+    "start_over",
     "status",
+    "stopped",
     "unload_ipython_extension",
 ]
-
-Item = TypeVar("Item")
 
 
 def save(label: str | None = None) -> str:
@@ -111,12 +111,40 @@ def clean_next_start() -> None:
     _engine().clean_next_start()
 
 
-def resume(iterable: Iterable[Item]) -> Iterator[Item]:
-    """Will go on where a restored loop stopped; needs safe points inside cells, which this version lacks."""
-    raise NotImplementedError(
-        "respawner.resume() needs safe points inside cells, which this version does not have. "
-        "Keep the loop's position in a variable (`for epoch in range(epoch, 100)`): variables are restored."
-    )
+def resume(iterable: Iterable[Any], name: str | None = None, counted: bool = False) -> Iterable[Any]:
+    """A loop that goes on where it was when the kernel died: ``for batch in respawner.resume(loader):``
+
+    Between its iterations the state of the running cell is saved from time to time. When that state has been restored
+    and the cell is run again, what stands before the loop runs again; where the loop begins, all variables and random
+    generators are as they were at the last such moment, those of the functions around it too, and the next item is
+    the one that came next then. Wrap every loop around it as well. ``counted`` gives ``(number, item)`` as `enumerate`
+    does, which itself would count from 0 again.
+
+    ``name`` finds the loop again in a cell that has been changed. Where Respawner is off, in threads and in child
+    processes it is the iterable itself. Raises `ResumeError` where it cannot go on exactly.
+    """
+    from .startup import active_engine
+
+    engine = active_engine()
+    if engine is None or not engine.mine():
+        return enumerate(iterable) if counted else iterable
+    return engine.safepoints.loops.resumable(iterable, name, counted)
+
+
+def stopped() -> dict[str, Any] | None:
+    """Where a cell was when the kernel died in it: its safe point, and the variables of the functions that ran.
+
+    None where there was none, or when the cell has gone on or was run again to its end.
+    """
+    found = _engine().stopped()
+    if found is None:
+        return None
+    return {"cell": found.number, "source": found.source, **found.facts(), "functions": dict(found.functions)}
+
+
+def start_over() -> None:
+    """Let loops begin anew that would go on where they stopped; the variables stay as they are."""
+    _engine().start_over()
 
 
 def load_ipython_extension(shell: Any) -> None:

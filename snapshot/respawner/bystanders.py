@@ -20,7 +20,8 @@ _PLAIN = (int, float, complex, bool, str, bytes, range, slice, types.NoneType, t
 _CONTAINERS = (list, tuple, set, frozenset, dict)
 _MOST_ITEMS = 10_000
 _REACH_EVERYTHING = frozenset({"eval", "exec", "globals", "locals", "vars", "__import__", "breakpoint"})
-_LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
+INSTALLED = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
+"""Folders of Python and of what is installed beside it."""
 
 
 def stands_by(code: str, expressions: Iterable[str], namespace: Mapping[str, Any]) -> bool:
@@ -63,4 +64,4 @@ def _is_of_a_library(value: Any) -> bool:
         return False
     if module is builtins or module.__name__ in sys.builtin_module_names:
         return True
-    return str(getattr(module, "__file__", None) or "").startswith(_LIBRARIES)
+    return str(getattr(module, "__file__", None) or "").startswith(INSTALLED)

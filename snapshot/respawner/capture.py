@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from .manifest import CHUNK_BYTES, DIGEST_BYTES, Name
+from .manifest import CHUNK_BYTES, DIGEST_BYTES, SAFEPOINT, Name
 from .pickled import pickle_namespace
 from .pickling.pickler import Entry, type_name
 from .pickling.regions import SMALL_BYTES, Union
 from .processstate import Baseline
+from .safepoints.stopped import Stopped
 from .saving.hashing import digests_of
 from .saving.job import Job, PlannedPayload, PlannedStream, Source
 from .saving.saver import Stored
@@ -37,6 +38,8 @@ class Moment:
     cell: dict[str, Any] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)
     parent: str | None = None
+    stopped: Stopped | None = None
+    """Where a cell is, or was when the kernel died, that has not gone on."""
     restless: bool = False
     """Memory may change while it is written (it did at the last attempt): take what is read."""
 
@@ -53,7 +56,9 @@ def capture(
     ``stored`` says which chunks need not be written. Raises `CaptureError` where the
     namespace cannot be pickled.
     """
-    pickled = pickle_namespace(shell, moment.next_count, baseline, excluded)
+    pickled = pickle_namespace(
+        shell, moment.next_count, baseline, excluded, moment.stopped, inside_cell=moment.kind == SAFEPOINT
+    )
     pickler = pickled.pickler
     unions, union_of = pickler.regions.merge()
     payloads, small, places = _plan_payloads(unions, stored, moment.restless)

@@ -55,6 +55,15 @@ STORE_QUOTA_ENV = "RESPAWNER_STORE_QUOTA"
 WRITES_ENV = "RESPAWNER_WRITES_PER_DAY"
 """Bytes that the kernels of a store may write in 24 hours (``2TB``); beyond half of it large states wait."""
 
+SAFEPOINT_SHARE_ENV = "RESPAWNER_SAFEPOINT_SHARE"
+"""The part of a running cell's time that snapshots inside it may hold it up (0.01); 0: none are taken."""
+
+SAFEPOINT_SECONDS_ENV = "RESPAWNER_SAFEPOINT_SECONDS"
+"""The least time between two snapshots inside a cell, and before the first (30)."""
+
+KEEP_SAFEPOINTS_ENV = "RESPAWNER_KEEP_SAFEPOINTS"
+"""How many of the newest snapshots inside a cell stay, for as long as there is none after its end (3)."""
+
 FENCE_ENV = "RESPAWNER_FENCE"
 """Number of the session's hold on its GPUs; grows with every grant of the deployment."""
 

@@ -17,26 +17,36 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from types import FrameType
 from typing import Any
 
-from . import reports
+from . import device_memory, reports
 from .capture import Moment
 from .claim import Claim
 from .ending import SaveOnTerminate
-from .errors import DamagedError, NoSnapshotError
+from .errors import DamagedError, NoSnapshotError, ResumeError
 from .guard import Guard
 from .listing import describe
 from .manifest import Manifest
-from .namespace import user_names
+from .namespace import put_variables, user_names
 from .pickling.limits import another_chance
+from .pickling.placeholder import Placeholder
 from .pickling.survivors import SURVIVORS
 from .progress import Screen, shown
 from .recorder import Recorder, explain
 from .restoring import Loaded, load, load_latest, put
-from .unsaved import note_of_unsaved, tell_running
+from .safepoints.frames import is_function, locals_of, name_of, put_locals
+from .safepoints.positions import is_bar
+from .safepoints.stopped import Stopped
+from .safepoints.watch import SafePoints
+from .store.timeline import Timeline
+from .unsaved import first_line_of, note_of_unsaved, tell_running
 from .verification import Verification
+
+_DURABLE_SECONDS = 60.0
+"""So long a cell's end waits for the state before, where the memory of a device is used up."""
 
 
 class Engine:
@@ -54,6 +64,10 @@ class Engine:
         self._guard = Guard(claim.timeline, policy)
         self.recorder = Recorder(shell, claim.timeline, self._guard.state_is_saved)
         self._terminate = SaveOnTerminate(self.close, lambda: self.recorder.busy)
+        self.safepoints = SafePoints(
+            shell, self.recorder, self.mine, self._guard.cell_has_ended, self._terminate.check, self._put_back
+        )
+        self._restored: tuple[Timeline, Manifest] | None = None
 
     # Steps of a cell -----------------------------------------------------------------------------------
 
@@ -65,18 +79,34 @@ class Engine:
         self.recorder.before_execution(what_comes)
         self._terminate.check()
 
-    def cell_begins(self, first_line: str) -> None:
+    def cell_begins(self, source: str) -> None:
         if not self.started:
             self.recorder.guarded(self.start)
         self.recorder.guarded(self._leave_damaged)
         # Whether execution_count is this cell's number already depends on IPython's version.
         number = len(self.shell.history_manager.input_hist_raw)
-        self.recorder.guarded(tell_running, self.timeline, number, first_line)
+        self.recorder.guarded(tell_running, self.timeline, number, first_line_of(source))
         self.recorder.cell_begins()
+        self.recorder.guarded(self.safepoints.cell_begins, number, source, self.recorder.stopped)
 
-    def cell_ends(self, state: str, cell: dict[str, Any]) -> None:
+    def cell_ends(self, state: str, number: int, source: str, error: BaseException | None = None) -> None:
+        cell = {"execution_count": number, "first_line": first_line_of(source), **self.safepoints.cell_ends()}
+        if self.recorder.stopped is not None and state == "ok" and self.recorder.stopped.source == source:
+            self.recorder.stopped = None  # it was run again, to its end
+        if error is not None and device_memory.is_exhausted(error):
+            self.recorder.guarded(self._relieve_device, error)
+        if state != "ok" and self.safepoints.last is not None:
+            print(f"Respawner: {reports.way_back(*self.safepoints.last)}")  # noqa: T201
         self.recorder.guarded(self._guard.cell_has_ended)
         self.recorder.cell_ended(Moment(self.shell.execution_count, "cell", state, cell))
+
+    def _relieve_device(self, error: BaseException) -> None:
+        """An accelerator's memory is used up: what is on its way becomes durable, caches are given back."""
+        self.recorder.wait_written(_DURABLE_SECONDS)
+        variables = device_memory.variables_of(error, self.shell.user_ns)
+        found = device_memory.holders(variables)
+        del variables
+        print(f"Respawner: {device_memory.told(found, device_memory.give_back())}")  # noqa: T201
 
     def capture_when_quiet(self, later: Callable[[Callable[[], None]], object]) -> None:
         """Capture the state at the end of the last cell; ``later(call)`` puts a call on the kernel's loop.
@@ -102,6 +132,7 @@ class Engine:
     def release(self) -> None:
         """Let another kernel have the timeline."""
         self._terminate.remove()
+        self.safepoints.remove()
         self.recorder.release()
         self._claim.lock.release()
 
@@ -166,7 +197,7 @@ class Engine:
             with self._progress("restoring"):
                 found = load_latest(self.shell, self._claim.source, eager=False)
                 if isinstance(found, Loaded):
-                    self._put(found, "start")
+                    self._put(found, self._claim.source, "start")
         except Exception as error:
             self._guard.begin_clean(head, "could not be restored")
             self.report = reports.nothing_report(f"the last state could not be restored: {explain(error)}")
@@ -179,15 +210,60 @@ class Engine:
         if damaged:
             self.recorder.distrust()
 
-    def _put(self, loaded: Loaded, how: str) -> None:
+    def _put(self, loaded: Loaded, timeline: Timeline, how: str) -> None:
         at_start = how == "start"
         overwritten = put(self.shell, loaded, replace=not at_start, with_history=at_start)
         self.recorder.excluded |= set(loaded.excluded)
         self.recorder.parent = loaded.manifest.id
+        self.recorder.stopped = loaded.stopped
+        self._restored = timeline, loaded.manifest
         self.report = reports.restored_report(loaded, overwritten, how)
+        self._goes_on_from(loaded)
+
+    def _goes_on_from(self, loaded: Loaded) -> None:
+        """What goes on from a state counts as good when that state does."""
         self._verification = loaded.verification
-        # What goes on from a state counts as good when that state does.
         self.recorder.hold(loaded.verification.is_good)
+
+    def _put_back(self, frames: list[FrameType]) -> Loaded:
+        """Make the running cell's state that of the safe point at which it stopped, as far as that is variables.
+
+        ``frames``: the functions that run. The state is taken from the snapshot that other cells since then have
+        left, where there were any. Raises `ResumeError` where other functions run.
+        """
+        stopped = self.recorder.stopped
+        if stopped is None or self._restored is None:
+            raise ResumeError("there is no safe point to go on from")
+        functions = [frame for frame in frames if is_function(frame)]
+        names = [name_of(frame) for frame in functions]
+        before = [name for name, _ in stopped.functions]
+        if names != before:
+            raise ResumeError(
+                f"the loop ran in {' > '.join(before) or 'the cell itself'} when it stopped, and now in "
+                f"{' > '.join(names) or 'the cell itself'}. Run it there, or respawner.start_over() lets it begin anew"
+            )
+        with self._progress("going on"):
+            loaded = self._load_stopped()
+            put_variables(self.shell, _of_use(loaded.variables, self.shell.user_ns), replace=False)
+            for frame, (_, variables) in zip(functions, (loaded.stopped or stopped).functions, strict=True):
+                put_locals(frame, _of_use(variables, locals_of(frame)))
+        self._goes_on_from(loaded)
+        self.recorder.stopped = None
+        self.safepoints.steps = stopped.steps
+        print(f"Respawner: {reports.goes_on(stopped)}")  # noqa: T201
+        return loaded
+
+    def _load_stopped(self) -> Loaded:
+        """The newest snapshot of this run that knows where the cell stopped, or else the one it began with."""
+        self.recorder.wait_written()
+        newest = self.recorder.last
+        if newest is not None and self.recorder.parent is None:
+            loaded = load(self.shell, self.timeline, newest, eager=False)
+            if loaded.stopped is not None:
+                return loaded
+        if self._restored is None:
+            raise ResumeError("there is no safe point to go on from")
+        return load(self.shell, *self._restored, eager=False)
 
     def _leave_damaged(self) -> None:
         """Fall back where the state that was restored turned out to be damaged. Shows a report."""
@@ -203,7 +279,7 @@ class Engine:
         with self._progress("going back to the snapshot before"):
             found = load_latest(self.shell, self._claim.source, before=damaged.sequence)
             if isinstance(found, Loaded):
-                self._put(found, "in place")
+                self._put(found, self._claim.source, "in place")
         what = "; ".join(f"{', '.join(d.names)} ({d.about}): {d.reason}" for d in verification.damage)
         if isinstance(found, Loaded):
             self.report["notes"].append(
@@ -251,13 +327,22 @@ class Engine:
             except DamagedError:
                 self.recorder.distrust()
                 raise
-            self._put(loaded, "in place")
+            self._put(loaded, timeline, "in place")
         self.report["notes"].append(f"`%restore {undo.id}` undoes this")
         return self.report
 
     def clean_next_start(self) -> None:
         """The next start of this notebook's kernel restores nothing. Snapshots stay."""
         self._guard.wish_clean_start()
+
+    def stopped(self) -> Stopped | None:
+        """Where a cell was when the kernel ended, until it has gone on or run again to its end."""
+        return self.recorder.stopped
+
+    def start_over(self) -> None:
+        """Loops begin anew, with the variables as they are."""
+        self.recorder.stopped = None
+        self.safepoints.loops.start_over()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Whether everything up to the last ended cell is durable; waits for that."""
@@ -279,3 +364,12 @@ class Engine:
             "verifying_bytes": self._verification.remaining_bytes if self._verification else 0,
             **self.recorder.status(),
         }
+
+
+def _of_use(saved: dict[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
+    """What takes the place of what a cell has made again: not what was lost, nor bars that stand in its output."""
+    return {
+        name: value
+        for name, value in saved.items()
+        if not isinstance(value, Placeholder) and not is_bar(live.get(name))
+    }

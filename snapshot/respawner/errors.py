@@ -56,3 +56,11 @@ class OverBudgetError(CaptureError):
     def __init__(self, reason: str, wait_seconds: float) -> None:
         super().__init__(reason)
         self.wait_seconds = wait_seconds
+
+
+class SettingError(RespawnerError):
+    """An environment variable has a value that it cannot have; the message says what it could be."""
+
+
+class ResumeError(RespawnerError):
+    """A loop cannot go on exactly where it stopped; the message says what to change in the cell."""

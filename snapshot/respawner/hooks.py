@@ -64,7 +64,7 @@ class Hooks:
     def _pre_run_cell(self, info: Any) -> None:
         if _is_a_cell(info) and self._engine.mine():
             self._running = info
-            self._engine.cell_begins(_first_line(info))
+            self._engine.cell_begins(info.raw_cell)
 
     def _post_run_cell(self, result: Any) -> None:
         info = result.info if result is not None else self._running  # None: an async cell was cancelled
@@ -74,8 +74,8 @@ class Hooks:
         number = getattr(result, "execution_count", None)
         if number is None:
             number = self._shell.execution_count - 1
-        cell = {"execution_count": number, "first_line": _first_line(info)}
-        self._engine.cell_ends(_state_of(result), cell)
+        error = getattr(result, "error_in_exec", None)
+        self._engine.cell_ends(_state_of(result), number, info.raw_cell, error)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -95,10 +95,6 @@ def _call_later(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> No
 def _is_a_cell(info: Any) -> bool:
     """Whether a person ran it; silent and hidden executions are frontends' own."""
     return info is not None and bool(info.store_history) and not info.silent
-
-
-def _first_line(info: Any) -> str:
-    return info.raw_cell.strip().partition("\n")[0][:120]
 
 
 def _state_of(result: Any) -> str:

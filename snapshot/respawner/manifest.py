@@ -23,6 +23,9 @@ VERSION = 2
 CHUNK_BYTES = 256 * 1024
 DIGEST_BYTES = 16
 
+SAFEPOINT = "safepoint"
+"""The kind of a snapshot inside a running cell."""
+
 RAW = "raw"
 ZERO = "zero"
 RUNS = (RAW, ZERO)

@@ -29,6 +29,7 @@ from .pickling.watch import Abandoned, Watch
 from .pickling.where import paths_from
 from .processstate import Baseline, random_state, surroundings
 from .quiet import warnings_are_no_errors
+from .safepoints.stopped import Stopped
 from .settings import changed_settings
 
 _MOST_PASSES = 50
@@ -45,10 +46,13 @@ class Pickled:
     live: list[str]
     entries: list[Entry]
     outputs: dict[int, Any]
+    inside: list[Entry]
+    """Of a cell that has not ended: variables of its functions, and what its loops run over."""
 
     def skipped(self) -> list[Skipped]:
         """One entry for each lost object, with the way to it from its variable."""
-        roots: dict[str, Any] = {item.name: item.value for item in self.entries} | {"Out": self.outputs}
+        roots: dict[str, Any] = {item.name: item.value for item in (*self.entries, *self.inside)}
+        roots["Out"] = self.outputs
         failures = self.pickler.failures
         paths = paths_from([(failure.obj, failure.name) for failure in failures], roots)
         found = [
@@ -63,8 +67,20 @@ class Pickled:
         return found
 
 
-def pickle_namespace(shell: Any, next_count: int, baseline: Baseline, excluded: Collection[str]) -> Pickled:
-    """Pickle the user's variables, the history and the process's state. Raises `CaptureError`."""
+def pickle_namespace(
+    shell: Any,
+    next_count: int,
+    baseline: Baseline,
+    excluded: Collection[str],
+    stopped: Stopped | None = None,
+    *,
+    inside_cell: bool = False,
+) -> Pickled:
+    """Pickle the user's variables, the history and the process's state. Raises `CaptureError`.
+
+    ``stopped`` comes into the same pickle, so that a function's variable and a global one stay one object.
+    ``inside_cell``: what a ``with`` block of the cell has set is not the user's setting for later.
+    """
     names = live_names(shell)
     live = live_objects(shell, names)
     prelude = surroundings(baseline, shell.history_manager.input_hist_parsed)
@@ -72,17 +88,23 @@ def pickle_namespace(shell: Any, next_count: int, baseline: Baseline, excluded: 
     history = history_of(shell, next_count)
     entries = [Entry(name, shell.user_ns[name]) for name in user_names(shell, excluded)]
     ordered = sorted(entries, key=lambda item: not issubclass(type(item.value), _NEEDED_BY_CODE))
+    where = stopped.to_pickle() if stopped is not None else None
     body = {
         "entries": ordered,
         "history": Entry("Out", history),
         "random": random_state(),
-        "settings": Entry("(settings)", changed_settings(shell, baseline.settings)),
+        "settings": Entry("(settings)", changed_settings(shell, baseline.settings, inside_cell=inside_cell)),
+        "stopped": where,
     }
     attempt = functools.partial(_attempt, shell, live, Sizes())
     with warnings_are_no_errors(), Watch({NamespacePickler.reducer_override.__code__}):
         pieces, pickler = _attempt_all_ways(attempt, prelude, body)
     pickler.notes.update(dict.fromkeys(notes_of_activity(shell)))
-    return Pickled(pieces, pickler, names, entries, history["Out"])
+    return Pickled(pieces, pickler, names, entries, history["Out"], _inside(where))
+
+
+def _inside(where: dict[str, Any] | None) -> list[Entry]:
+    return [] if where is None else [*where["functions"], *(loop["iterable"] for loop in where["loops"])]
 
 
 def _attempt_all_ways(attempt: Callable[..., Any], prelude: Any, body: dict[str, Any]) -> Any:
@@ -165,6 +187,11 @@ def _give_up_what_fails(attempt: Callable[..., Any], body: dict[str, Any]) -> No
             return Placeholder(path, type_name(type(value)), one_line_reason(error))
         return value
 
+    for item in _inside(body["stopped"]):
+        if isinstance(item.value, dict):
+            item.value = {name: tried(f"{item.name}: {name}", value) for name, value in item.value.items()}
+        else:
+            item.value = tried(item.name, item.value)
     for item in body["entries"]:
         item.value = tried(item.name, item.value)
     outputs = body["history"].value["Out"]

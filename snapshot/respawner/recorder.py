@@ -24,6 +24,7 @@ from .processstate import Baseline
 from .progress import PATIENCE_SECONDS, Step, step
 from .readable import readable_size
 from .runtime import DIRTY, FAILED, SAVED, StatusFile, flush_wanted_since, runtime_folder
+from .safepoints.stopped import Stopped
 from .saving.job import Job
 from .saving.saver import Saver
 from .store.budget import DAY_BYTES, day_bytes, decide, written_in_a_day
@@ -57,6 +58,8 @@ class Recorder:
         self.pending: Moment | None = None
         self.parent: str | None = None
         """The snapshot that the next one comes from, where that is not the one saved before it."""
+        self.stopped: Stopped | None = None
+        """Where a cell was that has not gone on: every snapshot keeps it until then."""
         self.stall_seconds = 0.0
         """How long the last capture, and the wait before the cell after it, held the kernel up."""
         self.again: Callable[[], object] | None = None
@@ -75,9 +78,10 @@ class Recorder:
         self._books = threading.RLock()
         self._published = 0
         self._last_moment: Moment | None = None
+        self._torn_inside = False
         self._saver = Saver(lambda: TimelineWriter(timeline, Fence.of_session()), self._job_ended)
         self._status = self._open_status()
-        self._day_bytes = self._read_budget()
+        self.day_bytes = self._read_budget()
 
     # Steps of a cell -----------------------------------------------------------------------------------
 
@@ -164,6 +168,7 @@ class Recorder:
         started = time.perf_counter()
         try:
             moment.parent = self.parent
+            moment.stopped = moment.stopped or self.stopped
             with interrupts_later():
                 job = capture(self.shell, moment, self._baseline, self.excluded, self._saver.stored())
                 if within_budget:
@@ -181,12 +186,32 @@ class Recorder:
             self.stall_seconds = time.perf_counter() - started
         return job
 
+    def capture_inside(self, moment: Moment) -> Job:
+        """Capture a running cell, at a moment at which its state is consistent.
+
+        When this returns, the cell may change everything. Raises `OverBudgetError`, and what goes wrong.
+        """
+        moment.restless, self._torn_inside = self._torn_inside, False
+        try:
+            with interrupts_later():
+                job = self.capture(moment, within_budget=True)
+                self._saver.freeze()
+        except OverBudgetError as deferred:
+            self._deferred_since = self._deferred_since or time.monotonic()
+            self.deferral = str(deferred)
+            raise
+        finally:
+            moment.stopped = None  # it holds variables of functions, which the cell may want to be rid of
+        self._deferred_since = None
+        self.pending = None  # a state that has been put off until now is older
+        return job
+
     def _check_budget(self, changed_bytes: int) -> None:
         if changed_bytes < _UNBUDGETED_BYTES:
             return
         age = time.monotonic() - self._deferred_since if self._deferred_since else 0.0
         written = written_in_a_day(self.timeline.folder.parent.parent)
-        decision = decide(written, age, changed_bytes, self._day_bytes)
+        decision = decide(written, age, changed_bytes, self.day_bytes)
         if not decision.save:
             raise OverBudgetError(decision.reason, decision.wait_seconds)
         self.deferral = None
@@ -248,6 +273,15 @@ class Recorder:
     def release(self) -> None:
         self._saver.close()
 
+    def wait_written(self, timeout: float | None = None) -> None:
+        """Until everything captured so far is durable, or has failed to become so; at most ``timeout`` seconds."""
+        self._saver.wait(timeout)
+
+    @property
+    def writes(self) -> bool:
+        """Whether a state is on its way to the disk."""
+        return not self._saver.idle
+
     @property
     def busy(self) -> bool:
         """Whether a capture is under way in this very moment (a signal handler may ask)."""
@@ -301,7 +335,10 @@ class Recorder:
     def _capture_anew(self) -> None:
         """A thread or a callback of the user changed memory while it was written."""
         with self._books:
-            if self._cell_runs or self.pending is not None or self._last_moment is None:
+            if self._cell_runs:
+                self._torn_inside = True  # the next safe point takes what is read
+                return
+            if self.pending is not None or self._last_moment is None:
                 return  # the end of that cell is captured anyway
             moment = self._last_moment
             moment.restless = True

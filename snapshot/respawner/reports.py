@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from .manifest import SAFEPOINT
 from .readable import age_seconds, readable_age, readable_size
 from .restoring import Loaded
+from .safepoints.stopped import Stopped
 
 _SHOWN = 12
 _OPEN_LINES = 4
@@ -34,7 +36,17 @@ def restored_report(loaded: Loaded, overwritten: list[str], how: str) -> dict[st
         "notes": manifest.notes + loaded.notes,
         "damaged": [{"sequence": d.sequence, "reason": d.reason} for d in loaded.damaged],
         "overwritten": overwritten,
+        "stopped": _stopped(loaded),
     }
+
+
+def _stopped(loaded: Loaded) -> dict[str, Any] | None:
+    """Where a cell was that has not gone on, as plain data."""
+    stopped = loaded.stopped
+    if stopped is None:
+        return None
+    here = loaded.manifest.kind == SAFEPOINT
+    return {"cell": stopped.number, "first_line": stopped.first_line, "this_state": here, **stopped.facts()}
 
 
 def _loss(known: dict[str, str]) -> dict[str, str]:
@@ -57,6 +69,8 @@ def lines_of(report: dict[str, Any]) -> list[str]:
             f"snapshot {report['snapshot']}, {readable_age(report['age_seconds'])}{_after(report)}"
         )
         lines = [first]
+    if report.get("stopped"):
+        lines += _lines_of_stop(report["stopped"])
     lines += _some("not restored", [_line_of_loss(s) for s in report["skipped"]])
     for label, key in (
         ("still missing since an earlier restore", "lost_before"),
@@ -73,6 +87,45 @@ def lines_of(report: dict[str, Any]) -> list[str]:
     if report.get("overwritten"):
         lines.append(f"replaced what the startup files had set: {', '.join(report['overwritten'])}")
     return lines
+
+
+def _lines_of_stop(stopped: dict[str, Any]) -> list[str]:
+    what = f"cell [{stopped['cell']}] `{stopped['first_line']}` had not ended"
+    when = "this is its state" if stopped["this_state"] else "it has not gone on yet from its state"
+    lines = [f"{what}; {when} {_place(stopped)}"]
+    if stopped["loops"]:
+        lines.append(
+            "run that cell again and it goes on there; respawner.start_over() before it lets it begin anew"
+        )
+        return lines
+    lines.append(
+        "what comes after the step in that iteration (scheduler, averages, logging) had not run. Run again, the cell "
+        "begins anew, unless you let its loops begin at these values. `for … in respawner.resume(…)` goes on by itself"
+    )
+    if stopped["functions"]:
+        name = stopped["functions"][-1]
+        lines.append(f"variables of {name}(): respawner.stopped()['functions'][{name!r}]")
+    return lines
+
+
+def way_back(snapshot: str, place: dict[str, Any]) -> str:
+    """What is told in a cell that was interrupted or failed: its last safe point."""
+    then = "; run this cell again then, and it goes on there" if place["loops"] else ""
+    return f"`%restore {snapshot}` brings back the last safe point of this cell, {_place(place)}{then}"
+
+
+def goes_on(stopped: Stopped) -> str:
+    """What is told in a cell whose loop goes on."""
+    loop = stopped.loops[-1]
+    name = f"loop {loop.name!r}" if loop.named else "the loop"
+    return f"{name} goes on with item {loop.count + 1}, after {stopped.steps} optimizer steps"
+
+
+def _place(stopped: dict[str, Any]) -> str:
+    parts = [f"after {_count(stopped['steps'], 'optimizer step')}"] if stopped["steps"] else []
+    parts += [f"before item {loop['iteration'] + 1} of a loop" for loop in stopped["loops"][-1:]]
+    parts += [f"{name} = {value!r}" for name, value in list(stopped["variables"].items())[:_SHOWN]]
+    return ", ".join(parts)
 
 
 def _line_of_loss(loss: dict[str, str]) -> str:
@@ -137,6 +190,8 @@ def _after(report: dict[str, Any]) -> str:
     count = report["cell"].get("execution_count")
     if count is None:
         return ""
+    if report["state"] == "running":
+        return f" (inside cell [{count}])"
     how = {"error": ", which failed", "interrupted": ", which was interrupted"}.get(report["state"], "")
     return f" (after cell [{count}]{how})"
 

@@ -30,6 +30,7 @@ from .portability import notes_on_versions
 from .processstate import put_random_state, put_surroundings
 from .progress import step
 from .quiet import warnings_are_no_errors
+from .safepoints.stopped import Stopped
 from .settings import put_settings
 from .store.reader import SnapshotReader
 from .store.timeline import Damage, Timeline, is_target
@@ -57,6 +58,8 @@ class Loaded:
     """Variables that hold this process's own objects, as they are now: these could not be saved."""
     notes: list[str]
     verification: Verification
+    stopped: Stopped | None = None
+    """Where a cell was that has not gone on."""
     damaged: list[Damage] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -181,4 +184,5 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: 
         alive=sorted({path for path, _ in losses.alive}),
         notes=notes + losses.notes,
         verification=Verification(reader, memory.mapped),
+        stopped=Stopped.from_pickle(body["stopped"]) if body.get("stopped") else None,
     )

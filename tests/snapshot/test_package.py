@@ -34,9 +34,3 @@ def test_public_functions_are_functions_in_a_running_kernel(notebook: Notebook) 
     )
     assert ran.text.endswith("[]\n")
     assert notebook.run("print(respawner.flush(), respawner.status()['error'])").text == "True None\n"
-
-
-def test_resume_says_that_it_is_not_there_yet(notebook: Notebook) -> None:
-    assert "safe points" in (
-        notebook.run("import respawner\nfor i in respawner.resume(range(3)): pass").error or ""
-    )

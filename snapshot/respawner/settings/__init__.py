@@ -24,6 +24,8 @@ _SOURCES: dict[str, Any] = {
     "torch": torch,
 }
 _WITH_BASELINE = ("python", "logging", "ipython")
+_OF_BLOCKS = {"torch": ("grad_mode", "anomaly_mode")}
+"""What ``with`` blocks set, mostly."""
 
 
 def settings_now(shell: Any) -> dict[str, dict[str, Any]]:
@@ -31,8 +33,13 @@ def settings_now(shell: Any) -> dict[str, dict[str, Any]]:
     return {name: _SOURCES[name].now(shell) for name in _WITH_BASELINE}
 
 
-def changed_settings(shell: Any, before: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What the user has set, by source. A source that cannot be asked costs only its own settings."""
+def changed_settings(
+    shell: Any, before: dict[str, dict[str, Any]], *, inside_cell: bool = False
+) -> dict[str, dict[str, Any]]:
+    """What the user has set, by source. A source that cannot be asked costs only its own settings.
+
+    ``inside_cell`` leaves out what a block of the running cell may have set for itself, as ``torch.no_grad``.
+    """
     found = {}
     for name, source in _SOURCES.items():
         try:
@@ -40,6 +47,8 @@ def changed_settings(shell: Any, before: dict[str, dict[str, Any]]) -> dict[str,
         except Exception:  # a library that is half imported, or of a version with other insides
             _LOG.debug("the settings of %s cannot be read", name, exc_info=True)
             continue
+        if inside_cell:
+            changed = {key: value for key, value in changed.items() if key not in _OF_BLOCKS.get(name, ())}
         if changed:
             found[name] = changed
     return found

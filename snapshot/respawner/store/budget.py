@@ -19,7 +19,7 @@ DAY_BYTES = 2 * 10**12
 """Half of what a data-centre SSD of 4 TB may be given each day of its warranty (one drive write a day)."""
 _NAME = "written.json"
 _HOURS = 24
-_FREE_SHARE = 0.5
+FREE_SHARE = 0.5
 """Below this share of the budget nothing is ever deferred."""
 OLDEST_SECONDS = 3600.0
 """A state is never left unsaved for longer, whatever has been written."""
@@ -39,7 +39,7 @@ def decide(written_bytes: int, state_age_seconds: float, changed_bytes: int, day
     latest any more. With half of the budget left everything is saved. After that what is left is spread over
     the day: a state may be written as often as would use it up in 24 hours, so age grows with size.
     """
-    if written_bytes + changed_bytes <= day_bytes * _FREE_SHARE:
+    if written_bytes + changed_bytes <= day_bytes * FREE_SHARE:
         return Decision(True, "within the budget")
     if state_age_seconds >= OLDEST_SECONDS:
         return Decision(True, "the budget is short, but nothing has been saved for an hour")

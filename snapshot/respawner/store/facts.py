@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ..errors import DamagedError
-from ..manifest import Extent, Manifest
+from ..manifest import SAFEPOINT, Extent, Manifest
 from .timeline import Timeline, is_target
 
 
@@ -23,6 +23,8 @@ class Facts:
     labelled: bool = False
     target: bool = False
     """Whether a start may restore it by itself."""
+    safepoint: bool = False
+    """Whether it was taken inside a running cell."""
     extents: tuple[Extent, ...] = ()
     """Where its bytes lie, each place once."""
 
@@ -71,5 +73,6 @@ def _facts_of(manifest: Manifest) -> Facts:
         created=datetime.fromisoformat(manifest.created).timestamp(),
         labelled=bool(manifest.labels),
         target=is_target(manifest),
+        safepoint=manifest.kind == SAFEPOINT,
         extents=tuple(places),
     )

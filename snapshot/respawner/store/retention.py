@@ -19,6 +19,7 @@ from ..contract import (
     KEEP_DAILY_ENV,
     KEEP_HOURLY_ENV,
     KEEP_LATEST_ENV,
+    KEEP_SAFEPOINTS_ENV,
     STORE_QUOTA_ENV,
     TIMELINE_QUOTA_ENV,
 )
@@ -43,6 +44,8 @@ class Rules:
     """The newest of each hour, for so many hours."""
     daily: int = 14
     """The newest of each day, for so many days."""
+    safepoints: int = 3
+    """So many of the newest that were taken inside a cell, for as long as there is none after its end."""
     timeline_bytes: int = 50 * 10**9
     store_bytes: int = 200 * 10**9
 
@@ -54,6 +57,7 @@ class Rules:
             latest=max(1, int_setting(KEEP_LATEST_ENV, plain.latest)),
             hourly=int_setting(KEEP_HOURLY_ENV, plain.hourly),
             daily=int_setting(KEEP_DAILY_ENV, plain.daily),
+            safepoints=max(1, int_setting(KEEP_SAFEPOINTS_ENV, plain.safepoints)),
             timeline_bytes=int_setting(TIMELINE_QUOTA_ENV, plain.timeline_bytes),
             store_bytes=int_setting(STORE_QUOTA_ENV, plain.store_bytes),
         )
@@ -75,9 +79,12 @@ def to_keep(snapshots: Sequence[Facts], pinned: Collection[str], now: float, rul
 
     The order is that of the numbers, not of the clock. What was made in the future (the clock has been set
     back) counts as made now. A damaged manifest counts as old as its neighbours.
+
+    Those inside cells are counted by themselves, so that a long cell's never push out a finished one's.
     """
-    good = [facts for facts in snapshots if facts.good]
     kept = protected(snapshots, pinned)
+    kept |= {facts.sequence for facts in _inside_the_last_cell(snapshots)[: rules.safepoints]}
+    good = [facts for facts in snapshots if facts.good and not facts.safepoint]
     kept |= {facts.sequence for facts in good[: rules.latest]}
     for span, count in ((_HOUR, rules.hourly), (_DAY, rules.daily)):
         seen: set[int] = set()
@@ -89,6 +96,12 @@ def to_keep(snapshots: Sequence[Facts], pinned: Collection[str], now: float, rul
                 kept.add(facts.sequence)
     oldest_of_latest = min((facts.sequence for facts in good[: rules.latest]), default=0)
     return kept | {f.sequence for f in snapshots if not f.good and f.sequence > oldest_of_latest}
+
+
+def _inside_the_last_cell(snapshots: Sequence[Facts]) -> list[Facts]:
+    """Those that no state after a cell has taken the place of, newest first."""
+    ended = max((f.sequence for f in snapshots if f.good and f.target and not f.safepoint), default=0)
+    return [facts for facts in snapshots if facts.good and facts.safepoint and facts.sequence > ended]
 
 
 def protected(snapshots: Sequence[Facts], pinned: Collection[str]) -> set[int]:
@@ -103,7 +116,10 @@ def protected(snapshots: Sequence[Facts], pinned: Collection[str]) -> set[int]:
 def within_quota(
     snapshots: Sequence[Facts], kept: Collection[int], never: Collection[int], most_bytes: int
 ) -> set[int]:
-    """Of ``kept``, drop the oldest that are not in ``never`` until what the rest names is ``most_bytes`` at most."""
+    """Of ``kept``, drop the oldest that are not in ``never`` until what the rest names is ``most_bytes`` at most.
+
+    First those inside cells: the newest of them is in ``never`` where it is what a start would restore.
+    """
     users: dict[tuple[int, int], int] = {}
     chunks: dict[int, set[tuple[int, int, int]]] = {}
     for facts in snapshots:
@@ -113,7 +129,7 @@ def within_quota(
                 users[pack, offset] = users.get((pack, offset), 0) + 1
     total = sum({(p, o): stored for own in chunks.values() for p, o, stored in own}.values())
     left = set(kept)
-    for facts in reversed(snapshots):
+    for facts in sorted(snapshots, key=lambda facts: (not facts.safepoint, facts.sequence)):
         if total <= most_bytes:
             break
         if facts.sequence not in left or facts.sequence in never:

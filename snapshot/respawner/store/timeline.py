@@ -191,11 +191,7 @@ class Timeline:
         return next((found for found in self.snapshots() if isinstance(found, Manifest)), None)
 
     def target(self) -> Manifest | None:
-        """What a start restores: the newest state after a cell that was not interrupted.
-
-        Before a kernel is shut down it is interrupted, so an interrupted cell says nothing about what the
-        user takes for done. Its state stays restorable by its id.
-        """
+        """What a start restores: the newest state that `is_target`."""
         return next(
             (found for found in self.snapshots() if isinstance(found, Manifest) and is_target(found)), None
         )
@@ -258,7 +254,14 @@ class Timeline:
 
 
 def is_target(manifest: Manifest) -> bool:
-    """Whether a start may restore it by itself."""
+    """Whether a start may restore it by itself: the state after a cell, or at a safe point inside one.
+
+    Before a kernel is shut down it is interrupted, so an interrupted cell says nothing about what the user takes for
+    done, and the interrupt may have torn what it was changing. The same goes for a failed cell, if there were safe
+    points in it: the last of them is whole. The other state stays restorable by its id.
+    """
+    if manifest.state == "error":
+        return not manifest.cell.get("safepoints")
     return manifest.state != "interrupted"
 
 

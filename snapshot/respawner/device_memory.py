@@ -1,0 +1,108 @@
+"""What is done and told when an accelerator has no memory left: which variables hold it, and what was given back.
+
+Imports nothing of its own: a notebook without torch has no such error.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from .readable import readable_size
+from .safepoints.frames import is_function, is_notebooks, locals_of, name_of
+
+_SHOWN = 5
+_MOST_OBJECTS = 100_000
+
+
+def is_exhausted(error: BaseException | None) -> bool:
+    """Whether torch raised it because a device's memory is used up (`torch.OutOfMemoryError`)."""
+    classes = type(error).__mro__
+    return any(
+        c.__name__ == "OutOfMemoryError" and c.__module__.partition(".")[0] == "torch" for c in classes
+    )
+
+
+def variables_of(error: BaseException, namespace: dict[str, Any]) -> dict[str, Any]:
+    """The notebook's variables, and those of its functions in which the error came up, as ``train: batch``."""
+    found: dict[str, Any] = dict(namespace)
+    traceback: TracebackType | None = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if is_function(frame) and is_notebooks(frame, namespace):
+            found |= {f"{name_of(frame)}: {name}": value for name, value in locals_of(frame).items()}
+        traceback = traceback.tb_next
+    return found
+
+
+def on_a_device(tensor: Any) -> bool:
+    return tensor.device.type not in ("cpu", "meta")
+
+
+def holders(
+    variables: Mapping[str, Any], counts: Callable[[Any], bool] = on_a_device
+) -> list[tuple[str, int]]:
+    """Variables and the bytes that their tensors take, most first; what two reach counts for the first."""
+    seen: set[int] = set()
+    visited: set[int] = set()
+    found = []
+    for name, value in variables.items():
+        if name.startswith("_"):
+            continue
+        total = 0
+        for tensor in _tensors_in(value, visited):
+            storage = tensor.untyped_storage()
+            if counts(tensor) and storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                total += storage.nbytes()
+        if total:
+            found.append((name, total))
+    return sorted(found, key=lambda item: -item[1])
+
+
+def _tensors_in(value: Any, visited: set[int]) -> Iterator[Any]:
+    torch: Any = sys.modules["torch"]
+    left = [value]
+    while left and len(visited) < _MOST_OBJECTS:
+        each = left.pop()
+        if id(each) in visited:
+            continue
+        visited.add(id(each))
+        if isinstance(each, torch.Tensor):
+            if each.layout is torch.strided:
+                yield each
+            left += [each.grad] if each.is_leaf and each.grad is not None else []
+        elif isinstance(each, torch.nn.Module):
+            left += [*each.parameters(), *each.buffers()]
+        elif isinstance(each, torch.optim.Optimizer):
+            left += each.state.values()
+        elif isinstance(each, dict):
+            left += each.values()
+        elif isinstance(each, list | tuple | set):
+            left += each
+
+
+def give_back() -> int:
+    """Return cached memory that no tensor uses to the devices; how many bytes that were."""
+    torch: Any = sys.modules["torch"]
+    gc.collect()
+    if not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return 0
+    devices = range(torch.cuda.device_count())
+    before = sum(torch.cuda.memory_reserved(device) for device in devices)
+    torch.cuda.empty_cache()
+    return int(before - sum(torch.cuda.memory_reserved(device) for device in devices))
+
+
+def told(found: list[tuple[str, int]], given_back: int) -> str:
+    """One line for the person."""
+    shown = [f"{name} ({readable_size(size)})" for name, size in found[:_SHOWN]]
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    held = f"held by {', '.join(shown)}{more}" if found else "no variable holds any of it"
+    return (
+        f"the device's memory is used up: {held}; {readable_size(given_back)} that nothing used were given back. "
+        "The kernel and its variables live; `del` what is not needed, or make batches smaller"
+    )

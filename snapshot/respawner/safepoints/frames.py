@@ -1,0 +1,160 @@
+"""The notebook's own functions on the stack: their names, variables and loops.
+
+A function is the notebook's own if it was defined in it or in a file that is not installed beside Python. What runs in
+between (a library that calls back) is passed over: its variables are not anybody's state.
+"""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import functools
+import inspect
+import linecache
+import re
+import sys
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from ..bystanders import INSTALLED
+
+_OURS = str(Path(__file__).parents[1])
+_PLAIN = (int, float, str, bool, type(None))
+_MOST_TEXT = 60
+_COUNTERS = re.compile(
+    r"(global_?|total_?|current_?|cur_?|n_?|num_?)?(epochs?|steps?|iter(ation)?s?|batch(_?idx)?|it)(_?(idx|no|num|number))?|epoch_?\w{0,5}"
+)
+"""What people call the variables that say how far a loop without a loop variable is."""
+
+
+def notebook_frames(namespace: dict[str, Any]) -> list[FrameType]:
+    """The cell and the notebook's functions that run in it, outermost first."""
+    found = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if is_notebooks(frame, namespace):
+            found.append(frame)
+        frame = frame.f_back
+    return found[::-1]
+
+
+def is_notebooks(frame: FrameType, namespace: dict[str, Any]) -> bool:
+    code = frame.f_code
+    if is_function(frame) and code.co_name.startswith("<"):  # comprehensions; lambdas hold no state
+        return False
+    if frame.f_globals is namespace:
+        return True
+    place = code.co_filename
+    return is_function(frame) and not place.startswith((*INSTALLED, _OURS, "<"))
+
+
+def is_function(frame: FrameType) -> bool:
+    return bool(frame.f_code.co_flags & inspect.CO_OPTIMIZED)
+
+
+def name_of(frame: FrameType) -> str:
+    """``Trainer.fit``; only ``fit`` before Python 3.11."""
+    return str(getattr(frame.f_code, "co_qualname", frame.f_code.co_name)).rpartition("<locals>.")[2]
+
+
+def site_of(frames: list[FrameType]) -> str:
+    """Through which lines of which functions the innermost is reached, as text to compare."""
+    return " > ".join(f"{name_of(f)}:{f.f_lineno - _first_line(f)}" for f in frames)
+
+
+def _first_line(frame: FrameType) -> int:
+    return frame.f_code.co_firstlineno if is_function(frame) else 0
+
+
+def locals_of(frame: FrameType) -> dict[str, Any]:
+    """A function's variables as they are now."""
+    live = frame.f_locals
+    found = {name: value for name, value in live.items() if not name.startswith(".")}
+    if sys.version_info < (3, 13):
+        live.clear()  # a copy that the frame keeps; it would hold tensors that the function lets go of
+    return found
+
+
+def put_locals(frame: FrameType, values: dict[str, Any]) -> None:
+    """Assign a running function's variables, those that it has; cells that closures share are assigned too."""
+    code = frame.f_code
+    own = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
+    live = frame.f_locals
+    live.update({name: value for name, value in values.items() if name in own})
+    if sys.version_info < (3, 13):  # before PEP 667 a copy, which this writes back (as pdb does)
+        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+        live.clear()
+
+
+def loop_variables(frames: list[FrameType]) -> dict[str, Any]:
+    """The variables of the ``for`` loops that run, where they are plain: ``{"epoch": 3, "train: step": 17}``."""
+    found: dict[str, Any] = {}
+    for frame in frames:
+        names = _targets_around(frame.f_code, frame.f_lineno)
+        found |= _plain(frame, names)
+    return found
+
+
+def counters(frames: list[FrameType]) -> dict[str, Any]:
+    """Variables of the same frames whose names say that they count steps or epochs."""
+    found: dict[str, Any] = {}
+    for frame in frames:
+        code = frame.f_code
+        own = (*code.co_varnames, *code.co_cellvars) if is_function(frame) else code.co_names
+        found |= _plain(frame, [name for name in own if _COUNTERS.fullmatch(name)], only=(int,))
+    return found
+
+
+def _plain(frame: FrameType, names: list[str], only: tuple[type, ...] = _PLAIN) -> dict[str, Any]:
+    if not names:
+        return {}
+    values = locals_of(frame) if is_function(frame) else frame.f_globals
+    where = f"{name_of(frame)}: " if is_function(frame) else ""
+    return {
+        where + name: values[name]
+        for name in names
+        if type(values.get(name)) in only and len(str(values[name])) <= _MOST_TEXT and name in values
+    }
+
+
+@functools.lru_cache(maxsize=64)
+def _targets_around(code: CodeType, line: int) -> list[str]:
+    """Names that the ``for`` statements around that line assign, outermost first."""
+    tree = source_tree(code)
+    if tree is None:
+        return []
+    first, last = _lines_of(code)
+    loops = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.For | ast.AsyncFor)
+        and node.lineno < line
+        and node.body[0].lineno <= line <= (node.body[-1].end_lineno or 0)
+        and first <= node.lineno <= last
+    ]
+    names = []
+    for node in sorted(loops, key=lambda node: node.lineno):
+        names += [part.id for part in ast.walk(node.target) if isinstance(part, ast.Name)]
+    return names
+
+
+def _lines_of(code: CodeType) -> tuple[int, int]:
+    """First and last line of a function; a cell's statements are all of its file's."""
+    if not code.co_flags & inspect.CO_OPTIMIZED:
+        return 0, sys.maxsize
+    lines = [line for _, _, line in code.co_lines() if line]
+    return code.co_firstlineno, max(lines, default=code.co_firstlineno)
+
+
+def source_tree(code: CodeType) -> ast.Module | None:
+    """The syntax of the cell or file that a function is in; None where nobody knows it."""
+    return _parsed("".join(linecache.getlines(code.co_filename)))
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(source: str) -> ast.Module | None:
+    try:
+        return ast.parse(source) if source else None
+    except (SyntaxError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,153 @@
+"""Takes a snapshot of the running cell at a safe point, when one is due.
+
+There are two kinds of safe points: the boundaries of `respawner.resume` loops, and, where no such loop runs, the end of
+an optimizer's step. On the kernel's main thread; as long as none is due, one costs a look at the clock. A snapshot is
+captured as between two cells, and before the cell goes on, what the saver has not read yet is copied (`Job.freeze`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from ..capture import Moment
+from ..errors import OverBudgetError, SettingError
+from ..manifest import SAFEPOINT
+from ..recorder import Recorder
+from ..restoring import Loaded
+from .frames import counters, is_function, locals_of, loop_variables, name_of, notebook_frames
+from .loops import Loops
+from .optimizer_steps import OptimizerSteps
+from .pace import RETRY_SECONDS, Pace
+from .positions import is_bar
+from .stopped import Stopped
+
+_LOG = logging.getLogger("respawner")
+
+
+class SafePoints:
+    """``mine()`` says whether this is the kernel's own process and main thread.
+
+    ``reached()`` is called at the first safe point of a cell: the state that it began with can be worked with.
+    ``captured()`` is called after every attempt. ``put_back`` is for `Loops`.
+    """
+
+    def __init__(
+        self,
+        shell: Any,
+        recorder: Recorder,
+        mine: Callable[[], bool],
+        reached: Callable[[], None],
+        captured: Callable[[], None],
+        put_back: Callable[[list[FrameType]], Loaded],
+    ) -> None:
+        self.loops = Loops(shell.user_ns, self._at_boundary, put_back)
+        self.steps = 0
+        """Of all optimizers, in this cell; it goes on counting where the cell goes on."""
+        self._shell = shell
+        self._recorder = recorder
+        self._mine = mine
+        self._reached = reached
+        self._captured = captured
+        self._pace = self._read_pace()
+        self._number = 0
+        self._source = ""
+        self._taken = 0
+        self.last: tuple[str, dict[str, Any]] | None = None
+        """Id and place (`Stopped.facts`) of the last snapshot of this cell."""
+        self._due = math.inf
+        """On the monotonic clock; 0 until the first safe point of a cell, infinite while no cell runs."""
+        self._first_due = math.inf
+        self._not_before = 0.0
+        self._optimizers = OptimizerSteps(self._optimizer_stepped)
+
+    def cell_begins(self, number: int, source: str, stopped: Stopped | None) -> None:
+        self._number, self._source = number, source
+        self._taken = self.steps = 0
+        self.last = None
+        self.loops.cell_begins(source, stopped)
+        self._first_due = max(time.monotonic() + self._pace.least_seconds, self._not_before)
+        self._due = 0.0
+
+    def cell_ends(self) -> dict[str, Any]:
+        """What is to be noted with the state at the cell's end."""
+        self._due = math.inf
+        return {"safepoints": self._taken} if self._taken else {}
+
+    def remove(self) -> None:
+        self._due = math.inf
+        self._optimizers.remove()
+
+    def _optimizer_stepped(self) -> None:
+        self.steps += 1
+        if time.monotonic() >= self._due and not self.loops.running():
+            self._arrive("optimizer")
+
+    def _at_boundary(self) -> None:
+        if time.monotonic() >= self._due:
+            self._arrive("loop")
+
+    def _arrive(self, at: str) -> None:
+        if not self._mine():
+            return
+        if not self._due:
+            self._due = self._first_due if self._pace.share else math.inf
+            self._reached()
+            if time.monotonic() < self._due:
+                return
+        if self._recorder.writes or self._recorder.busy or self.loops.on_the_way:
+            return  # the state before is still being written, or put in place: at the next safe point
+        started = time.monotonic()
+        try:
+            moment = self._moment(at)
+            job = self._recorder.capture_inside(moment)
+            self._taken += 1
+            self.last = job.id, moment.cell["safepoint"]
+            stall = time.monotonic() - started
+            wait = self._pace.wait_seconds(stall, job.changed_bytes, self._recorder.day_bytes)
+        except OverBudgetError as deferred:
+            wait = deferred.wait_seconds
+        except Exception:  # the recorder tells it; the cell goes on
+            _LOG.debug("respawner: no snapshot at a safe point", exc_info=True)
+            wait = RETRY_SECONDS
+        self._due = self._not_before = time.monotonic() + wait
+        self._captured()
+
+    def _moment(self, at: str) -> Moment:
+        frames = notebook_frames(self._shell.user_ns)
+        around = loop_variables(frames)
+        loops, done = self.loops.positions()
+        stopped = Stopped(
+            number=self._number,
+            source=self._source,
+            at=at,
+            steps=self.steps,
+            variables={**around, **counters(frames)},
+            around=around,
+            loops=loops,
+            done=done,
+            functions=[(name_of(frame), _state_of(frame)) for frame in frames if is_function(frame)],
+        )
+        cell = {
+            "execution_count": self._number,
+            "first_line": stopped.first_line,
+            "safepoint": stopped.facts(),
+        }
+        return Moment(self._number + 1, SAFEPOINT, "running", cell, stopped=stopped)
+
+    def _read_pace(self) -> Pace:
+        """A wrong setting is told; it must not keep anything from being saved."""
+        try:
+            return Pace.from_environment()
+        except SettingError as error:
+            self._recorder.notice(f"{error}. Until then the default counts.")
+            return Pace()
+
+
+def _state_of(frame: FrameType) -> dict[str, Any]:
+    """A function's variables but for progress bars, which belong to the output of the cell that made them."""
+    return {name: value for name, value in locals_of(frame).items() if not is_bar(value)}

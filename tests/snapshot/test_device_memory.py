@@ -1,0 +1,57 @@
+"""A device whose memory is used up. No GPU here: the error is made by hand, and tensors on the CPU stand for its own."""
+
+from __future__ import annotations
+
+import torch
+from respawner.device_memory import give_back, holders, is_exhausted, told
+
+from tests.snapshot.notebook import Notebook
+
+
+def test_only_torchs_error_counts() -> None:
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    assert is_exhausted(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert not is_exhausted(OutOfMemoryError())
+    assert not is_exhausted(MemoryError())
+    assert not is_exhausted(None)
+
+
+def test_variables_are_told_by_what_they_hold_and_shared_memory_counts_once() -> None:
+    model = torch.nn.Linear(1000, 1000, bias=False)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 1000)).sum().backward()
+    optimizer.step()
+    batch = torch.ones(100, 1000)
+    variables = {
+        "model": model,
+        "optimizer": optimizer,
+        "weights": list(model.parameters()),
+        "train: batch": {"x": [batch]},
+        "view": batch[:1],
+        "count": 3,
+    }
+    found = dict(holders(variables, lambda tensor: True))
+    assert found == {"model": 8_000_000, "optimizer": 8_000_004, "train: batch": 400_000}
+    assert holders(variables) == [], "what is on the CPU is not the device's"
+
+
+def test_line_names_the_largest_and_what_was_given_back() -> None:
+    line = told([(f"x{number}", 10**9 // (number + 1)) for number in range(7)], 5 * 10**8)
+    assert "held by x0 (1.0 GB), x1 (500.0 MB)" in line
+    assert "and 2 more; 500.0 MB that nothing used were given back" in line
+    assert give_back() == 0, "nothing is there to give back without a device"
+
+
+def test_a_cell_that_uses_the_memory_up_is_told_and_the_kernel_lives(notebook: Notebook) -> None:
+    notebook.run(
+        "import torch\nkept = torch.ones(3)\n"
+        "def train():\n    batch = torch.ones(2)\n    raise torch.OutOfMemoryError('CUDA out of memory')"
+    )
+    ran = notebook.run("train()")
+    assert ran.error == "OutOfMemoryError: CUDA out of memory"
+    assert "Respawner: the device's memory is used up: no variable holds any of it" in ran.text
+    notebook.kill()
+    assert notebook.manifests()[0].state == "error"
+    assert notebook.start().run("print(kept.sum().item())").text.strip().endswith("3.0")

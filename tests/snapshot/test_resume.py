@@ -1,0 +1,370 @@
+"""`respawner.resume`: training that is killed again and again ends as if it had never been, bit for bit."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from respawner.errors import ResumeError
+from respawner.manifest import SAFEPOINT
+from respawner.safepoints.positions import at_position, start_of
+
+from tests.snapshot.notebook import PATIENCE_SECONDS, PYTHON, Notebook, Ran
+from tests.snapshot.test_safepoints import AT_EVERY, wait_for_safepoint
+
+OpenNotebook = Callable[..., Notebook]
+KILLS = 3
+
+SETUP = """
+import copy, random, time
+import numpy as np, torch
+from torch import nn
+import respawner
+
+class Noisy(torch.utils.data.Dataset):
+    '''Draws from every generator when an item is loaded.'''
+    def __len__(self):
+        return 24
+    def __getitem__(self, index):
+        return torch.randn(6) + index / 24 + np.random.rand() + random.random()
+
+def tell(*values):
+    with open('trace', 'a') as file:
+        print(*(value.hex() if isinstance(value, float) else value for value in values), file=file)
+    time.sleep(0.03)
+
+def fingerprint(*modules):
+    return [tensor.double().sum().item().hex() for module in modules for tensor in module.state_dict().values()]
+
+def loss_of(model, x):
+    return (model(x) - x.sum(1, keepdim=True)).pow(2).mean()
+
+def network():
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, 1))
+"""
+
+PLAIN = """
+torch.manual_seed(0); random.seed(1); np.random.seed(2)
+model = network()
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+loader = torch.utils.data.DataLoader(Noisy(), batch_size=4, shuffle=True)
+history = []
+for epoch in respawner.resume(range(5), name="epochs"):
+    total = 0.0
+    for x in respawner.resume(loader):
+        loss = loss_of(model, x)
+        optimizer.zero_grad(); loss.backward(); optimizer.step()
+        total += loss.item()
+        tell(epoch, total)
+    scheduler.step()
+    history.append(total)
+print(fingerprint(model), [value.hex() for value in history], optimizer.param_groups[0]['lr'])
+"""
+
+ACCUMULATION = """
+torch.manual_seed(0); random.seed(1); np.random.seed(2)
+model, steps = network(), 0
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9)
+generator = torch.Generator().manual_seed(3)
+sampler = torch.utils.data.RandomSampler(Noisy(), replacement=True, num_samples=40, generator=generator)
+loader = torch.utils.data.DataLoader(Noisy(), batch_size=4, sampler=sampler)
+epoch = 0
+while epoch < 3:
+    optimizer.zero_grad()
+    for number, x in respawner.resume(loader, name="batches", counted=True):
+        loss = loss_of(model, x) / 3
+        loss.backward()
+        if (number + 1) % 3 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+            steps += 1
+        tell(epoch, number, steps, loss.item())
+    epoch += 1
+print(fingerprint(model), steps, generator.get_state().sum().item())
+"""
+
+IN_FUNCTIONS = """
+def one_epoch(model, average, optimizer, loader, history):
+    running = 0.0
+    for x in respawner.resume(loader, name="batches"):
+        loss = loss_of(model, x)
+        optimizer.zero_grad(); loss.backward(); optimizer.step()
+        with torch.no_grad():
+            for mine, other in zip(average.parameters(), model.parameters()):
+                mine.lerp_(other, 0.1)
+        running = 0.9 * running + 0.1 * loss.item()
+        tell(len(history), running)
+    history.append(running)
+
+def train(epochs):
+    torch.manual_seed(0); random.seed(1); np.random.seed(2)
+    model = network()
+    average = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    loader = torch.utils.data.DataLoader(Noisy(), batch_size=4, shuffle=True)
+    history = []
+    def note():
+        return len(history)
+    for epoch in respawner.resume(range(epochs)):
+        one_epoch(model, average, optimizer, loader, history)
+        assert note() == epoch + 1
+    return model, average, history
+
+warmed_up = [number for number in respawner.resume(range(3), name="warm-up")]
+model, average, history = train(5)
+print(fingerprint(model, average), [value.hex() for value in history])
+"""
+
+
+IN_A_MODULE = """
+import pathlib
+pathlib.Path('gan.py').write_text('''
+import random
+import numpy as np, torch
+from torch import nn
+from tqdm import tqdm
+import respawner
+
+class Trainer:
+    def __init__(self, loader):
+        self.maker, self.critic = nn.Linear(3, 6), nn.Linear(6, 1)
+        self.of_maker = torch.optim.RMSprop(self.maker.parameters(), lr=1e-2)
+        self.of_critic = torch.optim.LBFGS(self.critic.parameters(), lr=1e-2, max_iter=3)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=5)
+        self.loader = loader
+        self.log = []
+
+    def fit(self, epochs, tell):
+        for self.epoch in respawner.resume(range(epochs), name="epochs"):
+            self.part(tell)
+
+    def part(self, tell):
+        bar = tqdm(respawner.resume(self.loader, name="batches"))
+        for x in bar:
+            made = self.maker(torch.randn(len(x), 3))
+            def closure():
+                self.of_critic.zero_grad()
+                loss = (self.critic(x) - 1).pow(2).mean() + self.critic(made.detach()).pow(2).mean()
+                loss.backward()
+                return loss
+            self.of_critic.step(closure)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = (self.critic(made) - 1).pow(2).mean()
+            self.of_maker.zero_grad()
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.of_maker)
+            self.scaler.update()
+            self.log.append(loss.item())
+            bar.set_postfix(loss=loss.item())
+            tell(self.epoch, loss.item())
+''')
+import gan
+torch.manual_seed(0); random.seed(1); np.random.seed(2)
+trainer = gan.Trainer(torch.utils.data.DataLoader(Noisy(), batch_size=4, shuffle=True))
+trainer.fit(4, tell)
+print(fingerprint(trainer.maker, trainer.critic), [v.hex() for v in trainer.log], trainer.scaler.get_scale())
+"""
+
+
+def undisturbed(cell: str, folder: Path) -> tuple[list[str], list[str]]:
+    """What the cell prints where Respawner is off, and its trace."""
+    folder.mkdir()
+    done = subprocess.run(
+        [PYTHON, "-c", SETUP + cell],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={"OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    return done.stdout.splitlines(), (folder / "trace").read_text().splitlines()
+
+
+def trace_of(notebook: Notebook) -> list[str]:
+    path = notebook.folder / "trace"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def kill_after(notebook: Notebook, cell: str, lines: int) -> None:
+    """Run the cell and kill the kernel when it has told so many lines."""
+    wanted = len(trace_of(notebook)) + lines
+    notebook.client.execute(cell)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(trace_of(notebook)) < wanted:
+        assert time.monotonic() < deadline, trace_of(notebook)
+        time.sleep(0.005)
+    notebook.kill_at_once()
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [PLAIN, ACCUMULATION, IN_FUNCTIONS, IN_A_MODULE],
+    ids=["plain", "accumulation", "functions", "module"],
+)
+def test_training_killed_at_random_steps_ends_bit_for_bit_as_one_that_was_not(
+    cell: str, open_notebook: OpenNotebook, tmp_path: Path
+) -> None:
+    printed, trace = undisturbed(cell, tmp_path / "undisturbed")
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(SETUP)
+    chance = random.Random(cell)
+    kills = [chance.randint(3, 8) for _ in range(KILLS)]
+    for lines in kills:
+        kill_after(notebook, cell, lines)
+        notebook.start()
+    ran = notebook.run(cell)
+    assert ran.error is None, ran.error
+    assert "goes on with item" in ran.text
+    assert printed[-1] in ran.text
+    told = trace_of(notebook)
+    assert dict.fromkeys(told) == dict.fromkeys(trace), "every step gave the same bits, in the same order"
+    # Each kill costs what ran since the last boundary that had reached the disk; no life began anew.
+    assert told.count(trace[0]) == 1
+    assert len(told) - len(trace) <= sum(kills) - KILLS
+
+
+def test_cells_between_restore_and_rerun_are_kept_and_so_is_the_place(open_notebook: OpenNotebook) -> None:
+    """What other cells changed stays, also when the kernel dies again before the loop has gone on."""
+    cell = "import respawner, time\nseen = []\nfor i in respawner.resume(range(40), name='it'):\n    seen.append((i, rate))\n    time.sleep(0.03)"
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("rate = 1")
+    notebook.client.execute(cell)
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 3)
+    notebook.kill_at_once()
+    notebook.start()
+    ran = notebook.run("rate = 2")
+    assert "run that cell again and it goes on there" in ran.text
+    notebook.restart_after_kill()
+    ran = notebook.run("import respawner; print(respawner.stopped()['loops'])")
+    assert "had not ended; it has not gone on yet from its state before item" in ran.text
+    # A changed cell finds the loop by its name.
+    ran = notebook.run("# changed\n" + cell)
+    assert ran.error is None
+    assert "loop 'it' goes on with item" in ran.text
+    assert notebook.value("[i for i, _ in seen] == list(range(40))") == "True"
+    assert notebook.value("sorted({rate for _, rate in seen})") == "[1, 2]"
+    assert notebook.value("respawner.stopped()") == "None"
+    notebook.run(cell)
+    assert notebook.value("seen == [(i, 2) for i in range(40)]") == "True", "what has ended begins anew"
+
+
+def test_a_plain_loop_around_is_told_and_start_over_begins_anew(open_notebook: OpenNotebook) -> None:
+    cell = (
+        "import respawner, time\nfor epoch in range(3):\n"
+        "    for i in respawner.resume(range(8)):\n        last = epoch, i\n        time.sleep(0.03)"
+    )
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.client.execute(cell)
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["variables"].get("epoch") == 1)
+    notebook.kill_at_once()
+    notebook.start()
+    error = notebook.run(cell).error or ""
+    assert "stopped where epoch was 1, and here it is 0" in error
+    assert "for epoch in respawner.resume" in error
+    assert notebook.run("respawner.start_over()").error is None
+    ran = notebook.run(cell)
+    assert (ran.error, ran.text) == (None, "")
+    assert notebook.value("last") == "(2, 7)"
+
+
+def test_an_interrupted_loop_goes_on_in_the_same_kernel_after_restore(open_notebook: OpenNotebook) -> None:
+    cell = "import time\nfor i in respawner.resume(range(60)):\n    seen.append(i)\n    time.sleep(0.02)"
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import respawner; seen = []")
+    request = notebook.client.execute(cell)
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 5)
+    notebook.manager.interrupt_kernel()
+    told = Ran()
+    while told.error is None or "%restore" not in told.text:
+        message = notebook.client.get_iopub_msg(timeout=PATIENCE_SECONDS)
+        if message["parent_header"].get("msg_id") == request:
+            told.take(message)
+    [snapshot] = re.findall(
+        r"`%restore (\S+)` brings back the last safe point of this cell, before item", told.text
+    )
+    assert notebook.run(f"%restore {snapshot}").error is None
+    ran = notebook.run(cell)
+    assert "the loop goes on with item" in ran.text
+    assert notebook.value("seen == list(range(60))") == "True"
+
+
+def test_counting_around_the_loop_is_refused_at_once(notebook: Notebook) -> None:
+    notebook.run("import respawner")
+    ran = notebook.run("for i, x in enumerate(respawner.resume('ab')):\n    pass")
+    assert "write respawner.resume(…, counted=True)" in (ran.error or "")
+    ran = notebook.run("print([(i, x) for i, x in respawner.resume('ab', counted=True)])")
+    assert ran.text == "[(0, 'a'), (1, 'b')]\n"
+
+
+# Positions ---------------------------------------------------------------------------------------------------
+
+
+class Drawn(torch.utils.data.Dataset[Any]):
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> float:
+        return index + torch.rand(()).item()
+
+
+def dataloaders() -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(5)
+    return {
+        "shuffled": torch.utils.data.DataLoader(Drawn(), batch_size=3, shuffle=True),
+        "own generator": torch.utils.data.DataLoader(
+            Drawn(), batch_size=3, shuffle=True, generator=generator
+        ),
+        "enumerated": enumerate(torch.utils.data.DataLoader(Drawn(), batch_size=3, shuffle=True)),
+        "workers": torch.utils.data.DataLoader(Drawn(), batch_size=3, shuffle=True, num_workers=2),
+        "range": range(3, 20, 5),
+        "list": ["a", "b", "c", "d"],
+    }
+
+
+@pytest.mark.parametrize("kind", list(dataloaders()))
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_what_comes_next_is_the_same(kind: str, count: int) -> None:
+    torch.manual_seed(1)
+    iterable = dataloaders()[kind]
+    start = start_of(iterable)
+    iterator = iter(iterable)
+    for _ in range(count):
+        next(iterator)
+    state, own = torch.get_rng_state(), start_of(iterable)["generators"]
+    wanted = [str(item) for item in iterator]
+    torch.manual_seed(99)
+    again = dataloaders()[kind]
+    generator = getattr(again, "generator", None)
+    if generator is not None:
+        generator.set_state(own[0])
+    iterator = at_position(again, count, start)
+    torch.set_rng_state(state)
+    assert [str(item) for item in iterator] == wanted
+
+
+def test_fewer_items_than_were_done_are_told() -> None:
+    with pytest.raises(ResumeError, match="stopped after 5 items, and now there are only 3"):
+        at_position([1, 2, 3], 5, {"random": {}, "generators": []})
+
+
+def test_position_is_in_the_manifest(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(
+        "import respawner, time\nfor i in respawner.resume(range(4), name='it'):\n    time.sleep(0.1)"
+    )
+    assert notebook.settle()["durable"]
+    inside = [found for found in notebook.manifests() if found.kind == SAFEPOINT]
+    assert inside[0].state == "running"
+    [place] = inside[0].cell["safepoint"]["loops"]
+    assert place["name"] == "it"
+    assert 1 <= place["iteration"] <= 4
+    # Tidying up has deleted some meanwhile.
+    assert notebook.manifests()[0].cell["safepoints"] >= len(inside) > 0

@@ -1,0 +1,194 @@
+"""Snapshots inside a running cell: when they are taken, what comes back of them, and how long they stay."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from respawner import contract
+from respawner.errors import SettingError
+from respawner.manifest import SAFEPOINT, Manifest
+from respawner.safepoints.pace import Pace
+from respawner.store.retention import Rules
+
+from tests.snapshot.notebook import PATIENCE_SECONDS, PYTHON, Notebook
+from tests.snapshot.test_retention import at, kept
+
+OpenNotebook = Callable[..., Notebook]
+AT_EVERY = {contract.SAFEPOINT_SECONDS_ENV: "0", contract.SAFEPOINT_SHARE_ENV: "1"}
+"""At every safe point at which the state before is written."""
+
+TRAINING = """
+import torch, time
+def train(epochs):
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    history = []
+    for epoch in range(epochs):
+        for step in range(5):
+            loss = model(torch.ones(2, 4)).pow(2).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            history.append(loss.item())
+            time.sleep(0.02)
+    return history
+"""
+
+
+def wait_for_safepoint(
+    notebook: Notebook, wanted: Callable[[Manifest], bool] = lambda found: True
+) -> Manifest:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        for found in notebook.timeline.snapshots():
+            if isinstance(found, Manifest) and found.kind == SAFEPOINT and wanted(found):
+                return found
+        time.sleep(0.05)
+    raise AssertionError([found.cell for found in notebook.manifests()])
+
+
+# Pace ------------------------------------------------------------------------------------------------------
+
+
+def test_next_one_is_due_when_the_last_ones_stall_is_its_share() -> None:
+    pace = Pace(share=0.01, least_seconds=30)
+    assert pace.wait_seconds(0.001, 0, 10**12) == 30
+    assert pace.wait_seconds(2.0, 0, 10**12) == pytest.approx(200)
+    assert Pace(share=0).wait_seconds(0.0, 0, 10**12) == float("inf")
+
+
+def test_writing_all_day_takes_half_of_the_budget() -> None:
+    wait = Pace(least_seconds=1).wait_seconds(0.1, 5 * 10**9, 2 * 10**12)
+    assert wait == pytest.approx(432)
+    assert 86400 / wait * 5e9 == pytest.approx(1e12)
+
+
+def test_settings_of_the_pace_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(contract.SAFEPOINT_SHARE_ENV, "0.05")
+    assert Pace.from_environment() == Pace(share=0.05)
+    for wrong in ("1.5", "5%", "-1", "nan"):
+        monkeypatch.setenv(contract.SAFEPOINT_SHARE_ENV, wrong)
+        with pytest.raises(SettingError, match=contract.SAFEPOINT_SHARE_ENV):
+            Pace.from_environment()
+
+
+# Retention -------------------------------------------------------------------------------------------------
+
+
+def test_a_long_cells_snapshots_push_out_none_of_a_finished_cell() -> None:
+    finished = [at(n, 100.0 - n) for n in range(5, 0, -1)]
+    inside = [at(n, 60.0 - n, safepoint=True) for n in range(50, 5, -1)]
+    assert kept(inside + finished, Rules(latest=4, hourly=0, daily=0)) == [2, 3, 4, 5, 48, 49, 50]
+
+
+def test_snapshots_inside_a_cell_go_when_there_is_one_after_it() -> None:
+    inside = [at(n, 60.0 - n, safepoint=True) for n in range(9, 5, -1)]
+    rules = Rules(latest=1, hourly=0, daily=0)
+    assert kept([at(10, 0.0), *inside], rules) == [10]
+    failed = replace(at(10, 0.0), target=False)
+    assert kept([failed, *inside], rules) == [7, 8, 9, 10]
+
+
+# What comes back -------------------------------------------------------------------------------------------
+
+
+def test_a_kernel_that_dies_in_a_cell_comes_back_at_the_last_safe_point(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(TRAINING)
+    notebook.client.execute("result = train(1000)")
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["steps"] > 7)
+    notebook.kill_at_once()
+    notebook.start()
+    safe = next(found for found in notebook.manifests() if found.kind == SAFEPOINT)
+    facts = safe.cell["safepoint"]
+    assert facts["at"] == "optimizer"
+    ran = notebook.run(
+        "import respawner; stopped = respawner.stopped(); mine = stopped['functions']['train']"
+    )
+    assert ran.error is None, ran.error
+    assert "inside cell [2]" in ran.text
+    assert (
+        f"cell [2] `result = train(1000)` had not ended; this is its state after {facts['steps']}" in ran.text
+    )
+    assert f"train: epoch = {facts['steps'] // 5}" in ran.text
+    assert "begins anew" in ran.text
+    # The step has been done, and nothing after it.
+    assert notebook.value("len(mine['history'])") == str(facts["steps"] - 1)
+    assert notebook.value("int(mine['optimizer'].state[mine['model'].weight]['step'])") == str(facts["steps"])
+    assert notebook.value("mine['optimizer'].param_groups[0]['params'][0] is mine['model'].weight") == "True"
+    assert ran.prompt == 3
+
+
+def test_a_cell_that_is_interrupted_or_fails_leaves_its_last_safe_point_as_the_target(
+    open_notebook: OpenNotebook,
+) -> None:
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(TRAINING + "\ndef fail():\n    train(2)\n    raise RuntimeError('diverged')")
+    assert notebook.run("fail()").error == "RuntimeError: diverged"
+    notebook.kill()
+    failed, safe, *_ = notebook.manifests()
+    assert (failed.state, safe.kind) == ("error", SAFEPOINT)
+    ran = notebook.start().run("pass")
+    assert f"snapshot {safe.id}" in ran.text
+    assert f"failed, and `%restore {failed.id}` brings back its state then" in ran.text
+
+
+def test_a_finished_cell_is_restored_as_it_ended(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(TRAINING)
+    notebook.run("result = train(2)")
+    assert any(found.kind == SAFEPOINT for found in notebook.manifests())
+    ran = notebook.restart_after_kill().run(
+        "print(len(result), respawner.stopped() if 'respawner' in globals() else '')"
+    )
+    assert "had not ended" not in ran.text
+    assert ran.text.strip().splitlines()[-1].startswith("10")
+
+
+def test_none_are_taken_where_the_share_is_nothing(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook(**{**AT_EVERY, contract.SAFEPOINT_SHARE_ENV: "0"}).start()
+    notebook.run(TRAINING + "\ntrain(2)")
+    assert notebook.settle()["durable"]
+    assert [found.kind for found in notebook.manifests()] == ["cell"]
+
+
+def test_a_no_grad_block_of_the_cell_is_no_setting_of_the_restored_kernel(
+    open_notebook: OpenNotebook,
+) -> None:
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import torch, respawner, time")
+    notebook.client.execute(
+        "with torch.no_grad():\n    for i in respawner.resume(range(1000)):\n        time.sleep(0.02)"
+    )
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 1)
+    notebook.kill_at_once()
+    ran = notebook.start().run("print(torch.is_grad_enabled())")
+    assert ran.text.strip().splitlines()[-1] == "True"
+
+
+HOOK = """
+import sys
+from respawner.safepoints.optimizer_steps import OptimizerSteps
+before = list(sys.meta_path)
+steps = []
+watch = OptimizerSteps(lambda: steps.append(1))
+import torch
+loader = sys.modules["torch.optim.optimizer"].__spec__.loader
+print(type(loader).__name__, sys.meta_path == before)
+weight = torch.nn.Parameter(torch.ones(2))
+optimizer = torch.optim.SGD([weight], lr=0.1)
+weight.sum().backward()
+optimizer.step()
+watch.remove()
+optimizer.step()
+print(len(steps))
+"""
+
+
+def test_steps_are_told_although_torch_is_imported_later() -> None:
+    done = subprocess.run([PYTHON, "-c", HOOK], capture_output=True, text=True, check=True)
+    assert done.stdout == "SourceFileLoader True\n1\n"
