@@ -90,6 +90,12 @@ def _spawner(c: Any, settings: Settings) -> None:
     spawner.options_form, spawner.options_from_form = spawn_form, options_from_form
     spawner.schedule = functools.partial(run_round, policy=policy_of(settings.gpus))
     spawner.poll_interval = 10
+    if cluster := settings.cluster:
+        spawner.hosts = {host: cluster.engine(host) for host in cluster.hosts}
+        spawner.engine_tls_dir = str(cluster.tls_dir)
+        # Folders and not volumes: a volume is one host's.
+        spawner.home_volume = f"{cluster.shared_dir}/{{username}}/home"
+        spawner.snapshot_volume = f"{cluster.shared_dir}/{{username}}/snapshots"
     spawner.default_url = "/lab"
 
 
