@@ -152,6 +152,8 @@ def run_playbook(
         quiet=True,
         suppress_env_files=True,
     )
+    # ansible-runner writes the whole environment there, and with it every secret that came by it.
+    (Path(runner.config.artifact_dir) / "command").unlink(missing_ok=True)
     said = "" if runner.rc == 0 or watcher.failures else runner.stdout.read().strip()[-2000:]
     return Outcome(
         status=runner.rc,
