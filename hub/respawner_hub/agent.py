@@ -20,6 +20,17 @@ def client(settings: Settings) -> AgentClient:
     return AgentClient(url, secrets.agent_token_file(settings.state_dir).read_text().strip())
 
 
+def clients(settings: Settings) -> list[AgentClient]:
+    """As `client`, one a host of the deployment."""
+    cluster = settings.cluster
+    if cluster is None:
+        return [client(settings)]
+    token = secrets.agent_token_file(settings.state_dir).read_text().strip()
+    return [
+        AgentClient(cluster.agent(host), token, ca_file=cluster.tls_dir / "ca.crt") for host in cluster.hosts
+    ]
+
+
 def fingerprint(settings: Settings) -> str:
     """Changes when the agent must be restarted to be what settings and code say."""
     digest = hashlib.sha256(" ".join(_arguments(settings)).encode())

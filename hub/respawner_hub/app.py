@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+from collections.abc import Mapping
 
 from jupyterhub import orm
 from jupyterhub.app import JupyterHub
-from respawner_spawner.engine import engine_at
+from respawner_spawner.engine import Engine
 from respawner_spawner.leases.ledger import Ledger
-from traitlets import Instance, Integer, Unicode
+from traitlets import Callable, Instance, Integer, Unicode
 
 from .gpus import api, handlers, pages
 from .gpus.agents import Agents, strangers_of, tell, unwatched
@@ -35,8 +35,9 @@ class RespawnerHub(JupyterHub):
     ledger_url = Unicode(
         help="SQLAlchemy URL of the leases. Example: ``c.RespawnerHub.ledger_url = 'sqlite:////srv/leases.sqlite'``"
     ).tag(config=True)
-    engine_host = Unicode(
-        help="Docker Engine of the sessions, compared with the leases before any GPU is granted; empty: by nobody. Example: ``c.RespawnerHub.engine_host = 'unix:///run/docker.sock'``"
+    engines = Callable(
+        dict,
+        help="Returns the engines of the sessions by host, which are compared with the leases before any GPU is granted; none: by nobody. Example: ``c.RespawnerHub.engines = partial(engines_of, settings)``",
     ).tag(config=True)
     gpus = Instance(
         GpuSettings,
@@ -64,19 +65,18 @@ class RespawnerHub(JupyterHub):
         if "gpu_desk" not in self.tornado_settings:  # a subcommand
             return
         seen = await self.agents.ask()
-        if self.engine_host:
+        engines = self.engines()
+        if engines:
             known = {device.host for device in self._ledger.devices()}
             hosts = known | {host.host for host in seen if host.answer}
             await asyncio.to_thread(withhold, self._ledger, sorted(hosts), "hub")
         await asyncio.to_thread(tell, self._ledger, seen)
-        if self.engine_host:
-            await self._look_at_the_containers()
+        if engines:
+            await self._look_at_the_containers(engines)
 
-    async def _look_at_the_containers(self) -> None:
+    async def _look_at_the_containers(self, engines: Mapping[str, Engine]) -> None:
         """The database may be older than they are. What cannot be seen now stays withheld until the scheduler sees it."""
-        reconciler = Reconciler(
-            self._ledger, engine_at(self.engine_host), self.deployment, socket.gethostname()
-        )
+        reconciler = Reconciler(self._ledger, engines, self.deployment)
         seen = self.agents.seen
         look = reconciler.compare(strangers_of(seen, self.deployment), unwatched(seen))
         try:

@@ -29,7 +29,10 @@ def ensure_network(settings: Settings, client: docker.APIClient) -> bool:
 
 
 def remembered(settings: Settings) -> str:
-    """The gateway address that `ensure_network` found: a hub restarts also while the engine is away."""
+    """Where sessions reach the hub: the gateway address that `ensure_network` found, since a hub restarts also while the
+    engine is away; in a cluster the address that the settings give it on the overlay."""
+    if settings.cluster:
+        return settings.cluster.hub_address
     try:
         return _file(settings).read_text().strip()
     except FileNotFoundError as error:

@@ -11,6 +11,7 @@ from typing import Any
 from . import gateway, secrets
 from .auth import external
 from .auth.local import LocalAccountsAuthenticator
+from .engines import engines_of
 from .gpus.agents import agents_of
 from .gpus.form import options_from_form, spawn_form
 from .gpus.rounds import policy_of, run_round
@@ -90,13 +91,19 @@ def _spawner(c: Any, settings: Settings) -> None:
     spawner.options_form, spawner.options_from_form = spawn_form, options_from_form
     spawner.schedule = functools.partial(run_round, policy=policy_of(settings.gpus))
     spawner.poll_interval = 10
+    if cluster := settings.cluster:
+        spawner.hosts = {host: cluster.engine(host) for host in cluster.hosts}
+        spawner.engine_tls_dir = str(cluster.tls_dir)
+        # Folders and not volumes: a volume is one host's.
+        spawner.home_volume = f"{cluster.shared_dir}/{{username}}/home"
+        spawner.snapshot_volume = f"{cluster.shared_dir}/{{username}}/snapshots"
     spawner.default_url = "/lab"
 
 
 def _gpus(c: Any, settings: Settings) -> None:
     c.RespawnerHub.deployment = settings.hub.name
     c.RespawnerHub.ledger_url = settings.own_database_url
-    c.RespawnerHub.engine_host = settings.engine.host
+    c.RespawnerHub.engines = functools.partial(engines_of, settings)
     c.RespawnerHub.gpus = settings.gpus
     c.RespawnerHub.agents = agents_of(settings)
     c.RespawnerHub.max_gpus = settings.session.max_gpus

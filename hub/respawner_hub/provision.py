@@ -1,7 +1,7 @@
 """`provision_local`: what `make up` needs on this machine, put there by `ansible/local.yml`.
 
 A second `make up` does not start Ansible at all: where every program answers, there is nothing to do.
-Not for other hosts.
+Not for other hosts: those are `cluster`'s.
 """
 
 from __future__ import annotations
@@ -12,27 +12,11 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from .images import project_root
+from .playbooks import KEEP_RUNS, SEARCH_PATH, run_playbook
 from .steps import Say
-
-KEEP_RUNS = 10
-
-SEARCH_PATH = os.pathsep.join(
-    [
-        "/usr/local/sbin",
-        "/usr/local/bin",
-        "/usr/sbin",
-        "/usr/bin",
-        "/sbin",
-        "/bin",
-        os.environ.get("PATH", ""),
-    ]
-)
-"""An ordinary user's PATH lacks the sbin folders, where dockerd and debootstrap may lie."""
 
 NEEDED = ("dockerd", "docker", "configurable-http-proxy", "debootstrap")
 
@@ -71,7 +55,7 @@ def provision_local(
             return ProvisionResult((), time.monotonic() - started, ran=False)
         log(f"provision: {', '.join(missing)} missing, running ansible/local.yml")
     _check_root(check=check)
-    changed = _run_playbook(project_root() / "ansible", state_dir / "ansible", log, check=check)
+    changed = _run(project_root() / "ansible", state_dir / "ansible", log, check=check)
     if not check and (missing := missing_programs()):
         raise ProvisionError(
             f"ansible/local.yml ended well, and still {', '.join(missing)} cannot be run. "
@@ -110,56 +94,21 @@ def _check_root(*, check: bool) -> None:
     )
 
 
-def _run_playbook(project: Path, private: Path, log: Say, *, check: bool) -> list[str]:
-    """Run `local.yml` by ansible-runner and return the tasks that changed something."""
-    import ansible_runner  # here: it is slow to import, and seldom needed
-
-    private.mkdir(parents=True, exist_ok=True)
-    changed: list[str] = []
-    failures: list[str] = []
-
-    def on_event(event: dict[str, Any]) -> bool:
-        data = event.get("event_data", {})
-        if event["event"] == "runner_on_ok" and data.get("res", {}).get("changed"):
-            changed.append(_task(data))
-            log(f"provision: {_task(data)}: {'would change' if check else 'changed'}")
-        elif event["event"] in ("runner_on_failed", "runner_on_unreachable") and not data.get(
-            "ignore_errors"
-        ):
-            failures.append(f"{_task(data)}: {_message(data.get('res', {}))}")
-        return True  # keep the event in the artifacts
-
-    runner = ansible_runner.run(
-        private_data_dir=str(private),
-        project_dir=str(project),
-        inventory=str(project / "inventory" / "local.yml"),
-        playbook="local.yml",
-        cmdline="--check" if check else "",
-        ident=datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S%f"),
-        rotate_artifacts=KEEP_RUNS,
-        envvars={
-            "ANSIBLE_CONFIG": str(project / "ansible.cfg"),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{SEARCH_PATH}",
-        },
-        event_handler=on_event,
-        quiet=True,
-        suppress_env_files=True,
+def _run(project: Path, private: Path, log: Say, *, check: bool) -> list[str]:
+    """Run `local.yml` and return the tasks that changed something."""
+    outcome = run_playbook(
+        project,
+        "local.yml",
+        project / "inventory" / "local.yml",
+        private,
+        lambda line: log(f"provision: {line}"),
+        check=check,
+        keep_runs=KEEP_RUNS,
     )
-    if runner.rc != 0:
-        said = "\n".join(failures) or runner.stdout.read().strip()[-2000:]
+    if outcome.status:
+        said = "\n".join(f"{task}: {words}" for _, task, words in outcome.failures) or outcome.said
         raise ProvisionError(
-            f"{said}\nEverything that Ansible said: {runner.config.artifact_dir}/stdout. "
+            f"{said}\nEverything that Ansible said: {outcome.folder}/stdout. "
             f"Try again with: respawner-hub provision"
         )
-    return changed
-
-
-def _task(data: dict[str, Any]) -> str:
-    return " : ".join(part for part in (data.get("role"), data.get("task")) if part)
-
-
-def _message(result: dict[str, Any]) -> str:
-    """What a failed task said: its message, and what the command behind it wrote."""
-    parts = [str(result.get(key, "")).strip() for key in ("msg", "stderr")]
-    parts += [_message(item) for item in result.get("results", []) if item.get("failed")]
-    return "\n".join(dict.fromkeys(filter(None, parts)))
+    return [task for _, task in outcome.changed]

@@ -380,6 +380,36 @@ class AgentSettings(Section):
     )
 
 
+class ClusterSettings(Section):
+    """Written by the playbook (`ansible/roles/hub`)."""
+
+    hosts: dict[str, str] = Field(
+        description="Hosts that run sessions: the name that the host's agent gives, and the address of its engine and agent. The playbook fills it from the inventory's group gpu_hosts.",
+        min_length=1,
+    )
+    hub_address: str = Field(
+        description="The hub's address on the sessions' network, which is an overlay of the Swarm: sessions reach the hub there."
+    )
+    shared_dir: Path = Field(
+        Path("/srv/respawner"),
+        description="Folder that every host sees. Users' homes and snapshots lie in it, so that a session can go on on another host.",
+    )
+    tls_dir: Path = Field(
+        Path("/etc/respawner/tls"),
+        description="Folder with ca.crt, client.crt and client.key, with which hub, engines and agents know each other.",
+    )
+    engine_port: int = Field(2376, ge=1, le=65535, description="Port of the engines, with TLS.")
+    agent_port: int = Field(8082, ge=1, le=65535, description="Port of the agents, with TLS.")
+
+    def engine(self, host: str) -> str:
+        """Address of a host's engine."""
+        return f"tcp://{self.hosts[host]}:{self.engine_port}"
+
+    def agent(self, host: str) -> str:
+        """Address of a host's agent."""
+        return f"https://{self.hosts[host]}:{self.agent_port}"
+
+
 class Settings(Section):
     hub: HubSettings = Field(
         HubSettings(), description="The hub: where it listens and where it keeps things."
@@ -393,6 +423,10 @@ class Settings(Section):
         GpuSettings(), description="GPUs: the queue, and when idle ones are taken back."
     )
     agent: AgentSettings = Field(AgentSettings(), description="The agent that watches this machine's GPUs.")
+    cluster: ClusterSettings | None = Field(
+        None,
+        description="Several hosts. See docs/cluster.md; without this section there is this machine alone.",
+    )
     folder: Path = Field(Path(), exclude=True, description="Folder of the file: relative paths start here.")
 
     @model_validator(mode="after")

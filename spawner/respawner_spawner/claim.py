@@ -88,9 +88,12 @@ def claim(
         raise _waits(ledger, who, standing) from error
 
 
-def fence_without_lease(ledger: Ledger, holder: str) -> int:
-    """A number for a session that starts without GPUs: newer than every lease that it has had; 0 if it had none."""
-    if not ledger.ended(holder, most=1):
+def fence_without_lease(ledger: Ledger, holder: str, *, always: bool = False) -> int:
+    """A number for a session that starts without GPUs: newer than every lease that it has had; 0 if it had none.
+
+    :param always: a number also then: on another host an earlier container of it may still run.
+    """
+    if not always and not ledger.ended(holder, most=1):
         return 0
     return ledger.new_fence(holder, "it starts without a GPU")
 

@@ -10,10 +10,12 @@ import asyncio
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import docker
 import docker.errors
+import docker.tls
 import requests.exceptions
 
 T = TypeVar("T")
@@ -66,6 +68,13 @@ class Engine:
 
 
 @functools.cache
-def engine_at(host: str) -> Engine:
-    """The one `Engine` for this address."""
-    return Engine(host)
+def engine_at(host: str, tls_dir: str = "") -> Engine:
+    """The one `Engine` for this address.
+
+    :param tls_dir: for mutual TLS, a folder with `ca.crt`, `client.crt` and `client.key`.
+    """
+    if not tls_dir:
+        return Engine(host)
+    folder = Path(tls_dir)
+    pair = (str(folder / "client.crt"), str(folder / "client.key"))
+    return Engine(host, docker.tls.TLSConfig(client_cert=pair, ca_cert=str(folder / "ca.crt"), verify=True))

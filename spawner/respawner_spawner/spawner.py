@@ -14,7 +14,7 @@ import contextlib
 import inspect
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,24 @@ from dockerspawner.dockerspawner import _deep_merge
 from jupyterhub.traitlets import ByteSpecification
 from respawner import contract
 from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
-from traitlets import Bool, Callable, Integer, List, Unicode, default
+from traitlets import Bool, Callable, Dict, Integer, List, Unicode, default
 
 from . import container_spec
 from .claim import Claimant, claim, deleted, fence_without_lease, schedule, stopped
 from .durable import Saved, flush
 from .engine import UNREACHABLE, Engine, engine_at
 from .failure import LOG_LINES, Ending, SessionStartError, next_step
+from .hosts import LOST_SECONDS, choose_host, open_hosts, silent_seconds
 from .image_facts import ImageFacts, image_facts
 from .leases.ledger import Ledger
-from .leases.model import Lease, State
+from .leases.model import Device, Lease, State
 from .leases.records import EndReason, LedgerError
 from .spawn_form import image_form, options_from_form
 from .volumes import fill_volumes
 
 READY_CHECK_SECONDS = 0.1
+LOOK_SECONDS = 10
+GIVEN_UP = "its host does not answer, and an admin gave it up"
 _ledgers: dict[str, Ledger] = {}
 _images_with_kernels: set[str] = set()
 
@@ -60,6 +63,14 @@ class GPUDockerSpawner(DockerSpawner):
     engine_host = Unicode(
         "unix:///var/run/docker.sock",
         help="Docker Engine of the sessions. Example: ``c.GPUDockerSpawner.engine_host = 'unix:///run/docker.sock'``",
+    ).tag(config=True)
+    hosts = Dict(
+        value_trait=Unicode(),
+        key_trait=Unicode(),
+        help="Engines of several hosts, by the name that the host's agent gives; empty: `engine_host` alone. `engine_host` is then the hub's own. Example: ``c.GPUDockerSpawner.hosts = {'gpu1': 'tcp://10.0.0.11:2376', 'gpu2': 'tcp://10.0.0.12:2376'}``",
+    ).tag(config=True)
+    engine_tls_dir = Unicode(
+        help="Folder with ca.crt, client.crt and client.key for the engines in `hosts`. Example: ``c.GPUDockerSpawner.engine_tls_dir = '/etc/respawner/tls'``",
     ).tag(config=True)
     database_url = Unicode(
         help="SQLAlchemy URL of the leases. Example: ``c.GPUDockerSpawner.database_url = 'sqlite:////srv/leases.sqlite'``"
@@ -103,6 +114,7 @@ class GPUDockerSpawner(DockerSpawner):
         help="Grants what can be granted now: for callers who start a server without the queue. Example: ``c.GPUDockerSpawner.schedule = lambda ledger: None`` leaves all grants to the scheduler",
     ).tag(config=True)
     lease = List(Unicode(), help="UUIDs of this session's GPUs and MIG devices.")
+    host = Unicode(help="Name of the host of this session's container, where there are several.")
     fence = Integer(0, help="Number of the session's hold on them.")
     will_resume = Bool(
         False, help="True while a running session is out of reach: its token and OAuth client are kept."
@@ -126,6 +138,12 @@ class GPUDockerSpawner(DockerSpawner):
 
     @property
     def engine(self) -> Engine:
+        """The one that has, or gets, this session's container."""
+        return self._engine_of(self.host)
+
+    def _engine_of(self, host: str) -> Engine:
+        if host in self.hosts:
+            return engine_at(self.hosts[host], self.engine_tls_dir)
         return engine_at(self.engine_host)
 
     @property
@@ -175,15 +193,17 @@ class GPUDockerSpawner(DockerSpawner):
 
     def get_state(self) -> dict[str, Any]:
         held = {"lease": list(self.lease), "fence": self.fence} if self.fence else {}
-        return {**super().get_state(), **held}
+        where = {"host": self.host} if self.host else {}
+        return {**super().get_state(), **held, **where}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.lease, self.fence = state.get("lease", []), state.get("fence", 0)
+        self.host = state.get("host", "")
 
     def clear_state(self) -> None:
         super().clear_state()
-        self.lease, self.fence = [], 0
+        self.lease, self.fence, self.host = [], 0, ""
 
     # Start ----------------------------------------------------------------------------------------------
 
@@ -197,7 +217,7 @@ class GPUDockerSpawner(DockerSpawner):
         self._said.clear()
         began = time.time()
         try:
-            existing = await self.get_object()
+            existing = await self._find()
             if existing and existing["State"]["Running"]:
                 if not await self._is_given_up(_fence_of(existing)):
                     return await self._adopt(existing)
@@ -213,10 +233,52 @@ class GPUDockerSpawner(DockerSpawner):
         except UNREACHABLE as error:
             self._failure = f"the engine does not answer: {error}"
             raise SessionStartError(
-                f"The Docker engine at {self.engine_host} does not answer ({type(error).__name__}). "
+                f"The Docker engine at {self.engine.host} does not answer ({type(error).__name__}). "
                 "Your files and snapshots are safe; tell your admin.",
                 reason="engine",
             ) from error
+
+    async def _find(self) -> dict[str, Any] | None:
+        """The session's container of an earlier start, on whichever host it is; None where there is none within reach."""
+        if self.host or not self.hosts:
+            try:
+                return await self.get_object()
+            except UNREACHABLE:
+                lost = await self._lost()
+                if self.host and not lost and await self._is_given_up(self.fence):
+                    lost = GIVEN_UP
+                if not lost:
+                    raise
+                self.log.warning("%s starts elsewhere: %s", self._log_name, lost)
+                self.host, self.object_id = "", ""
+                return None
+        silent = await asyncio.to_thread(silent_seconds, self.ledger, list(self.hosts))
+        asked = [host for host in self.hosts if host not in silent]
+        answers = await asyncio.gather(*(self._look_on(host) for host in asked))
+        found = [(host, container) for host, container in zip(asked, answers, strict=True) if container]
+        if not found:
+            return None
+        self.host, container = max(found, key=lambda pair: pair[1]["State"]["Running"])
+        self.object_id = container["Id"]
+        return container
+
+    async def _look_on(self, host: str) -> dict[str, Any] | None:
+        """One host of several; what it does not say within a moment keeps nobody waiting."""
+        call = self._engine_of(host).call("inspect_container", self.container_name)
+        try:
+            return await asyncio.wait_for(call, LOOK_SECONDS)
+        except NotFound:
+            return None
+        except (TimeoutError, *UNREACHABLE, APIError) as error:
+            self.log.warning("Cannot ask %s for a container of %s: %s", host, self._log_name, error)
+            return None
+
+    async def _lost(self) -> str:
+        """Why the session's host counts as lost; "" while it does not."""
+        if self.host not in self.hosts:
+            return ""
+        age = (await asyncio.to_thread(silent_seconds, self.ledger, list(self.hosts))).get(self.host, 0.0)
+        return f"nothing was heard of its host {self.host} for {age:.0f} s" if age > LOST_SECONDS else ""
 
     async def _is_given_up(self, fence: int) -> bool:
         """Whether the ledger has ended the lease with which a container runs: it is no session of anybody's any more."""
@@ -283,15 +345,40 @@ class GPUDockerSpawner(DockerSpawner):
         who = Claimant(self.holder, self.user.name, self._groups(), self.gpus, self.max_gpus)
         lease = await asyncio.to_thread(claim, self.ledger, who, self.user_options, self.schedule, began)
         if lease is None:
-            self.fence = await asyncio.to_thread(fence_without_lease, self.ledger, self.holder)
+            several = bool(self.hosts)
+            self.fence = await asyncio.to_thread(
+                fence_without_lease, self.ledger, self.holder, always=several
+            )
+            await self._place([])
             return
         self.lease, self.fence = list(lease.uuids), lease.fence
+        devices = await asyncio.to_thread(self.ledger.devices)
+        await self._place(devices)
         if lease.share_bytes:
-            devices = await asyncio.to_thread(self.ledger.devices)
             memory = {device.uuid: device.memory_bytes for device in devices}
             self._share = container_spec.Share(lease.share_bytes, memory.get(lease.uuids[0], 0))
         await self._refuse_used(lease)
         self._say(20, f"{len(lease.uuids)} GPU(s) for you")
+
+    async def _place(self, devices: Iterable[Device]) -> None:
+        """Go to the host of the lease; without one to a host that takes sessions."""
+        if not self.hosts:
+            return
+        if self.lease:
+            host = next((device.host for device in devices if device.uuid == self.lease[0]), "")
+        else:
+            candidates = await asyncio.to_thread(open_hosts, self.ledger, list(self.hosts))
+            host = choose_host(self.holder, candidates) if candidates else ""
+        if host not in self.hosts:
+            what = f"of {self.lease[0]} ({host or 'unknown'})" if self.lease else "that takes sessions now"
+            raise SessionStartError(
+                f"There is no host {what} among {', '.join(self.hosts)}. Tell your admin: "
+                "`respawner-hub gpu list` shows the hosts, [cluster] hosts and `provision` make them known.",
+                reason="host",
+            )
+        if host != self.host:
+            self.host, self.object_id = host, ""
+            await self.pull_image(self.image)
 
     def _groups(self) -> list[str]:
         return [group.name for group in self.user.orm_user.groups]
@@ -486,10 +573,12 @@ class GPUDockerSpawner(DockerSpawner):
         try:
             container = await self.get_object()
         except (*UNREACHABLE, APIError) as error:
+            if lost := await self._lost():
+                return lost
             if await self._is_given_up(self.fence):
-                return "its host does not answer, and an admin gave it up"
+                return GIVEN_UP
             self.log.warning(
-                "Cannot ask %s about %s, counted as running: %s", self.engine_host, self._log_name, error
+                "Cannot ask %s about %s, counted as running: %s", self.engine.host, self._log_name, error
             )
             return None
         if container is None:

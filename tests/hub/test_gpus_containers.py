@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from respawner_hub.gpus import idle, service
+from respawner_hub.gpus import containers, idle, service
 from respawner_hub.gpus.actions import BadAction
 from respawner_hub.gpus.containers import Reconciler, withhold
 from respawner_hub.gpus.desk import Desk, Session
@@ -13,6 +13,7 @@ from respawner_hub.gpus.rounds import Policy, run_round
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Device, Rules, State
 from respawner_spawner.leases.reconcile import SILENT_ENGINE
+from respawner_spawner.leases.records import EndReason
 
 from tests.spawner.ledgers import Clock, holder, run
 
@@ -55,7 +56,7 @@ def entry(lease) -> dict:
 
 
 async def compare(ledger, engine, strangers=None, unwatched=()):
-    reconciler = Reconciler(ledger, engine, "team", "gpu-a")
+    reconciler = Reconciler(ledger, {"gpu-a": engine}, "team")
     return await reconciler.compare(strangers or {}, unwatched)
 
 
@@ -134,6 +135,37 @@ async def test_an_agent_that_has_not_looked_at_processes_does_not_free_what_a_st
     assert "process 4711" in ledger.devices()[0].cordon
     await compare(ledger, engine)
     assert ledger.devices()[0].cordon == ""
+
+
+class HungEngine:
+    """Answers nothing, as where the network swallows everything."""
+
+    async def call(self, method: str, *args, **kwargs):
+        await asyncio.Event().wait()
+
+
+async def test_a_host_that_hangs_keeps_its_leases_and_nobody_from_the_others(ledger, monkeypatch):
+    monkeypatch.setattr(containers, "LIST_SECONDS", 0.05)
+    ledger.heartbeat("gpu-b", [Device("GPU-1", "gpu-b", "STAND-IN A100", 80 << 30)])
+    kept, ended = run(ledger, "grace", "GPU-1"), run(ledger, "ada", "GPU-0")
+    ledger.release(ADA)
+    answers = StandInEngine([entry(ended)])
+    await Reconciler(ledger, {"gpu-a": answers, "gpu-b": HungEngine()}, "team").compare({})
+    assert answers.stopped == ["c1"]
+    assert ledger.request_of(holder("grace")).lease.fence == kept.fence
+
+
+async def test_what_a_lost_host_still_runs_is_stopped_when_it_is_back(ledger, clock):
+    """Its session has gone on with another GPU meanwhile."""
+    ledger.heartbeat("gpu-b", [Device("GPU-1", "gpu-b", "STAND-IN A100", 80 << 30)])
+    old = run(ledger, "ada", "GPU-0")
+    ledger.release(ADA, EndReason.LOST)
+    new = run(ledger, "ada", "GPU-1")
+    back, other = StandInEngine([entry(old)]), StandInEngine([entry(new) | {"Id": "c2"}])
+    other.looks[0][0]["Labels"]["org.respawner.gpus"] = "GPU-1"
+    await Reconciler(ledger, {"gpu-a": back, "gpu-b": other}, "team").compare({})
+    assert (back.stopped, other.stopped) == (["c1"], [])
+    assert ledger.request_of(ADA).lease.fence == new.fence
 
 
 async def test_nothing_is_granted_before_the_ledger_has_been_compared(monkeypatch):

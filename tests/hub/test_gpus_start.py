@@ -60,7 +60,11 @@ def engine(containers: list[dict], *, answers: bool = True) -> Iterator[str]:
 
 
 def hub_on(folder, address: str) -> GpuHub:
-    return GpuHub(folder, gpus=2, more=f"c.RespawnerHub.engine_host = {address!r}\n" + GROUPS)
+    engines = (
+        "from respawner_spawner.engine import engine_at\n"
+        f"c.RespawnerHub.engines = lambda: {{{HOST!r}: engine_at({address!r})}}\n"
+    )
+    return GpuHub(folder, gpus=2, more=engines + GROUPS)
 
 
 def state(hub: GpuHub, user: str, options: dict) -> str:
@@ -92,7 +96,7 @@ async def test_nothing_is_granted_before_the_engine_has_answered_and_no_cpu_sess
         assert hub.ask("bob", {"gpus": 0}, token=hub.token("bob")).status_code in (201, 202)
         eventually(lambda: hub.api("GET", "/users/bob").json()["server"], "bob's server")
 
-        await Reconciler(hub.ledger, StandInEngine([container("GPU-0")]), "test", HOST).compare({})
+        await Reconciler(hub.ledger, {HOST: StandInEngine([container("GPU-0")])}, "test").compare({})
         assert [lease.holder for lease in run_round(hub.ledger, Policy(Rules())).granted] == ["test/eve/"]
         assert "held by bob" in hub.ledger.request_of("test/ada/").wait.reason
         assert hub.ledger.cordons() == []

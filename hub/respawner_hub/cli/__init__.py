@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import docker.errors
 
-from .. import agent, example, local_engine, preflight, provision, proxy, up
+from .. import agent, cluster, example, local_engine, preflight, provision, proxy, up
 from ..auth.external import ExternalAuthError
 from ..gateway import NetworkError
 from ..images import ImageError
@@ -67,10 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     status = commands.add_parser("status", help="what runs, and who has which GPU")
     status.add_argument("--json", action="store_true", help="as one JSON object")
-    install = commands.add_parser(
-        "provision", help="install what this machine lacks (Docker, proxy), by Ansible"
-    )
-    install.add_argument("--check", action="store_true", help="only say what would change")
+    _add_provision(commands)
     commands.add_parser("settings", help="print an example settings file with every setting explained")
     run = commands.add_parser("run", help="run one process in the foreground, for an init system")
     run.add_argument("program", choices=PROGRAMS)
@@ -78,6 +77,40 @@ def _parser() -> argparse.ArgumentParser:
     gpu.add_parser(commands)
     image.add_parser(commands)
     return parser
+
+
+def _add_provision(commands: Any) -> None:
+    install = commands.add_parser(
+        "provision",
+        help="make the hosts of an inventory a cluster, or install what this machine alone lacks, by Ansible",
+        description="With an inventory (ansible/inventory/hosts.yml, or --inventory): its hosts become a cluster. "
+        "Without: Docker, proxy and debootstrap on this machine.",
+    )
+    install.add_argument("--check", action="store_true", help="only say what would change")
+    install.add_argument("--inventory", type=Path, metavar="FILE", help="the cluster's hosts")
+    install.add_argument("--limit", default="", metavar="HOSTS", help="only these hosts or groups")
+    install.add_argument(
+        "--add", default="", metavar="HOST", help="only this new host, and the hub, which learns of it"
+    )
+    install.add_argument(
+        "--ask-become-pass", action="store_true", help="ask for the password of sudo on the hosts"
+    )
+
+
+def _provision(arguments: argparse.Namespace, settings: Settings) -> None:
+    inventory = arguments.inventory or cluster.default_inventory()
+    if not (arguments.inventory or arguments.limit or arguments.add or inventory.exists()):
+        provision.provision_local(settings.state_dir, print, check=arguments.check, force=True)
+        return
+    cluster.provision_cluster(
+        inventory.absolute(),
+        settings.state_dir,
+        print,
+        check=arguments.check,
+        limit=arguments.limit,
+        add=arguments.add,
+        become_password=getpass.getpass("Password of sudo: ") if arguments.ask_become_pass else "",
+    )
 
 
 def _run(arguments: argparse.Namespace, settings: Settings, file: Path | None) -> int:
@@ -90,7 +123,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, file: Path | None) -
     elif arguments.command == "status":
         return _status(settings, file, as_json=arguments.json)
     elif arguments.command == "provision":
-        provision.provision_local(settings.state_dir, print, check=arguments.check, force=True)
+        _provision(arguments, settings)
     elif arguments.command == "run":
         _execute(arguments.program, settings, file)
     elif arguments.command == "gpu":

@@ -69,8 +69,8 @@ class Agents:
 
 
 def agents_of(settings: Settings) -> Agents:
-    """This machine's agent."""
-    return Agents([agent.client(settings)])
+    """One a host."""
+    return Agents(agent.clients(settings))
 
 
 def newcomers(ledger: Ledger, seen: Iterable[Seen]) -> list[str]:

@@ -15,18 +15,20 @@ from respawner_spawner.leases.admin import UNKNOWN, host_target
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.reconcile import Container, Do, Plan
 
+LIST_SECONDS = 20
+"""A host that hangs must not keep the others from being looked at."""
+
 log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Compares ledger and engine, and carries out what follows.
+    """Compares ledger and engines, and carries out what follows.
 
-    :param host: the engine's, as its agent calls it.
+    :param engines: host, as its agent calls it → its engine.
     """
 
-    def __init__(self, ledger: Ledger, engine: Engine, deployment: str, host: str) -> None:
-        self._ledger, self._engine = ledger, engine
-        self._deployment, self._host = deployment, host
+    def __init__(self, ledger: Ledger, engines: Mapping[str, Engine], deployment: str) -> None:
+        self._ledger, self._engines, self._deployment = ledger, engines, deployment
 
     async def compare(self, strangers: Mapping[str, str], unwatched: Collection[str] = ()) -> list[str]:
         """What was done, in sentences.
@@ -45,26 +47,32 @@ class Reconciler:
         return [f"{action.do.value} {action.subject}: {action.why}" for action in done]
 
     async def _look(self, strangers: Mapping[str, str], unwatched: Collection[str]) -> Plan:
-        try:
-            containers = await self._containers()
-        except (*UNREACHABLE, APIError) as error:
-            log.warning("The engine does not answer, its leases stay as they are: %s", error)
-            containers = None
-        return await asyncio.to_thread(self._plan, containers, strangers, unwatched)
+        answers = await asyncio.gather(*(self._containers(host) for host in self._engines))
+        found = dict(zip(self._engines, answers, strict=True))
+        return await asyncio.to_thread(self._plan, found, strangers, unwatched)
 
-    async def _containers(self) -> list[Container]:
+    async def _containers(self, host: str) -> list[Container] | None:
+        """None where the engine does not answer: then nothing is known of its host."""
         filters = {"label": container_spec.GPUS_LABEL}
-        found = await self._engine.call("containers", all=True, filters=filters)
-        return [container_of(item, self._deployment, self._host) for item in found]
+        try:
+            call = self._engines[host].call("containers", all=True, filters=filters)
+            found = await asyncio.wait_for(call, LIST_SECONDS)
+        except (TimeoutError, *UNREACHABLE, APIError) as error:
+            log.warning("The engine of %s does not answer, its leases stay as they are: %s", host, error)
+            return None
+        return [container_of(item, self._deployment, host) for item in found]
 
     def _plan(
-        self, containers: list[Container] | None, strangers: Mapping[str, str], unwatched: Collection[str]
+        self,
+        answers: Mapping[str, list[Container] | None],
+        strangers: Mapping[str, str],
+        unwatched: Collection[str],
     ) -> Plan:
-        """
-        :param containers: None where the engine does not answer: then nothing is known of any host.
-        """
-        devices, found = self._ledger.devices(), containers or []
-        unreachable = {self._host, *(device.host for device in devices)} if containers is None else set()
+        devices = self._ledger.devices()
+        found = [container for containers in answers.values() for container in containers or ()]
+        unreachable = {host for host, containers in answers.items() if containers is None}
+        if unreachable == set(answers):  # also of hosts that the settings do not name any more
+            unreachable |= {device.host for device in devices}
         return reconcile.plan(
             reconcile.known(self._ledger, found),
             found,
@@ -80,7 +88,7 @@ class Reconciler:
             "%s was given up and still runs: stopping container %s", container.holder, container.id[:12]
         )
         try:
-            await self._engine.call("stop", container.id, timeout=30)
+            await self._engines[container.host].call("stop", container.id, timeout=30)
         except NotFound:
             return
         except (*UNREACHABLE, APIError) as error:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import sys
+from collections.abc import Mapping
 
 from respawner_spawner.engine import Engine
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.records import Standing
 from respawner_spawner.suspend import stop_when_durable
 
+from ..engines import engine_of, engines_of
 from ..settings import Settings, find_file, load
 from .agents import Agents, agents_of, newcomers, strangers_of, tell, unwatched
 from .containers import Reconciler, withhold
@@ -37,11 +38,11 @@ def main() -> int:
 async def _serve(settings: Settings) -> None:
     """Until the hub that started us is gone."""
     ledger = await asyncio.to_thread(Ledger, settings.own_database_url)
-    engine, agents = Engine(settings.engine.host), agents_of(settings)
+    engines, agents = engines_of(settings), agents_of(settings)
     api_url, token = os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"]
     hub = HubClient(api_url, token, settings.url)
-    scheduler = _scheduler(settings, ledger, hub, engine, agents)
-    reconciler = Reconciler(ledger, engine, settings.hub.name, socket.gethostname())
+    scheduler = _scheduler(settings, ledger, hub, engines, agents)
+    reconciler = Reconciler(ledger, engines, settings.hub.name)
 
     async def hear_the_agents() -> None:
         seen = await agents.ask()
@@ -74,12 +75,12 @@ async def schedule(hear: Step, compare: Step, scheduler: Scheduler) -> None:
 
 
 def _scheduler(
-    settings: Settings, ledger: Ledger, hub: HubClient, engine: Engine, agents: Agents
+    settings: Settings, ledger: Ledger, hub: HubClient, engines: Mapping[str, Engine], agents: Agents
 ) -> Scheduler:
     async def suspend(standing: Standing) -> str:
         _, user, name = standing.request.holder.split("/", 2)
         outcome = await stop_when_durable(
-            engine,
+            await engine_of(engines, standing.request.holder),
             HubServer(hub, user, name),
             standing.request.holder,
             flush_seconds=settings.session.stop_grace_seconds,

@@ -1,0 +1,65 @@
+"""Which host a session goes to, and which host is lost."""
+
+from collections import Counter
+
+import pytest
+from respawner_spawner.hosts import choose_host, open_hosts, silent_seconds
+from respawner_spawner.leases.admin import host_target
+from respawner_spawner.leases.ledger import Ledger
+
+from tests.spawner.ledgers import Clock, holder
+
+HOSTS = ["gpu1", "gpu2", "gpu3"]
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path, clock):
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock)
+    for host in HOSTS:
+        ledger.heartbeat(host, [])
+    return ledger
+
+
+def test_sessions_without_gpus_spread_over_the_hosts():
+    found = Counter(choose_host(holder(f"user{n}"), HOSTS) for n in range(300))
+    assert min(found[host] for host in HOSTS) > 70
+
+
+def test_a_host_that_goes_moves_only_its_own_sessions():
+    for n in range(100):
+        before = choose_host(holder(f"user{n}"), HOSTS)
+        if before != "gpu2":
+            assert choose_host(holder(f"user{n}"), ["gpu1", "gpu3"]) == before
+
+
+def test_the_order_of_the_hosts_does_not_matter():
+    assert choose_host(holder("ada"), HOSTS) == choose_host(holder("ada"), reversed(HOSTS))
+
+
+def test_a_host_that_was_not_heard_of_while_others_were_is_silent(ledger, clock):
+    clock.now += 100
+    ledger.heartbeat("gpu1", [])
+    ledger.heartbeat("gpu3", [])
+    assert silent_seconds(ledger, HOSTS) == {"gpu2": 100.0}
+    assert open_hosts(ledger, HOSTS) == ["gpu1", "gpu3"]
+
+
+def test_where_nobody_has_listened_no_host_is_silent(ledger, clock):
+    """The scheduler was away: that says nothing of the hosts."""
+    clock.now += 100
+    assert silent_seconds(ledger, HOSTS) == {}
+    assert open_hosts(ledger, HOSTS) == HOSTS
+
+
+def test_a_host_that_was_never_heard_of_takes_nothing(ledger):
+    assert open_hosts(ledger, [*HOSTS, "gpu4"]) == HOSTS
+
+
+def test_a_cordoned_host_takes_nothing(ledger):
+    ledger.cordon(host_target("gpu2"), "new memory", "admin")
+    assert open_hosts(ledger, HOSTS) == ["gpu1", "gpu3"]
