@@ -68,6 +68,7 @@ class Engine:
             shell, self.recorder, self.mine, self._guard.cell_has_ended, self._terminate.check, self._put_back
         )
         self._restored: tuple[Timeline, Manifest] | None = None
+        self._before_cell: tuple[Timeline, Manifest] | None = None
 
     # Steps of a cell -----------------------------------------------------------------------------------
 
@@ -87,12 +88,16 @@ class Engine:
         number = len(self.shell.history_manager.input_hist_raw)
         self.recorder.guarded(tell_running, self.timeline, number, first_line_of(source))
         self.recorder.cell_begins()
+        self._before_cell = self._newest_of_this_state() if self.recorder.stopped is not None else None
         self.recorder.guarded(self.safepoints.cell_begins, number, source, self.recorder.stopped)
 
     def cell_ends(self, state: str, number: int, source: str, error: BaseException | None = None) -> None:
         cell = {"execution_count": number, "first_line": first_line_of(source), **self.safepoints.cell_ends()}
-        if self.recorder.stopped is not None and state == "ok" and self.recorder.stopped.source == source:
-            self.recorder.stopped = None  # it was run again, to its end
+        stopped = self.recorder.stopped
+        if stopped is not None and state == "ok" and stopped.source == source:
+            self._has_gone_on()  # it was run again, to its end
+        elif stopped is not None and state != "ok" and self.safepoints.loops.to_come:
+            self.recorder.guarded(self._failed_on_the_way, stopped)
         if error is not None and device_memory.is_exhausted(error):
             self.recorder.guarded(self._relieve_device, error)
         if state != "ok" and self.safepoints.last is not None:
@@ -248,22 +253,43 @@ class Engine:
             for frame, (_, variables) in zip(functions, (loaded.stopped or stopped).functions, strict=True):
                 put_locals(frame, _of_use(variables, locals_of(frame)))
         self._goes_on_from(loaded)
-        self.recorder.stopped = None
+        self._has_gone_on()
         self.safepoints.steps = stopped.steps
         print(f"Respawner: {reports.goes_on(stopped)}")  # noqa: T201
         return loaded
 
     def _load_stopped(self) -> Loaded:
-        """The newest snapshot of this run that knows where the cell stopped, or else the one it began with."""
-        self.recorder.wait_written()
-        newest = self.recorder.last
-        if newest is not None and self.recorder.parent is None:
-            loaded = load(self.shell, self.timeline, newest, eager=False)
+        """The state before this cell; before the first run of it that failed on the way, where one did."""
+        stopped = self.recorder.stopped
+        place = self._find(stopped.base) if stopped is not None and stopped.base else self._before_cell
+        if place is not None:
+            loaded = load(self.shell, *place, eager=False)
             if loaded.stopped is not None:
                 return loaded
         if self._restored is None:
             raise ResumeError("there is no safe point to go on from")
         return load(self.shell, *self._restored, eager=False)
+
+    def _newest_of_this_state(self) -> tuple[Timeline, Manifest] | None:
+        """The newest snapshot that this kernel has made of the state that it goes on from, or that one."""
+        self.recorder.wait_written()
+        newest = self.recorder.last
+        return (
+            self._restored if newest is None or self.recorder.parent is not None else (self.timeline, newest)
+        )
+
+    def _failed_on_the_way(self, stopped: Stopped) -> None:
+        """What the cell made before its loop is no state to go on from: that of before is kept for the next run."""
+        if stopped.base is None and self._before_cell is not None:
+            timeline, manifest = self._before_cell
+            timeline.pin(manifest.id, f"cell [{stopped.number}] goes on from it")
+            stopped.base = manifest.id
+
+    def _has_gone_on(self) -> None:
+        stopped, self.recorder.stopped = self.recorder.stopped, None
+        if stopped is not None and stopped.base is not None:
+            for timeline in (self.timeline, self._claim.source):
+                self.recorder.guarded(timeline.unpin, stopped.base)
 
     def _leave_damaged(self) -> None:
         """Fall back where the state that was restored turned out to be damaged. Shows a report."""
@@ -312,12 +338,7 @@ class Engine:
 
         With ``salvage`` a damaged snapshot is taken as well, with placeholders for what is damaged.
         """
-        timeline = self.timeline
-        try:
-            wanted = timeline.find_snapshot(id_or_label)
-        except NoSnapshotError:
-            timeline = self._claim.source
-            wanted = timeline.find_snapshot(id_or_label)
+        timeline, wanted = self._find(id_or_label)
         self.started = True
         with SURVIVORS.holding():
             undo = self.save(kind="undo")
@@ -331,6 +352,13 @@ class Engine:
         self.report["notes"].append(f"`%restore {undo.id}` undoes this")
         return self.report
 
+    def _find(self, id_or_label: str | None) -> tuple[Timeline, Manifest]:
+        """In this kernel's timeline, or in the one that it started from. Raises `NoSnapshotError`."""
+        try:
+            return self.timeline, self.timeline.find_snapshot(id_or_label)
+        except NoSnapshotError:
+            return self._claim.source, self._claim.source.find_snapshot(id_or_label)
+
     def clean_next_start(self) -> None:
         """The next start of this notebook's kernel restores nothing. Snapshots stay."""
         self._guard.wish_clean_start()
@@ -341,7 +369,7 @@ class Engine:
 
     def start_over(self) -> None:
         """Loops begin anew, with the variables as they are."""
-        self.recorder.stopped = None
+        self._has_gone_on()
         self.safepoints.loops.start_over()
 
     def flush(self, timeout: float | None = None) -> bool:

@@ -256,6 +256,29 @@ def test_cells_between_restore_and_rerun_are_kept_and_so_is_the_place(open_noteb
     assert notebook.value("seen == [(i, 2) for i in range(40)]") == "True", "what has ended begins anew"
 
 
+def test_a_run_that_fails_before_its_loop_spoils_nothing(open_notebook: OpenNotebook) -> None:
+    """What it has made anew is not taken for the state to go on from, not even after another cell and another kill."""
+    cell = (
+        "import os, time\nseen = []\nassert not os.path.exists('fail')\n"
+        "for i in respawner.resume(range(40)):\n    seen.append(i)\n    time.sleep(0.03)"
+    )
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import respawner")
+    notebook.client.execute(cell)
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 3)
+    notebook.kill_at_once()
+    (notebook.folder / "fail").touch()
+    assert (notebook.start().run(cell).error or "").startswith("AssertionError")
+    assert notebook.run("y = seen").error is None
+    assert notebook.value("y") == "[]"
+    notebook.restart_after_kill()
+    (notebook.folder / "fail").unlink()
+    ran = notebook.run(cell)
+    assert "the loop goes on with item" in ran.text
+    assert notebook.value("seen == list(range(40))") == "True"
+    assert notebook.timeline.pins() == {}
+
+
 def test_a_plain_loop_around_is_told_and_start_over_begins_anew(open_notebook: OpenNotebook) -> None:
     cell = (
         "import respawner, time\nfor epoch in range(3):\n"
@@ -279,7 +302,7 @@ def test_an_interrupted_loop_goes_on_in_the_same_kernel_after_restore(open_noteb
     cell = "import time\nfor i in respawner.resume(range(60)):\n    seen.append(i)\n    time.sleep(0.02)"
     notebook = open_notebook(**AT_EVERY).start()
     notebook.run("import respawner; seen = []")
-    request = notebook.client.execute(cell)
+    request = notebook.client.execute(cell, stop_on_error=False)  # else what is sent next is aborted
     wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 5)
     notebook.manager.interrupt_kernel()
     told = Ran()

@@ -96,7 +96,8 @@ class RunningLoop:
         if self._runs:
             self._runs = False
             self.count += 1
-            self.done = []
+            if self.done:
+                self.done = []
         self._loops.at_boundary(self)
         try:
             item = next(self._iterator)
@@ -143,11 +144,14 @@ class Loops:
         self._going = stopped if comes_again else None
 
     @property
+    def to_come(self) -> bool:
+        """Whether the cell may still go on where it stopped, and has not yet."""
+        return self._going is not None and bool(self._going.loops)
+
+    @property
     def on_the_way(self) -> bool:
         """Whether the cell runs towards the place where it stopped: what it is until then is no state to save."""
-        return (
-            self._going is not None and bool(self._matched or not self._changed()) and bool(self._going.loops)
-        )
+        return self.to_come and bool(self._matched or not self._changed())
 
     def start_over(self) -> None:
         """The loops of the running cell that are yet to come begin anew."""
@@ -188,9 +192,10 @@ class Loops:
         return loop
 
     def at_boundary(self, loop: RunningLoop) -> None:
-        running = self.running()
-        if running and running[-1] is not loop and loop in running:  # what was inside it is over
-            del self._running[[reference() for reference in self._running].index(loop) + 1 :]
+        if self._running and self._running[-1]() is not loop:  # what was inside it is over
+            running = [reference() for reference in self._running]
+            if loop in running:
+                del self._running[running.index(loop) + 1 :]
         self._boundary()
 
     def ended(self, loop: RunningLoop) -> None:

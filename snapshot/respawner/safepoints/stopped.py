@@ -50,6 +50,8 @@ class Stopped:
     done: list[list[tuple[str, str]]] = field(default_factory=list)
     """For each level of loops, the keys of those that had ended by then."""
     functions: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    base: str | None = None
+    """The snapshot that is put in place, where a run of the cell has failed on the way and changed variables since."""
 
     @property
     def first_line(self) -> str:
