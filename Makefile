@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-.PHONY: up down status fast test test-long lint format bench-spawn bench-snapshot bench-restore bench-leases capabilities dockerspawner-suite tour pythons clean
+.PHONY: up down status fast test test-long test-cluster lint format bench-spawn bench-snapshot bench-restore bench-leases capabilities dockerspawner-suite tour pythons clean
 
 up: $(VENV)/.installed
 	@$(BIN)/respawner-hub up
@@ -27,6 +27,10 @@ test: lint
 # What takes too long for CI: soak runs and full fault counts. A superset of `make test`.
 test-long: lint
 	RESPAWNER_LONG=1 tests/run
+
+# Hosts that are containers become a cluster by the playbooks; what is a stand-in there: tests/cluster/rig.py.
+test-cluster: lint
+	RESPAWNER_CLUSTER=1 tests/run tests/cluster
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -571,7 +571,8 @@ class GPUDockerSpawner(DockerSpawner):
     async def poll(self) -> str | None:
         """None while the session runs, or while nobody can tell; otherwise how it ended."""
         try:
-            container = await self.get_object()
+            # One of several hosts may hang, and its users wait for this to start elsewhere.
+            container = await asyncio.wait_for(self.get_object(), LOOK_SECONDS if self.hosts else None)
         except (*UNREACHABLE, APIError) as error:
             if lost := await self._lost():
                 return lost
@@ -636,7 +637,9 @@ class GPUDockerSpawner(DockerSpawner):
 
     async def run_post_stop_hook(self) -> None:
         """JupyterHub calls this after every end of a session, expected or not: read, remove, release."""
-        if not self.will_resume:
+        if lost := await self._lost():
+            self.log.error("%s: its container is left to the reconciler: %s", self._log_name, lost)
+        elif not self.will_resume:
             try:
                 await self._reap()
             except (*UNREACHABLE, APIError) as error:

@@ -31,7 +31,10 @@ def test_ansible_lint_has_nothing_to_say_in_its_strictest_profile():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["local.yml", "verify.yml"])
+PLAYBOOKS = ["local.yml", "verify.yml", "site.yml", "verify_cluster.yml", "remove_host.yml"]
+
+
+@pytest.mark.parametrize("name", PLAYBOOKS)
 def test_syntax_is_right(name):
     assert run_playbook("--syntax-check", name).status == 0
 
