@@ -101,14 +101,17 @@ def fence_without_lease(ledger: Ledger, holder: str, *, always: bool = False) ->
 def stopped(ledger: Ledger, holder: str) -> None:
     """Somebody stopped a session that ran without a GPU until it gets one: it shall not start by itself hours later."""
     standing = ledger.request_of(holder)
-    if standing and standing.state is State.QUEUED and standing.request.cpu_meanwhile:
+    if standing is None or standing.state is not State.QUEUED or not standing.request.cpu_meanwhile:
+        return
+    if not standing.requeued:  # else its grant was taken back while it changed over: it keeps its place
         ledger.cancel(holder, "spawner", "its session was stopped")
 
 
 def deleted(ledger: Ledger, holder: str) -> None:
     """The hub forgets a stopped session for good, with its user or as a named server: nothing waits for it any more."""
-    named = holder.split("/", 2)[2]
-    ledger.cancel(holder, "hub", "its server was deleted" if named else "its user was deleted")
+    why = "its server was deleted" if holder.split("/", 2)[2] else "its user was deleted"
+    if ledger.cancel(holder, "hub", why) is None:
+        ledger.give_up(holder, why, "hub")  # its container is on a host that does not answer now
 
 
 def _ask(who: Claimant, options: Mapping[str, Any]) -> tuple[Ask, bool]:

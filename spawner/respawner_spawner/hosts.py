@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable
 
-from .leases.admin import SILENT_SECONDS, host_target
+from .leases.admin import SILENT_SECONDS, UNKNOWN, host_target
 from .leases.ledger import Ledger
+from .leases.model import State
+from .leases.reconcile import SILENT_ENGINE
 
 LOST_SECONDS = 60.0
 """A host whose agent was not heard of for so long, while others were, is lost: its sessions may start elsewhere."""
@@ -23,6 +25,15 @@ def choose_host(holder: str, hosts: Iterable[str]) -> str:
     :raises ValueError: there is none.
     """
     return max(hosts, key=lambda host: hashlib.sha256(f"{holder}\0{host}".encode()).digest())
+
+
+def leased_host(ledger: Ledger, holder: str) -> str:
+    """Where the session runs, as far as the ledger knows: "" for one without GPUs, and for one that does not run."""
+    standing = ledger.request_of(holder)
+    if standing is None or standing.lease is None or standing.state is not State.RUNNING:
+        return ""
+    hosts = {device.uuid: device.host for device in ledger.devices()}
+    return hosts.get(standing.lease.uuids[0], "")
 
 
 def silent_seconds(ledger: Ledger, hosts: Collection[str]) -> dict[str, float]:
@@ -38,7 +49,11 @@ def silent_seconds(ledger: Ledger, hosts: Collection[str]) -> dict[str, float]:
 
 
 def open_hosts(ledger: Ledger, hosts: Collection[str]) -> list[str]:
-    """Hosts that take new sessions: heard of, and not cordoned."""
-    cordoned = {cordon.target for cordon in ledger.cordons()}
+    """Hosts that take new sessions without GPUs: heard of, and not cordoned by an admin or because their engine is silent."""
+    cordoned = {
+        cordon.target
+        for cordon in ledger.cordons()
+        if cordon.reason == SILENT_ENGINE or not cordon.reason.startswith(UNKNOWN)
+    }
     silent = silent_seconds(ledger, hosts)
     return [host for host in hosts if host not in silent and host_target(host) not in cordoned]

@@ -31,7 +31,7 @@ from .claim import Claimant, claim, deleted, fence_without_lease, schedule, stop
 from .durable import Saved, flush
 from .engine import UNREACHABLE, Engine, engine_at
 from .failure import LOG_LINES, Ending, SessionStartError, next_step
-from .hosts import LOST_SECONDS, choose_host, open_hosts, silent_seconds
+from .hosts import LOST_SECONDS, choose_host, leased_host, open_hosts, silent_seconds
 from .image_facts import ImageFacts, image_facts
 from .leases.ledger import Ledger
 from .leases.model import Device, Lease, State
@@ -239,7 +239,13 @@ class GPUDockerSpawner(DockerSpawner):
             ) from error
 
     async def _find(self) -> dict[str, Any] | None:
-        """The session's container of an earlier start, on whichever host it is; None where there is none within reach."""
+        """The session's container of an earlier start, on whichever host it is; None where there is none within reach.
+
+        JupyterHub forgets `host` before a start. Where the ledger knows it, that host has to answer: not to have
+        looked is no proof that nothing runs there.
+        """
+        if self.hosts and not self.host:
+            self.host = await asyncio.to_thread(leased_host, self.ledger, self.holder)
         if self.host or not self.hosts:
             try:
                 return await self.get_object()
@@ -253,12 +259,12 @@ class GPUDockerSpawner(DockerSpawner):
                 self.host, self.object_id = "", ""
                 return None
         silent = await asyncio.to_thread(silent_seconds, self.ledger, list(self.hosts))
-        asked = [host for host in self.hosts if host not in silent]
+        asked = [host for host in self.hosts if silent.get(host, 0.0) <= LOST_SECONDS]
         answers = await asyncio.gather(*(self._look_on(host) for host in asked))
         found = [(host, container) for host, container in zip(asked, answers, strict=True) if container]
         if not found:
             return None
-        self.host, container = max(found, key=lambda pair: pair[1]["State"]["Running"])
+        self.host, container = max(found, key=lambda pair: (pair[1]["State"]["Running"], _fence_of(pair[1])))
         self.object_id = container["Id"]
         return container
 
@@ -560,6 +566,8 @@ class GPUDockerSpawner(DockerSpawner):
 
     async def get_object(self) -> dict[str, Any] | None:
         """Docker's inspection of this session's container; None only when the engine says that there is none."""
+        if self.host and self.hosts and self.host not in self.hosts:
+            raise ConnectionError(f"the settings name no host {self.host}, where {self._log_name} ran")
         try:
             container = await self.docker("inspect_container", self.container_name)
         except NotFound:
@@ -632,13 +640,16 @@ class GPUDockerSpawner(DockerSpawner):
             return False
         if standing is None:
             return False
-        switches = standing.state is State.GRANTED and standing.request.cpu_meanwhile
+        granted = standing.state is State.GRANTED or bool(standing.requeued)
+        switches = standing.request.cpu_meanwhile and granted
         return standing.suspending_since is not None or switches
 
     async def run_post_stop_hook(self) -> None:
         """JupyterHub calls this after every end of a session, expected or not: read, remove, release."""
         if lost := await self._lost():
             self.log.error("%s: its container is left to the reconciler: %s", self._log_name, lost)
+            # Else it would keep its GPUs, without a server, until its user comes again.
+            await asyncio.to_thread(self.ledger.give_up, self.holder, lost, "spawner")
         elif not self.will_resume:
             try:
                 await self._reap()

@@ -55,9 +55,9 @@ def entry(lease) -> dict:
     }
 
 
-async def compare(ledger, engine, strangers=None, unwatched=()):
+async def compare(ledger, engine, strangers=None, watched=None):
     reconciler = Reconciler(ledger, {"gpu-a": engine}, "team")
-    return await reconciler.compare(strangers or {}, unwatched)
+    return await reconciler.compare(strangers or {}, watched)
 
 
 async def test_a_session_that_ended_while_the_engine_was_asked_is_not_fenced_off(ledger):
@@ -131,7 +131,7 @@ async def test_a_session_on_a_lost_host_is_given_up_and_fenced_off_when_the_host
 async def test_an_agent_that_has_not_looked_at_processes_does_not_free_what_a_stranger_uses(ledger):
     engine = StandInEngine([])
     await compare(ledger, engine, {"GPU-0": "process 4711"})
-    await compare(ledger, engine, unwatched=["gpu-a"])
+    await compare(ledger, engine, watched=[])
     assert "process 4711" in ledger.devices()[0].cordon
     await compare(ledger, engine)
     assert ledger.devices()[0].cordon == ""
@@ -153,6 +153,16 @@ async def test_a_host_that_hangs_keeps_its_leases_and_nobody_from_the_others(led
     await Reconciler(ledger, {"gpu-a": answers, "gpu-b": HungEngine()}, "team").compare({})
     assert answers.stopped == ["c1"]
     assert ledger.request_of(holder("grace")).lease.fence == kept.fence
+
+
+async def test_a_host_that_the_settings_name_no_more_keeps_its_leases(ledger, clock):
+    """Nobody has looked there: its sessions may run, and their devices go to nobody."""
+    ledger.heartbeat("gpu-b", [Device("GPU-1", "gpu-b", "STAND-IN A100", 80 << 30)])
+    kept = run(ledger, "grace", "GPU-1")
+    clock.now += 3600
+    await compare(ledger, StandInEngine([]))
+    assert ledger.request_of(holder("grace")).lease.fence == kept.fence
+    assert [cordon.reason for cordon in ledger.cordons()] == [SILENT_ENGINE]
 
 
 async def test_what_a_lost_host_still_runs_is_stopped_when_it_is_back(ledger, clock):

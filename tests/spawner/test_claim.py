@@ -102,6 +102,24 @@ def test_a_stopped_session_does_not_start_by_itself_when_its_gpu_is_free(ledger)
     assert ledger.request_of(BOB.holder), "a suspended session waits on"
 
 
+def test_who_lost_the_gpu_while_changing_over_to_it_keeps_the_place(ledger):
+    ledger.submit("team/ada/", "ada", Ask(Kind.GPU), cpu_meanwhile=True)
+    schedule(ledger)
+    granted = ledger.request_of("team/ada/").lease
+    assert ledger.revoke("team/ada/", granted.fence, "the GPU fell ill", "scheduler")
+    stopped(ledger, "team/ada/")
+    assert ledger.request_of("team/ada/").state is State.QUEUED
+
+
+def test_a_session_that_is_deleted_while_its_host_is_lost_holds_nothing_for_ever(ledger):
+    ledger.submit("team/ada/", "ada", Ask(Kind.GPU))
+    schedule(ledger)
+    lease = ledger.claim("team/ada/")
+    deleted(ledger, "team/ada/")
+    assert ledger.request_of("team/ada/") is None
+    assert {cordon.target for cordon in ledger.cordons()} == set(lease.uuids)
+
+
 def test_a_request_that_is_given_up_while_its_server_starts_is_not_made_again(ledger):
     ledger.submit(ADA.holder, "ada", Ask(Kind.GPU))
     schedule(ledger)

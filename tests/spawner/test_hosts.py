@@ -3,11 +3,13 @@
 from collections import Counter
 
 import pytest
-from respawner_spawner.hosts import choose_host, open_hosts, silent_seconds
+from respawner_spawner.hosts import choose_host, leased_host, open_hosts, silent_seconds
 from respawner_spawner.leases.admin import host_target
 from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.model import Device
+from respawner_spawner.leases.reconcile import SILENT_ENGINE
 
-from tests.spawner.ledgers import Clock, holder
+from tests.spawner.ledgers import Clock, holder, run
 
 HOSTS = ["gpu1", "gpu2", "gpu3"]
 
@@ -63,3 +65,20 @@ def test_a_host_that_was_never_heard_of_takes_nothing(ledger):
 def test_a_cordoned_host_takes_nothing(ledger):
     ledger.cordon(host_target("gpu2"), "new memory", "admin")
     assert open_hosts(ledger, HOSTS) == ["gpu1", "gpu3"]
+
+
+def test_what_nobody_has_looked_at_yet_takes_sessions_without_gpus_and_a_silent_engine_none(ledger):
+    ledger.cordon(
+        host_target("gpu1"), "holder unknown: gpu1 has not been looked at since the hub started", "hub"
+    )
+    ledger.cordon(host_target("gpu3"), SILENT_ENGINE, "reconcile")
+    assert open_hosts(ledger, HOSTS) == ["gpu1", "gpu2"]
+
+
+def test_a_session_with_gpus_runs_where_the_ledger_says(ledger):
+    ledger.heartbeat("gpu2", [Device("GPU-0", "gpu2", "STAND-IN A100", 80 << 30)])
+    assert leased_host(ledger, holder("ada")) == ""
+    run(ledger, "ada", "GPU-0")
+    assert leased_host(ledger, holder("ada")) == "gpu2"
+    ledger.release(holder("ada"))
+    assert leased_host(ledger, holder("ada")) == ""

@@ -284,6 +284,7 @@ def test_a_grant_expires_when_its_server_does_not_start(ledger, clock):
     clock.now += 599
     assert ledger.expire() == []
     clock.now += 1
+    assert ledger.expire(clock.now, 600, spared=[ALICE]) == []
     assert [lease.holder for lease in ledger.expire(clock.now, 600)] == [ALICE]
     assert ledger.expire() == []
     assert [lease.holder for lease in ledger.leases()] == [BOB]

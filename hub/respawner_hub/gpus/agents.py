@@ -121,10 +121,10 @@ def strangers_of(seen: Iterable[Seen], deployment: str) -> dict[str, str]:
     return found
 
 
-def unwatched(seen: Iterable[Seen]) -> list[str]:
-    """Hosts whose agent does not answer, or has just started and not looked at processes yet."""
-    watched = {id(report) for report in _reports(seen, time.time()) if report.processes_at}
-    return [host.host for host in seen if not (host.answer and id(host.answer.report) in watched)]
+def watched(seen: Iterable[Seen]) -> list[str]:
+    """Hosts whose agent answers and has looked at processes. One that never answered has not even said its name."""
+    fresh = {id(report) for report in _reports(seen, time.time()) if report.processes_at}
+    return [host.host for host in seen if host.answer and id(host.answer.report) in fresh]
 
 
 def readings_of(report: Report) -> Iterable[tuple[str, dict[str, Any]]]:

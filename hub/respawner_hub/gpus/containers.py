@@ -15,6 +15,7 @@ from respawner_spawner.leases.admin import UNKNOWN, host_target
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.reconcile import Container, Do, Plan
 
+STOP_SECONDS = 60
 LIST_SECONDS = 20
 """A host that hangs must not keep the others from being looked at."""
 
@@ -30,26 +31,27 @@ class Reconciler:
     def __init__(self, ledger: Ledger, engines: Mapping[str, Engine], deployment: str) -> None:
         self._ledger, self._engines, self._deployment = ledger, engines, deployment
 
-    async def compare(self, strangers: Mapping[str, str], unwatched: Collection[str] = ()) -> list[str]:
+    async def compare(
+        self, strangers: Mapping[str, str], watched: Collection[str] | None = None
+    ) -> list[str]:
         """What was done, in sentences.
 
         :param strangers: device → who uses it without being a session.
-        :param unwatched: hosts of which nobody can tell that now.
+        :param watched: hosts of which somebody can tell that now; None: all of them.
         """
-        plan = await self._look(strangers, unwatched)
+        plan = await self._look(strangers, watched)
         if any(action.do in (Do.RELEASE, Do.FENCE_OFF) for action in plan.actions):
             # The engine's list is a little older than what the ledger said: a session that ended or began between
             # the two looks like one without a lease, or like a lease without a container.
-            plan = await self._look(strangers, unwatched)
+            plan = await self._look(strangers, watched)
         done = await asyncio.to_thread(reconcile.carry_out, self._ledger, plan)
-        for container in plan.fenced_off:
-            await self._stop(container)
+        await asyncio.gather(*(self._stop(container) for container in plan.fenced_off))
         return [f"{action.do.value} {action.subject}: {action.why}" for action in done]
 
-    async def _look(self, strangers: Mapping[str, str], unwatched: Collection[str]) -> Plan:
+    async def _look(self, strangers: Mapping[str, str], watched: Collection[str] | None) -> Plan:
         answers = await asyncio.gather(*(self._containers(host) for host in self._engines))
         found = dict(zip(self._engines, answers, strict=True))
-        return await asyncio.to_thread(self._plan, found, strangers, unwatched)
+        return await asyncio.to_thread(self._plan, found, strangers, watched)
 
     async def _containers(self, host: str) -> list[Container] | None:
         """None where the engine does not answer: then nothing is known of its host."""
@@ -66,13 +68,18 @@ class Reconciler:
         self,
         answers: Mapping[str, list[Container] | None],
         strangers: Mapping[str, str],
-        unwatched: Collection[str],
+        watched: Collection[str] | None,
     ) -> Plan:
         devices = self._ledger.devices()
         found = [container for containers in answers.values() for container in containers or ()]
+        named = {device.host for device in devices}
         unreachable = {host for host, containers in answers.items() if containers is None}
-        if unreachable == set(answers):  # also of hosts that the settings do not name any more
-            unreachable |= {device.host for device in devices}
+        if unreachable == set(answers):
+            unreachable |= named
+        elif named & set(
+            answers
+        ):  # what runs on a host that the settings do not name any more, nobody has looked at
+            unreachable |= named - set(answers)
         return reconcile.plan(
             reconcile.known(self._ledger, found),
             found,
@@ -80,7 +87,7 @@ class Reconciler:
             self._ledger.clock(),
             unreachable=unreachable,
             strangers=strangers,
-            unwatched=unwatched,
+            unwatched=() if watched is None else named - set(watched),
         )
 
     async def _stop(self, container: Container) -> None:
@@ -88,10 +95,11 @@ class Reconciler:
             "%s was given up and still runs: stopping container %s", container.holder, container.id[:12]
         )
         try:
-            await self._engines[container.host].call("stop", container.id, timeout=30)
+            call = self._engines[container.host].call("stop", container.id, timeout=30)
+            await asyncio.wait_for(call, STOP_SECONDS)
         except NotFound:
             return
-        except (*UNREACHABLE, APIError) as error:
+        except (TimeoutError, *UNREACHABLE, APIError) as error:
             log.error("Container %s could not be stopped: %s", container.id[:12], error)
 
 

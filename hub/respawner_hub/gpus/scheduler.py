@@ -102,6 +102,8 @@ class Scheduler:
                     self._begin(standing.request.holder, self._suspend(standing))
             elif standing.state is State.GRANTED:
                 waited = self.ledger.clock() - (standing.granted_at or 0.0)
+                if standing.request.holder in self._jobs:
+                    continue  # it is being started: whoever changes from the CPU saves first
                 if waited > self.times.slot_held_seconds:
                     late.append(standing)
                 elif waited > START_AFTER_SECONDS:
@@ -117,7 +119,9 @@ class Scheduler:
                 await asyncio.to_thread(
                     self.ledger.revoke, holder, lease.fence, CELL_RUNS, "scheduler", until_cell_ends=True
                 )
-        await asyncio.to_thread(self.ledger.expire, held_seconds=self.times.slot_held_seconds)
+        await asyncio.to_thread(
+            self.ledger.expire, held_seconds=self.times.slot_held_seconds, spared=list(self._jobs)
+        )
 
     async def _offer_again(self) -> None:
         """Those whose cell has ended, and those whose server is gone, have their turn again."""

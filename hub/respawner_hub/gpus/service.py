@@ -15,7 +15,7 @@ from respawner_spawner.suspend import stop_when_durable
 
 from ..engines import engine_of, engines_of
 from ..settings import Settings, find_file, load
-from .agents import Agents, agents_of, newcomers, strangers_of, tell, unwatched
+from .agents import Agents, agents_of, newcomers, strangers_of, tell, watched
 from .containers import Reconciler, withhold
 from .hub_client import HubClient, HubServer
 from .loops import Step, at_first, repeat, until_told
@@ -43,19 +43,24 @@ async def _serve(settings: Settings) -> None:
     hub = HubClient(api_url, token, settings.url)
     scheduler = _scheduler(settings, ledger, hub, engines, agents)
     reconciler = Reconciler(ledger, engines, settings.hub.name)
+    looks: set[asyncio.Task[None]] = set()
+    looking = asyncio.Lock()
 
     async def hear_the_agents() -> None:
         seen = await agents.ask()
         new = await asyncio.to_thread(newcomers, ledger, seen)
         await asyncio.to_thread(withhold, ledger, new, "scheduler")
         await asyncio.to_thread(tell, ledger, seen)
-        if new:
-            await compare_with_the_engine()
+        if new:  # beside the heartbeats: a host that hangs must not make all the others' agents look silent
+            look = asyncio.ensure_future(at_first(compare_with_the_engine, ASK_SECONDS))
+            looks.add(look)
+            look.add_done_callback(looks.discard)
 
     async def compare_with_the_engine() -> None:
-        strangers = strangers_of(agents.seen, settings.hub.name)
-        for sentence in await reconciler.compare(strangers, unwatched(agents.seen)):
-            log.info("reconciled: %s", sentence)
+        async with looking:
+            strangers = strangers_of(agents.seen, settings.hub.name)
+            for sentence in await reconciler.compare(strangers, watched(agents.seen)):
+                log.info("reconciled: %s", sentence)
 
     work = asyncio.ensure_future(schedule(hear_the_agents, compare_with_the_engine, scheduler))
     await until_told(os.getppid())

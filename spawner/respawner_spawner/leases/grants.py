@@ -143,11 +143,24 @@ class Leases(Requests, Admin):
         with self.database.read() as connection:
             return set(connection.scalars(query)) == {State.ENDED}
 
-    def expire(self, now: float | None = None, held_seconds: float = SLOT_HELD_SECONDS) -> list[Lease]:
-        """End leases that were granted `held_seconds` ago and whose server has not begun to start."""
+    def expire(
+        self,
+        now: float | None = None,
+        held_seconds: float = SLOT_HELD_SECONDS,
+        *,
+        spared: Collection[str] = (),
+    ) -> list[Lease]:
+        """End leases that were granted `held_seconds` ago and whose server has not begun to start.
+
+        :param spared: holders whose start is under way outside the ledger.
+        """
         with self._change(now) as change:
             c = schema.requests.c
-            late = and_(c.state == State.GRANTED, c.granted_at <= change.now - held_seconds)
+            late = and_(
+                c.state == State.GRANTED,
+                c.granted_at <= change.now - held_seconds,
+                c.holder.not_in(spared),
+            )
             rows = change.connection.execute(select(schema.requests).where(late)).all()
             ended = [lease_of_row(row, change.held(row.id)) for row in rows]
             for row in rows:
