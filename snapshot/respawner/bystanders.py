@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
+import site
 import sys
 import sysconfig
 import types
@@ -20,8 +22,11 @@ _PLAIN = (int, float, complex, bool, str, bytes, range, slice, types.NoneType, t
 _CONTAINERS = (list, tuple, set, frozenset, dict)
 _MOST_ITEMS = 10_000
 _REACH_EVERYTHING = frozenset({"eval", "exec", "globals", "locals", "vars", "__import__", "breakpoint"})
-INSTALLED = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
-"""Folders of Python and of what is installed beside it."""
+_INSTALLED = (
+    *{sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")},
+    site.getusersitepackages(),
+)
+_PACKAGES = re.compile(r"/(site|dist)-packages/")
 
 
 def stands_by(code: str, expressions: Iterable[str], namespace: Mapping[str, Any]) -> bool:
@@ -64,4 +69,9 @@ def _is_of_a_library(value: Any) -> bool:
         return False
     if module is builtins or module.__name__ in sys.builtin_module_names:
         return True
-    return str(getattr(module, "__file__", None) or "").startswith(INSTALLED)
+    return is_installed(str(getattr(module, "__file__", None) or ""))
+
+
+def is_installed(file: str) -> bool:
+    """Whether a file is Python's or a library's, of this environment, of the user's or of the system's Python."""
+    return file.startswith(_INSTALLED) or _PACKAGES.search(file) is not None

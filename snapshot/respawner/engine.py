@@ -15,10 +15,12 @@ The life of a timeline's head, step by step:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -45,6 +47,8 @@ from .store.timeline import Timeline
 from .unsaved import first_line_of, note_of_unsaved, tell_running
 from .verification import Verification
 
+_LAST_SECONDS = 10.0
+"""So long the end of a cell that failed waits for its last safe point. What is not written by then is none."""
 _DURABLE_SECONDS = 60.0
 """So long a cell's end waits for the state before, where the memory of a device is used up."""
 
@@ -65,7 +69,12 @@ class Engine:
         self.recorder = Recorder(shell, claim.timeline, self._guard.state_is_saved)
         self._terminate = SaveOnTerminate(self.close, lambda: self.recorder.busy)
         self.safepoints = SafePoints(
-            shell, self.recorder, self.mine, self._guard.cell_has_ended, self._terminate.check, self._put_back
+            shell,
+            self.recorder,
+            self.mine,
+            partial(self.recorder.guarded, self._guard.cell_has_ended),
+            self._terminate.check,
+            self._put_back,
         )
         self._restored: tuple[Timeline, Manifest] | None = None
         self._before_cell: tuple[Timeline, Manifest] | None = None
@@ -88,22 +97,30 @@ class Engine:
         number = len(self.shell.history_manager.input_hist_raw)
         self.recorder.guarded(tell_running, self.timeline, number, first_line_of(source))
         self.recorder.cell_begins()
-        self._before_cell = self._newest_of_this_state() if self.recorder.stopped is not None else None
         self.recorder.guarded(self.safepoints.cell_begins, number, source, self.recorder.stopped)
+        self._before_cell = self._newest_of_this_state() if self.recorder.stopped is not None else None
 
     def cell_ends(self, state: str, number: int, source: str, error: BaseException | None = None) -> None:
+        if state != "ok" and self.safepoints.writes:  # whether its state is what comes back hangs on that
+            with contextlib.suppress(KeyboardInterrupt):
+                self.recorder.wait_written(_LAST_SECONDS)
         cell = {"execution_count": number, "first_line": first_line_of(source), **self.safepoints.cell_ends()}
         stopped = self.recorder.stopped
         if stopped is not None and state == "ok" and stopped.source == source:
             self._has_gone_on()  # it was run again, to its end
-        elif stopped is not None and state != "ok" and self.safepoints.loops.to_come:
+        elif (
+            stopped is not None
+            and state != "ok"
+            and stopped.source == source
+            and self.safepoints.loops.to_come
+        ):
             self.recorder.guarded(self._failed_on_the_way, stopped)
-        if error is not None and device_memory.is_exhausted(error):
-            self.recorder.guarded(self._relieve_device, error)
         if state != "ok" and self.safepoints.last is not None:
             print(f"Respawner: {reports.way_back(*self.safepoints.last)}")  # noqa: T201
         self.recorder.guarded(self._guard.cell_has_ended)
         self.recorder.cell_ended(Moment(self.shell.execution_count, "cell", state, cell))
+        if error is not None and device_memory.is_exhausted(error):  # last: somebody may interrupt the wait
+            self.recorder.guarded(self._relieve_device, error)
 
     def _relieve_device(self, error: BaseException) -> None:
         """An accelerator's memory is used up: what is on its way becomes durable, caches are given back."""
@@ -272,7 +289,7 @@ class Engine:
 
     def _newest_of_this_state(self) -> tuple[Timeline, Manifest] | None:
         """The newest snapshot that this kernel has made of the state that it goes on from, or that one."""
-        self.recorder.wait_written()
+        self.recorder.wait_written(_DURABLE_SECONDS)
         newest = self.recorder.last
         return (
             self._restored if newest is None or self.recorder.parent is not None else (self.timeline, newest)

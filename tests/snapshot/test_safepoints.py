@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from respawner import contract
+from respawner.bystanders import is_installed
 from respawner.errors import SettingError
 from respawner.manifest import SAFEPOINT, Manifest
+from respawner.safepoints.frames import locals_of, name_of, notebook_frames
 from respawner.safepoints.pace import Pace
 from respawner.store.retention import Rules
 
@@ -173,22 +178,99 @@ def test_a_no_grad_block_of_the_cell_is_no_setting_of_the_restored_kernel(
 HOOK = """
 import sys
 from respawner.safepoints.optimizer_steps import OptimizerSteps
-before = list(sys.meta_path)
 steps = []
 watch = OptimizerSteps(lambda: steps.append(1))
 import torch
 loader = sys.modules["torch.optim.optimizer"].__spec__.loader
-print(type(loader).__name__, sys.meta_path == before)
+print(type(loader).__name__)
 weight = torch.nn.Parameter(torch.ones(2))
 optimizer = torch.optim.SGD([weight], lr=0.1)
 weight.sum().backward()
 optimizer.step()
+before = len(sys.meta_path)
 watch.remove()
 optimizer.step()
-print(len(steps))
+print(len(steps), before - len(sys.meta_path))
 """
 
 
 def test_steps_are_told_although_torch_is_imported_later() -> None:
     done = subprocess.run([PYTHON, "-c", HOOK], capture_output=True, text=True, check=True)
-    assert done.stdout == "SourceFileLoader True\n1\n"
+    assert done.stdout == "SourceFileLoader\n1 1\n"
+
+
+def test_a_functions_own_locals_stay_what_they_are_and_nothing_is_held() -> None:
+    def trains(lr: float) -> dict[str, Any]:
+        settings = locals()
+        locals_of(sys._getframe())
+        return settings
+
+    def lets_go() -> bool:
+        batch = Tensors()
+        alive = weakref.ref(batch)
+        assert locals_of(sys._getframe())["batch"] is batch
+        del batch
+        return alive() is None
+
+    assert trains(0.1)["lr"] == 0.1
+    assert lets_go()
+
+
+class Tensors:
+    pass
+
+
+def test_what_runs_the_cell_is_no_part_of_it() -> None:
+    """This function is one that is not installed, as of a kernel in a checkout."""
+    namespace: dict[str, Any] = {"frames": lambda: [name_of(f) for f in notebook_frames(namespace)]}
+    exec("def train():\n    return frames()\nfound = train()", namespace)
+    assert namespace["found"] == ["<module>", "train"]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        subprocess.__file__,
+        pytest.__file__,
+        "/home/ada/.local/lib/python3.11/site-packages/torch/optim/adam.py",
+        "/usr/lib/python3/dist-packages/numpy/core.py",
+    ],
+)
+def test_libraries_are_known_wherever_they_are(file: str) -> None:
+    assert is_installed(file)
+    assert not is_installed("/home/ada/project/train.py")
+
+
+def test_failed_cell_whose_safe_point_was_not_written_is_what_comes_back(open_notebook: OpenNotebook) -> None:
+    """A thread of the user's tears the safe point; the state at the failed cell's end is whole."""
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import torch, respawner, time; before = 1")
+    assert notebook.settle()["durable"]
+    notebook.run(
+        "from respawner.errors import TornError\n"
+        "from respawner.saving.saver import Saver\n"
+        "write = Saver._write\n"
+        "def torn(self, writer, job):\n"
+        "    if job.facts['kind'] == 'safepoint':\n"
+        "        raise TornError('as if')\n"
+        "    return write(self, writer, job)\n"
+        "Saver._write = torn\n"
+    )
+    ran = notebook.run("for i in respawner.resume(range(5)):\n    time.sleep(0.05)\nafter = 2\n1 / 0")
+    assert "safe point" not in ran.text
+    assert notebook.settle()["durable"]
+    notebook.restart_after_kill()
+    notebook.run("y = 1")
+    assert notebook.value("(before, after)") == "(1, 2)"
+
+
+def test_scaler_in_the_middle_of_an_iteration(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook().start()
+    notebook.run(
+        "import torch; w = torch.nn.Parameter(torch.ones(2)); o = torch.optim.SGD([w], lr=0.1)\n"
+        "s = torch.amp.GradScaler('cpu', init_scale=8.0); s.scale(w.sum()).backward(); s.step(o)"
+    )
+    assert notebook.settle()["durable"]
+    notebook.restart_after_kill()
+    notebook.run("o.zero_grad(); s.scale(w.sum()).backward(); s.step(o); s.update()")
+    assert notebook.value("(s.get_scale(), s._get_growth_tracker())") == "(8.0, 1)"

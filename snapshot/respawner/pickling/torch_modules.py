@@ -6,6 +6,7 @@ after the user has imported torch.
 
 from __future__ import annotations
 
+import collections
 import copyreg
 import functools
 import io
@@ -20,6 +21,7 @@ from torch.nn.utils import parametrize
 
 Reducer = Callable[[Any], Any]
 Optimizer: Any = torch.optim.Optimizer
+Scaler: Any = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)  # torch before 2.3
 
 
 def reducer_for(cls: type) -> Reducer | None:
@@ -34,6 +36,8 @@ def reducer_for(cls: type) -> Reducer | None:
         return _reduce_parametrized
     if cls is getattr(sys.modules.get("torch.nn.parallel.distributed"), "DistributedDataParallel", None):
         return _reduce_distributed
+    if issubclass(cls, Scaler) and cls.__getstate__ is Scaler.__getstate__:
+        return _reduce_scaler
     if cls in (torch.finfo, torch.iinfo):
         return lambda info: (_number_limits, (cls, info.dtype))
     return None
@@ -46,6 +50,20 @@ def _reduce_optimizer(optimizer: Any) -> tuple[Any, ...]:
     if counts:
         del state["step"]
     return copyreg.__newobj__, (type(optimizer),), (state, counts), None, None, _set_optimizer  # type: ignore[attr-defined]
+
+
+def _reduce_scaler(scaler: Any) -> tuple[Any, ...]:
+    """As its own way, which refuses between `step` and `update`: without what optimizers have done in this iteration."""
+    state = dict(vars(scaler))
+    if scaler.is_enabled():
+        state |= {
+            "_init_scale": scaler.get_scale(),
+            "_init_growth_tracker": scaler._get_growth_tracker(),
+            "_scale": None,
+            "_growth_tracker": None,
+            "_per_optimizer_states": collections.defaultdict(scaler._per_optimizer_states.default_factory),
+        }
+    return copyreg.__newobj__, (type(scaler),), state  # type: ignore[attr-defined]
 
 
 def _was_swapped(cls: type) -> bool:

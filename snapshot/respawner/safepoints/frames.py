@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from ..bystanders import INSTALLED
+from ..bystanders import is_installed
 
 _OURS = str(Path(__file__).parents[1])
 _PLAIN = (int, float, str, bool, type(None))
@@ -29,14 +29,18 @@ _COUNTERS = re.compile(
 
 
 def notebook_frames(namespace: dict[str, Any]) -> list[FrameType]:
-    """The cell and the notebook's functions that run in it, outermost first."""
-    found = []
+    """The cell and the notebook's functions that run in it, outermost first.
+
+    What runs the cell (IPython, the kernel, a test's own functions) is no part of it, wherever it is installed.
+    """
+    stack = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if is_notebooks(frame, namespace):
-            found.append(frame)
+        stack.append(frame)
         frame = frame.f_back
-    return found[::-1]
+    while stack and stack[-1].f_globals is not namespace:
+        stack.pop()
+    return [frame for frame in reversed(stack) if is_notebooks(frame, namespace)]
 
 
 def is_notebooks(frame: FrameType, namespace: dict[str, Any]) -> bool:
@@ -46,7 +50,7 @@ def is_notebooks(frame: FrameType, namespace: dict[str, Any]) -> bool:
     if frame.f_globals is namespace:
         return True
     place = code.co_filename
-    return is_function(frame) and not place.startswith((*INSTALLED, _OURS, "<"))
+    return is_function(frame) and not place.startswith((_OURS, "<")) and not is_installed(place)
 
 
 def is_function(frame: FrameType) -> bool:
@@ -71,8 +75,7 @@ def locals_of(frame: FrameType) -> dict[str, Any]:
     """A function's variables as they are now."""
     live = frame.f_locals
     found = {name: value for name, value in live.items() if not name.startswith(".")}
-    if sys.version_info < (3, 13):
-        live.clear()  # a copy that the frame keeps; it would hold tensors that the function lets go of
+    _let_go(live)
     return found
 
 
@@ -84,6 +87,17 @@ def put_locals(frame: FrameType, values: dict[str, Any]) -> None:
     live.update({name: value for name, value in values.items() if name in own})
     if sys.version_info < (3, 13):  # before PEP 667 a copy, which this writes back (as pdb does)
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+    _let_go(live)
+
+
+_ITS_OWN_REFERENCES = 4
+"""The frame's, the caller's variable, `_let_go`'s parameter, and `getrefcount`'s."""
+
+
+def _let_go(live: Any) -> None:
+    """Empty the copy that a frame keeps of its variables before Python 3.13: it would hold tensors that the function lets
+    go of. Where the function has called ``locals()``, that is the very dict that it got, and stays."""
+    if sys.version_info < (3, 13) and sys.getrefcount(live) <= _ITS_OWN_REFERENCES:
         live.clear()
 
 

@@ -54,18 +54,25 @@ class _Finder:
 
     def __init__(self, loaded: Callable[[ModuleType], None]) -> None:
         self._loaded = loaded
+        self._asks = self._done = False
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != _MODULE:
+        if name != _MODULE or self._asks or self._done:
             return None
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self._asks = True  # and stays where it is: another thread may be walking through the list
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._asks = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self._loaded)  # type: ignore[assignment]
+            spec.loader = _Loader(spec.loader, self._is_loaded)  # type: ignore[assignment]
         return spec
+
+    def _is_loaded(self, module: ModuleType) -> None:
+        self._done = True
+        self._loaded(module)
 
 
 class _Loader:

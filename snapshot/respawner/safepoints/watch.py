@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -19,6 +20,7 @@ from ..errors import OverBudgetError, SettingError
 from ..manifest import SAFEPOINT
 from ..recorder import Recorder
 from ..restoring import Loaded
+from ..saving.job import Job
 from .frames import counters, is_function, locals_of, loop_variables, name_of, notebook_frames
 from .loops import Loops
 from .optimizer_steps import OptimizerSteps
@@ -56,9 +58,11 @@ class SafePoints:
         self._pace = self._read_pace()
         self._number = 0
         self._source = ""
-        self._taken = 0
+        self._written = 0
+        self._job: Job | None = None
+        """The newest of this cell, that may be on its way to the disk."""
         self.last: tuple[str, dict[str, Any]] | None = None
-        """Id and place (`Stopped.facts`) of the last snapshot of this cell."""
+        """Id and place (`Stopped.facts`) of the last snapshot of this cell that is on the disk."""
         self._due = math.inf
         """On the monotonic clock; 0 until the first safe point of a cell, infinite while no cell runs."""
         self._first_due = math.inf
@@ -67,16 +71,30 @@ class SafePoints:
 
     def cell_begins(self, number: int, source: str, stopped: Stopped | None) -> None:
         self._number, self._source = number, source
-        self._taken = self.steps = 0
-        self.last = None
+        self._written = self.steps = 0
+        self.last = self._job = None
         self.loops.cell_begins(source, stopped)
         self._first_due = max(time.monotonic() + self._pace.least_seconds, self._not_before)
         self._due = 0.0
 
     def cell_ends(self) -> dict[str, Any]:
-        """What is to be noted with the state at the cell's end."""
+        """What is to be noted with the state at the cell's end: only what is on the disk can take a failed cell's place."""
         self._due = math.inf
-        return {"safepoints": self._taken} if self._taken else {}
+        self._look_at_the_last()
+        return {"safepoints": self._written} if self._written else {}
+
+    @property
+    def writes(self) -> bool:
+        """Whether a snapshot of this cell is on its way to the disk."""
+        return self._job is not None and not self._job.done.is_set()
+
+    def _look_at_the_last(self) -> None:
+        job = self._job
+        if job is not None and job.done.is_set():
+            self._job = None
+            if job.manifest is not None:
+                self._written += 1
+                self.last = job.id, job.facts["cell"]["safepoint"]
 
     def remove(self) -> None:
         self._due = math.inf
@@ -101,12 +119,14 @@ class SafePoints:
                 return
         if self._recorder.writes or self._recorder.busy or self.loops.on_the_way:
             return  # the state before is still being written, or put in place: at the next safe point
+        self._look_at_the_last()
         started = time.monotonic()
         try:
+            if not _devices_are_ready():
+                return
             moment = self._moment(at)
             job = self._recorder.capture_inside(moment)
-            self._taken += 1
-            self.last = job.id, moment.cell["safepoint"]
+            self._job = job
             stall = time.monotonic() - started
             wait = self._pace.wait_seconds(stall, job.changed_bytes, self._recorder.day_bytes)
         except OverBudgetError as deferred:
@@ -146,6 +166,17 @@ class SafePoints:
         except SettingError as error:
             self._recorder.notice(f"{error}. Until then the default counts.")
             return Pace()
+
+
+def _devices_are_ready() -> bool:
+    """Wait for what CUDA still computes, on any stream. False while a graph is recorded: a copy would break that."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is None or not cuda.is_initialized():
+        return True
+    if cuda.is_current_stream_capturing():
+        return False
+    cuda.synchronize()
+    return True
 
 
 def _state_of(frame: FrameType) -> dict[str, Any]:
