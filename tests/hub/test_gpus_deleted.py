@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from respawner_hub.auth.accounts import Accounts
 from respawner_spawner.leases.model import Ask, Kind
 
-from .gpu_hub import GpuHub
+from .gpu_hub import GpuHub, eventually
 from .running_hub import Browser, text_of
 
 pytestmark = pytest.mark.timeout(300)
@@ -16,6 +18,12 @@ from respawner_hub.auth.local import LocalAccountsAuthenticator
 c.JupyterHub.authenticator_class = LocalAccountsAuthenticator
 c.LocalAccountsAuthenticator.database_url = "sqlite:///accounts.sqlite"
 c.RespawnerHub.default_gpus = 1
+
+import asyncio
+async def slow_poll(self):
+    await asyncio.sleep(0.2)
+    return await SimpleLocalProcessSpawner.poll(self)
+LeasingSpawner.poll = slow_poll
 """
 
 
@@ -69,3 +77,13 @@ def test_a_removed_account_waits_no_longer_and_nothing_of_it_comes_back(hub):
     assert hub.ledger.audit("test/eve/", most=1)[0].by == "user:boss"
     assert hub.ledger.release("test/eve/lab").end_reason == "released"
     assert hub.ledger.request_of("test/eve/lab") is None
+
+
+def test_whoever_stops_what_another_stops_at_the_same_moment_gets_no_error(hub):
+    """JupyterHub asks whether a server stops, then whether it still lives, then stops it: in between another may have."""
+    hub.ask("ada", {"gpus": 0}, token=hub.token("ada"))
+    eventually(lambda: hub.api("GET", "/users/ada").json()["server"], "ada's server")
+    with ThreadPoolExecutor(6) as pool:
+        stops = [pool.submit(hub.api, "DELETE", "/users/ada/server") for _ in range(6)]
+    assert {stop.result().status_code for stop in stops} <= {202, 204}
+    eventually(lambda: not hub.api("GET", "/users/ada").json()["servers"], "the end of ada's server")

@@ -159,6 +159,13 @@ class ServerApi(GpuHandler, UserServerAPIHandler):
             await self._stop_is_wanted(user_name, server_name)
         await super().delete(user_name, server_name)
 
+    async def stop_single_user(self, user: User, server_name: str = "") -> Any:
+        """The scheduler may have begun it while JupyterHub asked whether the server still runs."""
+        spawner = user.spawners[server_name]
+        if spawner.pending == "stop":
+            return spawner._stop_future
+        return await super().stop_single_user(user, server_name)
+
     @needs_scope("delete:servers")
     async def _stop_is_wanted(self, user_name: str, server_name: str) -> None:
         user = self.find_user(user_name)
