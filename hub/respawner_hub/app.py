@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 from jupyterhub import orm
 from jupyterhub.app import JupyterHub
@@ -15,7 +16,7 @@ from respawner_spawner.leases.ledger import Ledger
 from traitlets import Callable, Instance, Integer, Unicode
 
 from .gpus import api, handlers, pages
-from .gpus.agents import Agents, strangers_of, tell, watched
+from .gpus.agents import Agents, strangers_of, tell, unwatched
 from .gpus.containers import Reconciler, withhold
 from .gpus.desk import Desk
 from .gpus.rounds import idle_rules_of, policy_of
@@ -78,7 +79,7 @@ class RespawnerHub(JupyterHub):
         """The database may be older than they are. What cannot be seen now stays withheld until the scheduler sees it."""
         reconciler = Reconciler(self._ledger, engines, self.deployment)
         seen = self.agents.seen
-        look = reconciler.compare(strangers_of(seen, self.deployment), watched(seen))
+        look = reconciler.compare(strangers_of(seen, self.deployment), partial(unwatched, seen))
         try:
             for sentence in await asyncio.wait_for(look, FIRST_LOOK_SECONDS):
                 self.log.info("reconciled: %s", sentence)

@@ -55,9 +55,9 @@ def entry(lease) -> dict:
     }
 
 
-async def compare(ledger, engine, strangers=None, watched=None):
+async def compare(ledger, engine, strangers=None, unwatched=lambda hosts: ()):
     reconciler = Reconciler(ledger, {"gpu-a": engine}, "team")
-    return await reconciler.compare(strangers or {}, watched)
+    return await reconciler.compare(strangers or {}, unwatched)
 
 
 async def test_a_session_that_ended_while_the_engine_was_asked_is_not_fenced_off(ledger):
@@ -131,7 +131,7 @@ async def test_a_session_on_a_lost_host_is_given_up_and_fenced_off_when_the_host
 async def test_an_agent_that_has_not_looked_at_processes_does_not_free_what_a_stranger_uses(ledger):
     engine = StandInEngine([])
     await compare(ledger, engine, {"GPU-0": "process 4711"})
-    await compare(ledger, engine, watched=[])
+    await compare(ledger, engine, unwatched=lambda hosts: hosts)
     assert "process 4711" in ledger.devices()[0].cordon
     await compare(ledger, engine)
     assert ledger.devices()[0].cordon == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from respawner_spawner.agent.client import AgentClient, Seen
@@ -121,10 +121,16 @@ def strangers_of(seen: Iterable[Seen], deployment: str) -> dict[str, str]:
     return found
 
 
-def watched(seen: Iterable[Seen]) -> list[str]:
-    """Hosts whose agent answers and has looked at processes. One that never answered has not even said its name."""
+def unwatched(seen: Sequence[Seen], hosts: Collection[str]) -> set[str]:
+    """Of these hosts those whose agent does not answer, or has just started and not looked at processes yet.
+
+    An agent that has never answered has not even said which host it is of: it may be any that no other is of.
+    """
     fresh = {id(report) for report in _reports(seen, time.time()) if report.processes_at}
-    return [host.host for host in seen if host.answer and id(host.answer.report) in fresh]
+    known = {host.host for host in seen if host.answer}
+    silent = {host.host for host in seen if host.answer and id(host.answer.report) not in fresh}
+    nameless = any(host.answer is None for host in seen)
+    return {host for host in hosts if host in silent or (nameless and host not in known)}
 
 
 def readings_of(report: Report) -> Iterable[tuple[str, dict[str, Any]]]:

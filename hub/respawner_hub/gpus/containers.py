@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from docker.errors import APIError, NotFound
@@ -15,6 +15,7 @@ from respawner_spawner.leases.admin import UNKNOWN, host_target
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.reconcile import Container, Do, Plan
 
+Unwatched = Callable[[Collection[str]], Collection[str]]
 STOP_SECONDS = 60
 LIST_SECONDS = 20
 """A host that hangs must not keep the others from being looked at."""
@@ -32,26 +33,26 @@ class Reconciler:
         self._ledger, self._engines, self._deployment = ledger, engines, deployment
 
     async def compare(
-        self, strangers: Mapping[str, str], watched: Collection[str] | None = None
+        self, strangers: Mapping[str, str], unwatched: Unwatched = lambda hosts: ()
     ) -> list[str]:
         """What was done, in sentences.
 
         :param strangers: device → who uses it without being a session.
-        :param watched: hosts of which somebody can tell that now; None: all of them.
+        :param unwatched: says of which of some hosts nobody can tell that now.
         """
-        plan = await self._look(strangers, watched)
+        plan = await self._look(strangers, unwatched)
         if any(action.do in (Do.RELEASE, Do.FENCE_OFF) for action in plan.actions):
             # The engine's list is a little older than what the ledger said: a session that ended or began between
             # the two looks like one without a lease, or like a lease without a container.
-            plan = await self._look(strangers, watched)
+            plan = await self._look(strangers, unwatched)
         done = await asyncio.to_thread(reconcile.carry_out, self._ledger, plan)
         await asyncio.gather(*(self._stop(container) for container in plan.fenced_off))
         return [f"{action.do.value} {action.subject}: {action.why}" for action in done]
 
-    async def _look(self, strangers: Mapping[str, str], watched: Collection[str] | None) -> Plan:
+    async def _look(self, strangers: Mapping[str, str], unwatched: Unwatched) -> Plan:
         answers = await asyncio.gather(*(self._containers(host) for host in self._engines))
         found = dict(zip(self._engines, answers, strict=True))
-        return await asyncio.to_thread(self._plan, found, strangers, watched)
+        return await asyncio.to_thread(self._plan, found, strangers, unwatched)
 
     async def _containers(self, host: str) -> list[Container] | None:
         """None where the engine does not answer: then nothing is known of its host."""
@@ -68,7 +69,7 @@ class Reconciler:
         self,
         answers: Mapping[str, list[Container] | None],
         strangers: Mapping[str, str],
-        watched: Collection[str] | None,
+        unwatched: Unwatched,
     ) -> Plan:
         devices = self._ledger.devices()
         found = [container for containers in answers.values() for container in containers or ()]
@@ -87,7 +88,7 @@ class Reconciler:
             self._ledger.clock(),
             unreachable=unreachable,
             strangers=strangers,
-            unwatched=() if watched is None else named - set(watched),
+            unwatched=unwatched(named),
         )
 
     async def _stop(self, container: Container) -> None:

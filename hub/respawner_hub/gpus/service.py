@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 
 from respawner_spawner.engine import Engine
 from respawner_spawner.leases.ledger import Ledger
@@ -15,7 +16,7 @@ from respawner_spawner.suspend import stop_when_durable
 
 from ..engines import engine_of, engines_of
 from ..settings import Settings, find_file, load
-from .agents import Agents, agents_of, newcomers, strangers_of, tell, watched
+from .agents import Agents, agents_of, newcomers, strangers_of, tell, unwatched
 from .containers import Reconciler, withhold
 from .hub_client import HubClient, HubServer
 from .loops import Step, at_first, repeat, until_told
@@ -59,7 +60,7 @@ async def _serve(settings: Settings) -> None:
     async def compare_with_the_engine() -> None:
         async with looking:
             strangers = strangers_of(agents.seen, settings.hub.name)
-            for sentence in await reconciler.compare(strangers, watched(agents.seen)):
+            for sentence in await reconciler.compare(strangers, partial(unwatched, agents.seen)):
                 log.info("reconciled: %s", sentence)
 
     work = asyncio.ensure_future(schedule(hear_the_agents, compare_with_the_engine, scheduler))
