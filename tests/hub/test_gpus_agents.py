@@ -3,7 +3,15 @@
 import time
 
 import pytest
-from respawner_hub.gpus.agents import Agents, health_changes, newcomers, readings_of, strangers_of, tell
+from respawner_hub.gpus.agents import (
+    Agents,
+    health_changes,
+    newcomers,
+    readings_of,
+    strangers_of,
+    tell,
+    unwatched,
+)
 from respawner_hub.gpus.containers import container_of
 from respawner_hub.gpus.views import illnesses
 from respawner_spawner.agent.client import Seen
@@ -76,6 +84,21 @@ def test_a_host_is_new_until_the_ledger_has_heard_of_it(ledger):
     assert newcomers(ledger, [seen(Report(at=100)), unheard]) == ["gpu-a"]
     tell(ledger, [seen(Report(at=100))])
     assert newcomers(ledger, [seen(Report(at=100)), unheard]) == []
+
+
+def test_hosts_of_whose_processes_nobody_can_tell():
+    """An agent that never answered may be of any host that no other is of."""
+    now = time.time()
+    looked = Seen("http://a", now, now, Answer("gpu-a", "boot", 1, Report(at=now, processes_at=now)))
+    started = Seen("http://b", now, now, Answer("gpu-b", "boot", 1, Report(at=now)))
+    silent = Seen(
+        "http://b", now, now - 1000, Answer("gpu-b", "boot", 1, Report(at=now, processes_at=now)), "it hangs"
+    )
+    never = Seen("http://c", now, cause="nothing listens")
+    hosts = ["gpu-a", "gpu-b", "gpu-c"]
+    assert unwatched([looked], hosts) == set()
+    assert unwatched([looked, started], hosts) == unwatched([looked, silent], hosts) == {"gpu-b"}
+    assert unwatched([looked, started, never], hosts) == {"gpu-b", "gpu-c"}
 
 
 INVENTORY = Inventory((Gpu("GPU-0", "STAND-IN A100", 80 << 30),))
