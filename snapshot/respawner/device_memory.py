@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+from .gpu.tensors import held
 from .readable import readable_size
 from .safepoints.frames import is_function, is_notebooks, locals_of, name_of
 
 _SHOWN = 5
-_MOST_OBJECTS = 100_000
 
 
 def is_exhausted(error: BaseException | None) -> bool:
@@ -38,51 +39,21 @@ def variables_of(error: BaseException, namespace: dict[str, Any]) -> dict[str, A
     return found
 
 
-def on_a_device(tensor: Any) -> bool:
-    return tensor.device.type not in ("cpu", "meta")
+def on_a_device(device: str) -> bool:
+    return device not in ("cpu", "meta")
 
 
 def holders(
-    variables: Mapping[str, Any], counts: Callable[[Any], bool] = on_a_device
+    variables: Mapping[str, Any], counts: Callable[[str], bool] = on_a_device
 ) -> list[tuple[str, int]]:
-    """Variables and the bytes that their tensors take, most first; what two reach counts for the first."""
-    seen: set[int] = set()
-    visited: set[int] = set()
-    found = []
-    for name, value in variables.items():
-        if name.startswith("_"):
-            continue
-        total = 0
-        for tensor in _tensors_in(value, visited):
-            storage = tensor.untyped_storage()
-            if counts(tensor) and storage.data_ptr() not in seen:
-                seen.add(storage.data_ptr())
-                total += storage.nbytes()
-        if total:
-            found.append((name, total))
-    return sorted(found, key=lambda item: -item[1])
-
-
-def _tensors_in(value: Any, visited: set[int]) -> Iterator[Any]:
-    torch: Any = sys.modules["torch"]
-    left = [value]
-    while left and len(visited) < _MOST_OBJECTS:
-        each = left.pop()
-        if id(each) in visited:
-            continue
-        visited.add(id(each))
-        if isinstance(each, torch.Tensor):
-            if each.layout is torch.strided:
-                yield each
-            left += [each.grad] if each.is_leaf and each.grad is not None else []
-        elif isinstance(each, torch.nn.Module):
-            left += [*each.parameters(), *each.buffers()]
-        elif isinstance(each, torch.optim.Optimizer):
-            left += each.state.values()
-        elif isinstance(each, dict):
-            left += each.values()
-        elif isinstance(each, list | tuple | set):
-            left += each
+    """Variables and the bytes that their tensors take on devices that count, most first; what two reach counts for the
+    first. Names with an underscore are not told."""
+    own = {name: value for name, value in variables.items() if not name.startswith("_")}
+    found: Counter[str] = Counter()
+    for row in held(own, {}).rows:
+        if row.name in own and row.own_bytes and counts(row.device):
+            found[row.name] += row.own_bytes
+    return found.most_common()
 
 
 def give_back() -> int:
