@@ -41,7 +41,6 @@ from .volumes import fill_volumes
 
 READY_CHECK_SECONDS = 0.1
 LOOK_SECONDS = 10
-GIVEN_UP = "its host does not answer, and an admin gave it up"
 _ledgers: dict[str, Ledger] = {}
 _images_with_kernels: set[str] = set()
 
@@ -241,8 +240,8 @@ class GPUDockerSpawner(DockerSpawner):
     async def _find(self) -> dict[str, Any] | None:
         """The session's container of an earlier start, on whichever host it is; None where there is none within reach.
 
-        JupyterHub forgets `host` before a start. Where the ledger knows it, that host has to answer: not to have
-        looked is no proof that nothing runs there.
+        JupyterHub forgets `host` before a start. Where the ledger knows it, that host has to answer, unless it is lost:
+        not to have looked is no proof that nothing runs there. What was given up has no lease, and so no host.
         """
         if self.hosts and not self.host:
             self.host = await asyncio.to_thread(leased_host, self.ledger, self.holder)
@@ -250,10 +249,7 @@ class GPUDockerSpawner(DockerSpawner):
             try:
                 return await self.get_object()
             except UNREACHABLE:
-                lost = await self._lost()
-                if self.host and not lost and await self._is_given_up(self.fence):
-                    lost = GIVEN_UP
-                if not lost:
+                if not (lost := await self._lost()):
                     raise
                 self.log.warning("%s starts elsewhere: %s", self._log_name, lost)
                 self.host, self.object_id = "", ""
@@ -585,7 +581,7 @@ class GPUDockerSpawner(DockerSpawner):
             if lost := await self._lost():
                 return lost
             if await self._is_given_up(self.fence):
-                return GIVEN_UP
+                return "its host does not answer, and an admin gave it up"
             self.log.warning(
                 "Cannot ask %s about %s, counted as running: %s", self.engine.host, self._log_name, error
             )
