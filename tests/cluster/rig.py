@@ -70,7 +70,6 @@ class Host:
         volumes = [
             f"--volume={self.name}-docker:/var/lib/docker",
             f"--volume={PREFIX}-shared:{SHARED_DIR}",
-            f"--volume={PREFIX}-pip:/root/.cache/pip",  # PyPI is asked once and not once a host
         ]
         run("docker", "run", "--detach", f"--name={self.name}", f"--hostname={self.name}",
             f"--network={PREFIX}", "--cgroupns=private", "--device-cgroup-rule=a *:* rwm",
@@ -212,7 +211,7 @@ class Rig:
             run("docker", "rm", "--force", "--volumes", name)
         volumes = run("docker", "volume", "ls", "--format={{.Name}}").split()
         for name in volumes:
-            if name.startswith(f"{PREFIX}-") and name != f"{PREFIX}-pip":
+            if name.startswith(f"{PREFIX}-"):
                 run("docker", "volume", "rm", name)
         if PREFIX in run("docker", "network", "ls", "--format={{.Name}}").split():
             run("docker", "network", "rm", PREFIX)
