@@ -38,7 +38,7 @@ def test_a_running_cell_is_never_interrupted_unless_the_admin_says_so(cell):
 
 
 def test_a_snooze_puts_it_off_and_the_next_warning_comes_afterwards():
-    snoozed = replace(WARNED, snoozed_until=200, snoozes_taken=1)
+    snoozed = replace(WARNED, snoozed_until=200)
     assert judge(snoozed, RULES, now=199) is Verdict.FORGIVE
     assert judge(replace(snoozed, reclaim_at=None), RULES, now=200) is Verdict.WARN
 

@@ -39,7 +39,6 @@ class Session:
     reclaim_at: float | None = None
     """When it was told that it will be suspended; None: it was not warned."""
     snoozed_until: float | None = None
-    snoozes_taken: int = 0
 
     def idle_since(self) -> float:
         return max(self.since, self.kernel_active, self.gpu_used or 0.0)

@@ -208,7 +208,6 @@ class Scheduler:
             kernel_active=server.last_activity,
             reclaim_at=standing.reclaim_at,
             snoozed_until=standing.snoozed_until,
-            snoozes_taken=standing.snoozes,
         )
 
     async def _act(

@@ -28,10 +28,6 @@ class LoopPosition:
     iterable: Any = None
     """What it runs over, None for an iterator: that cannot be saved, and is made again by the cell."""
 
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.name, self.site
-
 
 @dataclass
 class Stopped:
