@@ -178,6 +178,23 @@ async def test_what_a_lost_host_still_runs_is_stopped_when_it_is_back(ledger, cl
     assert ledger.request_of(ADA).lease.fence == new.fence
 
 
+async def test_a_lost_host_that_is_back_stops_a_session_without_gpu_that_went_on_elsewhere(ledger):
+    def without_gpu(container: str, fence: int) -> dict:
+        labels = {"deployment": "team", "holder": ADA, "user": "ada", "gpus": "", "fence": str(fence)}
+        found = {f"org.respawner.{key}": value for key, value in labels.items()}
+        return {"Id": container, "State": "running", "Labels": found}
+
+    back, other = StandInEngine([without_gpu("c1", 41)]), StandInEngine([without_gpu("c2", 42)])
+    reconciler = Reconciler(ledger, {"gpu-a": back, "gpu-b": other}, "team")
+    back.away = True
+    await reconciler.compare({})
+    assert ledger.newest_start(ADA).host == "gpu-b"
+    other.looks = [[]]  # it has ended since
+    back.away = False
+    await reconciler.compare({})
+    assert (back.stopped, other.stopped) == (["c1"], [])
+
+
 async def test_nothing_is_granted_before_the_ledger_has_been_compared(monkeypatch):
     steps: list[str] = []
     watched = asyncio.Event()

@@ -17,6 +17,7 @@ from .ends import with_ends
 from .model import Ask, Cluster, Decision, Device, Grant, Kind, Lease, Rules, State
 from .records import EndReason, HeldByAnother, NoLease, Standing, ask_as_json, ask_of_json
 from .requests import Requests, enqueue, service_of
+from .starts import nothing_runs
 
 log = logging.getLogger(__name__)
 SLOT_HELD_SECONDS = Rules().slot_held_seconds
@@ -134,14 +135,8 @@ class Leases(Requests, Admin):
             for uuid in change.held(row.id):
                 why = f"{UNKNOWN}: {holder} was given up while nobody could see whether it still runs"
                 put_cordon(change, uuid, why, by)
+            nothing_runs(change, schema.starts.c.holder == holder)
             return _standing(change, row.id)
-
-    def has_ended(self, holder: str, fence: int) -> bool:
-        """Whether the session had this lease and has it no more, as after `give_up`: its container may still run."""
-        r = schema.requests.c
-        query = select(r.state).where(r.holder == holder, r.fence == fence)
-        with self.database.read() as connection:
-            return set(connection.scalars(query)) == {State.ENDED}
 
     def expire(
         self,
@@ -291,13 +286,6 @@ class Leases(Requests, Admin):
             change.connection.execute(update(schema.ledger).values(last_fence=at_least))
             change.note("fence raised", "ledger", by, reason, fence=at_least, was=last)
             return True
-
-    def new_fence(self, subject: str, reason: str, by: str = "spawner") -> int:
-        """A fence without a lease: for a session that starts without GPU while an older one of it may still write."""
-        with self._change() as change:
-            fence = change.next_fence()
-            change.note("fence given", subject, by, reason, fence=fence)
-            return fence
 
     def last_fence(self) -> int:
         with self.database.read() as connection:

@@ -54,6 +54,8 @@ class Known:
     given_up: Collection[tuple[str, int]] = ()
     """(holder, fence) of leases that have ended."""
     cordons: Sequence[Cordon] = ()
+    newest: Mapping[str, int] = field(default_factory=dict)
+    """Holder → number of the session's newest start, of those that have one."""
 
 
 class Do(StrEnum):
@@ -64,6 +66,8 @@ class Do(StrEnum):
     REVOKE = "revoke"
     """A grant whose server has not started goes back to the queue."""
     ADOPT = "adopt"
+    NOTE = "note"
+    """A session without GPUs, whose start the ledger does not know (any more): it has no lease to be adopted with."""
     FENCE_OFF = "fence off"
     """The container is stopped; its session was given up, or its devices are another's."""
     CORDON = "cordon"
@@ -212,11 +216,16 @@ class _Planning:
             self._fence_off(container, f"a newer container of {container.holder} runs")
         for container in self.sessions.values():
             standing = self.leases.get(container.holder)
-            if not container.uuids:
+            newest = self.known.newest.get(container.holder, 0)
+            if 0 < container.fence < newest:
+                self._fence_off(container, f"{container.holder} was started again since (fence {newest})")
+            elif not container.uuids:
+                if container.fence > newest:
+                    why = f"its container {container.id[:12]} runs on {container.host}"
+                    self.do(Do.NOTE, container.holder, why, container=container)
+            elif standing and _is_of(container, standing):
                 continue
-            if standing and _is_of(container, standing):
-                continue
-            if standing and standing.lease and 0 < container.fence < standing.lease.fence:
+            elif standing and standing.lease and 0 < container.fence < standing.lease.fence:
                 self._fence_off(
                     container, f"{container.holder} has a newer lease (fence {standing.lease.fence})"
                 )
@@ -351,14 +360,17 @@ def _what_clashes(container: Container, standing: Standing) -> str:
     return ", ".join(shared) or f"the fence {container.fence}"
 
 
-def known(ledger: Ledger, containers: Iterable[Container]) -> Known:
+def known(ledger: Ledger, containers: Collection[Container]) -> Known:
     """What the ledger says about everything and about these containers' fences."""
     fences = sorted({container.fence for container in containers})
     r = schema.requests.c
     ended = select(r.holder, r.fence).where(r.state == State.ENDED, r.fence.in_(fences))
+    s = schema.starts.c
+    started = select(s.holder, s.fence).where(s.holder.in_({container.holder for container in containers}))
     with ledger.database.read() as connection:
         given_up = {(row.holder, row.fence) for row in connection.execute(ended)}
-    return Known(ledger.standings(), ledger.last_fence(), given_up, ledger.cordons())
+        newest = {row.holder: row.fence for row in connection.execute(started)}
+    return Known(ledger.standings(), ledger.last_fence(), given_up, ledger.cordons(), newest)
 
 
 def carry_out(ledger: Ledger, plan: Plan, by: str = "reconcile") -> list[Action]:
@@ -380,6 +392,9 @@ def _carry_out(ledger: Ledger, action: Action, by: str) -> bool:
             return ledger.revoke(subject, action.fence, why, by)
         case Do.ADOPT:
             return _adopt(ledger, action, by)
+        case Do.NOTE:
+            assert action.container
+            return ledger.started(subject, action.container.fence, action.container.host)
         case Do.FENCE_OFF:
             ledger.note("fenced off", subject, by, why)
             return True
@@ -399,7 +414,7 @@ def _adopt(ledger: Ledger, action: Action, by: str) -> bool:
     assert container
     user = container.user or container.holder.split("/")[1]
     try:
-        ledger.adopt(
+        lease = ledger.adopt(
             container.holder,
             user,
             container.uuids,
@@ -409,4 +424,5 @@ def _adopt(ledger: Ledger, action: Action, by: str) -> bool:
         )
     except HeldByAnother:
         return False
+    ledger.started(container.holder, lease.fence, container.host)
     return True
