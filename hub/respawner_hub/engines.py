@@ -35,5 +35,5 @@ async def engine_of(engines: Mapping[str, Engine], holder: str) -> Engine:
 async def _runs(engine: Engine, holder: str) -> bool:
     try:
         return bool(await asyncio.wait_for(running_container(engine, holder), LOOK_SECONDS))
-    except (TimeoutError, *UNREACHABLE, APIError):
+    except (*UNREACHABLE, APIError):
         return False

@@ -227,6 +227,9 @@ class GPUDockerSpawner(DockerSpawner):
         except SessionStartError as error:
             self._failure = str(error)
             raise
+        except APIError as error:
+            self._failure = self._explain(error)
+            raise SessionStartError(self._failure, reason="container") from error
         except UNREACHABLE as error:
             self._failure = f"the engine does not answer: {error}"
             raise SessionStartError(
@@ -328,11 +331,21 @@ class GPUDockerSpawner(DockerSpawner):
             await self.pull_image(self.image)
             return await image_facts(self.engine, self.image)
         except APIError as error:
-            raise SessionStartError(
-                f"The image {self.image} is not on the engine and could not be pulled: {error.explanation}. "
-                "The admin builds or loads it, or changes [image] name.",
-                reason="image",
-            ) from error
+            raise SessionStartError(self._no_image(str(error.explanation)), reason="image") from error
+
+    def _no_image(self, why: str) -> str:
+        """Its GPUs are granted and not claimed, so the next try finds them as long as grants are held."""
+        if not self.host:
+            return (
+                f"The image {self.image} is not on the engine and could not be pulled: {why}. "
+                "The admin builds or loads it, or changes [image] name."
+            )
+        return (
+            f"The image {self.image} is not on the host {self.host}, and its engine could not pull it: {why}. Tell your "
+            "admin: an image that stands in respawner_images of the inventory is brought to every host by "
+            "`respawner-hub provision`. GPUs that you have been granted are held for a while, and your session starts by "
+            "itself when the image is there."
+        )
 
     async def _granted(self, began: float) -> Lease | None:
         who = Claimant(self.holder, self.user.name, self._groups(), self.gpus, self.max_gpus)
@@ -407,21 +420,18 @@ class GPUDockerSpawner(DockerSpawner):
                 )
 
     async def _start_container(self, image: ImageFacts) -> tuple[str, int]:
-        try:
-            self._say(30, "Creating the container")
-            self.object_id = (await self._create(image))["Id"]
-            folders = (image.home, contract.STATE_DIR)
-            await fill_volumes(self.engine, self.object_id, folders, self._files(), image.uid, image.gid)
-            self._say(50, "Starting the container")
-            await self.start_object()
-            if self.post_start_cmd:
-                await self.post_start_exec()
-            ip, port = await self.get_ip_and_port()
-            self._say(60, "Waiting for your server")
-            await self._wait_until_listening(ip, port)
-            await self._check_kernels(image, f"http://{ip}:{port}")
-        except APIError as error:
-            raise SessionStartError(self._explain(error), reason="container") from error
+        self._say(30, "Creating the container")
+        self.object_id = (await self._create(image))["Id"]
+        folders = (image.home, contract.STATE_DIR)
+        await fill_volumes(self.engine, self.object_id, folders, self._files(), image.uid, image.gid)
+        self._say(50, "Starting the container")
+        await self.start_object()
+        if self.post_start_cmd:
+            await self.post_start_exec()
+        ip, port = await self.get_ip_and_port()
+        self._say(60, "Waiting for your server")
+        await self._wait_until_listening(ip, port)
+        await self._check_kernels(image, f"http://{ip}:{port}")
         return ip, port
 
     async def create_object(self) -> dict[str, Any]:

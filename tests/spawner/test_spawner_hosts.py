@@ -8,12 +8,12 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from docker.errors import NotFound
+from docker.errors import APIError, ImageNotFound, NotFound
 from respawner_spawner import spawner as module
 from respawner_spawner.failure import SessionStartError
 from respawner_spawner.leases.admin import host_target
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Device
+from respawner_spawner.leases.model import Device, State
 from respawner_spawner.spawner import GPUDockerSpawner
 
 from tests.spawner.ledgers import Clock, holder
@@ -23,49 +23,58 @@ ADA = holder("ada")
 
 
 class StandInEngine:
-    """An engine with at most one container. `hangs`: it takes calls and says nothing."""
+    """An engine with the image and at most one container. `hangs`: it takes calls and says nothing."""
 
     def __init__(self, host: str) -> None:
         self.host, self.hangs = host, False
         self.container: dict | None = None
+        self.images = {"team/torch:1"}
         self.calls: list[str] = []
 
     async def call(self, method: str, *args, **kwargs):
         self.calls.append(method)
         if self.hangs:
             await asyncio.Event().wait()
-        return getattr(self, method)(*args)
+        return getattr(self, method)(*args, **kwargs)
+
+    async def run(self, function):
+        return {"passwd": "", "group": ""}
 
     def inspect_container(self, name):
         if self.container is None:
             raise NotFound("no such container")
         return self.container
 
-    def containers(self):
+    def containers(self, filters=None):
         return []
 
-    def exec_create(self, *args):
+    def inspect_image(self, image):
+        if image not in self.images:
+            raise ImageNotFound("no such image")
+        return {"Id": "sha256:1", "Config": {}}
+
+    def pull(self, repository, tag):
+        raise APIError("404", explanation="pull access denied")
+
+    def exec_create(self, *args, **kwargs):
         return {"Id": "flush"}
 
     def exec_start(self, job):
         return json.dumps({"durable": True, "kernels": []}).encode()
 
-    def stop(self, container):
+    def stop(self, container, timeout):
         self.container["State"]["Running"] = False
 
-    def remove_container(self, container):
+    def remove_container(self, container, v, force):
         assert not self.container["State"]["Running"]
         self.container = None
 
-    def logs(self, container):
+    def logs(self, container, **which):
         return b""
 
 
 class Spawner(GPUDockerSpawner):
     """Everything but the making of containers, of which only the labels count here."""
-
-    async def _choose_image(self):
-        return None
 
     async def _start_container(self, image):
         assert self.engine.container is None, "its name is taken on this host"
@@ -103,6 +112,7 @@ class Hub:
             deployment="team",
             hosts={host: host for host in self.engines},
             database_url="the ledger",
+            image="team/torch:1",
         )
 
     async def start(self) -> str:
@@ -232,3 +242,39 @@ async def test_what_a_deleted_user_left_on_a_lost_host_is_outdated(hub, ledger, 
     await hub.found_dead()
     await hub.spawner.delete_forever()
     assert ledger.has_ended(ADA, fence)
+
+
+async def test_an_image_that_only_another_host_has_is_named_and_costs_no_place(hub, ledger, engines):
+    hub.options = {"gpus": 1, "gpu_host": "gpu2"}
+    engines["gpu2"].images.clear()
+    said = r"image team/torch:1 is not on the host gpu2.*pull access denied.*`respawner-hub provision`"
+    with pytest.raises(SessionStartError, match=said):
+        await hub.start()
+    await hub.spawner.run_post_stop_hook()
+    granted = ledger.request_of(ADA)
+    assert granted.state is State.GRANTED
+    engines["gpu2"].images.add("team/torch:1")
+    assert await hub.start() == "gpu2"
+    assert ledger.request_of(ADA).lease.fence == granted.lease.fence
+
+
+async def test_an_image_that_only_the_sessions_host_has_is_enough(hub, engines):
+    first = await hub.start()
+    await hub.stop()
+    for host in HOSTS:
+        if host != first:
+            engines[host].images.clear()
+    assert await hub.start() == first
+
+
+async def test_an_engine_that_answers_with_an_error_is_not_taken_for_one_that_does_not_answer(hub, engines):
+    """docker-py's `APIError` is an `OSError`, as everything of requests."""
+    first = await hub.start()
+    await hub.stop()
+
+    def refuses(container):
+        raise APIError("500", explanation="no space left on device")
+
+    engines[first].inspect_container = refuses
+    with pytest.raises(SessionStartError, match="Docker could not start the session: no space left"):
+        await hub.start()

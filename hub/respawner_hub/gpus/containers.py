@@ -60,7 +60,7 @@ class Reconciler:
         try:
             call = self._engines[host].call("containers", all=True, filters=filters)
             found = await asyncio.wait_for(call, LIST_SECONDS)
-        except (TimeoutError, *UNREACHABLE, APIError) as error:
+        except (*UNREACHABLE, APIError) as error:
             log.warning("The engine of %s does not answer, its leases stay as they are: %s", host, error)
             return None
         return [container_of(item, self._deployment, host) for item in found]
@@ -100,7 +100,7 @@ class Reconciler:
             await asyncio.wait_for(call, STOP_SECONDS)
         except NotFound:
             return
-        except (TimeoutError, *UNREACHABLE, APIError) as error:
+        except (*UNREACHABLE, APIError) as error:
             log.error("Container %s could not be stopped: %s", container.id[:12], error)
 
 
