@@ -23,7 +23,7 @@ from .gpus.rounds import idle_rules_of, policy_of
 from .settings import GpuSettings
 
 FIRST_LOOK_SECONDS = 5.0
-"""What the start waits for an engine that hangs; the scheduler goes on trying."""
+"""What the start waits for an engine that hangs; the scheduler goes on trying. Those that answer are looked at meanwhile."""
 
 
 class RespawnerHub(JupyterHub):
@@ -79,9 +79,11 @@ class RespawnerHub(JupyterHub):
         """The database may be older than they are. What cannot be seen now stays withheld until the scheduler sees it."""
         reconciler = Reconciler(self._ledger, engines, self.deployment)
         seen = self.agents.seen
-        look = reconciler.compare(strangers_of(seen, self.deployment), partial(unwatched, seen))
+        strangers = strangers_of(seen, self.deployment)
         try:
-            for sentence in await asyncio.wait_for(look, FIRST_LOOK_SECONDS):
+            for sentence in await reconciler.compare_promptly(
+                strangers, partial(unwatched, seen), FIRST_LOOK_SECONDS
+            ):
                 self.log.info("reconciled: %s", sentence)
             await self._tell_groups()
         except Exception as error:

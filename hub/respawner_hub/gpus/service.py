@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from respawner_spawner.engine import Engine
@@ -17,7 +17,7 @@ from respawner_spawner.suspend import stop_when_durable
 from ..engines import engine_of, engines_of
 from ..settings import Settings, find_file, load
 from .agents import Agents, agents_of, newcomers, strangers_of, tell, unwatched
-from .containers import Reconciler, withhold
+from .containers import Reconciler, Unwatched, withhold
 from .hub_client import HubClient, HubServer
 from .loops import Step, at_first, repeat, until_told
 from .rounds import idle_rules_of, policy_of
@@ -25,6 +25,8 @@ from .scheduler import LOOK_SECONDS, WATCH_SECONDS, Scheduler, Times
 
 RECONCILE_SECONDS = 30.0
 ASK_SECONDS = 2.0
+
+Compare = Callable[[Mapping[str, str], Unwatched], Awaitable[list[str]]]
 
 log = logging.getLogger(__name__)
 
@@ -57,21 +59,27 @@ async def _serve(settings: Settings) -> None:
             looks.add(look)
             look.add_done_callback(looks.discard)
 
-    async def compare_with_the_engine() -> None:
+    async def compare_with_the_engine(compare: Compare = reconciler.compare) -> None:
         async with looking:
             strangers = strangers_of(agents.seen, settings.hub.name)
-            for sentence in await reconciler.compare(strangers, partial(unwatched, agents.seen)):
+            for sentence in await compare(strangers, partial(unwatched, agents.seen)):
                 log.info("reconciled: %s", sentence)
 
-    work = asyncio.ensure_future(schedule(hear_the_agents, compare_with_the_engine, scheduler))
+    async def compare_promptly() -> None:
+        await compare_with_the_engine(reconciler.compare_promptly)
+
+    work = asyncio.ensure_future(
+        schedule(hear_the_agents, compare_promptly, compare_with_the_engine, scheduler)
+    )
     await until_told(os.getppid())
     work.cancel()
 
 
-async def schedule(hear: Step, compare: Step, scheduler: Scheduler) -> None:
-    """Until it is cancelled. Nothing is granted before it is known which devices there are, and who has them."""
+async def schedule(hear: Step, compare_promptly: Step, compare: Step, scheduler: Scheduler) -> None:
+    """Until it is cancelled. Nothing is granted before it is known which devices there are, and who has them; for a host
+    that hangs the others do not wait."""
     await at_first(hear, ASK_SECONDS)
-    await at_first(compare, ASK_SECONDS)
+    await at_first(compare_promptly, ASK_SECONDS)
     await asyncio.gather(
         repeat(hear, ASK_SECONDS),
         repeat(compare, RECONCILE_SECONDS),

@@ -110,6 +110,7 @@ def plan(
     now: float,
     *,
     unreachable: Collection[str] = (),
+    late: Collection[str] = (),
     strangers: Mapping[str, str] | None = None,
     unwatched: Collection[str] = (),
     grace_seconds: float = GRACE_SECONDS,
@@ -119,12 +120,13 @@ def plan(
     :param containers: of all reachable hosts, running or not; ours, and others that use devices.
     :param devices: the inventory, for which host a device is on.
     :param unreachable: hosts whose engine did not answer: their leases are kept, their devices not handed out.
+    :param late: hosts whose engine has not answered yet: what is there stays as it is for now.
     :param strangers: device → who uses it, of processes that belong to no container in the list.
     :param unwatched: hosts of whose processes nobody can tell now: cordons of their devices are not taken away.
     :param grace_seconds: 0 where it is sure that no server is being started, as when the hub itself starts.
     """
     planning = _Planning(known, tuple(containers), {device.uuid: device.host for device in devices}, now)
-    planning.unreachable, planning.unwatched = unreachable, unwatched
+    planning.unreachable, planning.late, planning.unwatched = unreachable, late, unwatched
     planning.grace_seconds = grace_seconds
     planning.look_at_fences()
     planning.look_at_leases()
@@ -146,6 +148,7 @@ class _Planning:
     host_of: Mapping[str, str]
     now: float
     unreachable: Collection[str] = ()
+    late: Collection[str] = ()
     unwatched: Collection[str] = ()
     grace_seconds: float = GRACE_SECONDS
     actions: list[Action] = field(default_factory=list)
@@ -190,7 +193,9 @@ class _Planning:
             away = sorted(hosts & set(self.unreachable)) or ([""] if "" in hosts and self.unreachable else [])
             if session and _is_of(session, standing):
                 continue
-            if away:
+            if not hosts.isdisjoint(self.late) or ("" in hosts and self.late):
+                self._flag(lease.holder, standing.flag)
+            elif away:
                 where = f"the engine of {away[0]}" if away[0] else "an engine"
                 self._flag(
                     lease.holder, f"{where} does not answer: the lease is kept until it is known how it is"
@@ -259,7 +264,9 @@ class _Planning:
         for target, reason in sorted(wanted - standing):
             self.do(Do.CORDON, target, reason)
         for target, reason in sorted(standing - wanted):
-            if self.host_of.get(target) not in {*self.unreachable, *self.unwatched}:
+            host = self.host_of.get(target, target.removeprefix(host_target("")))
+            blind = {*self.unreachable, *self.unwatched} if target in self.host_of else set()
+            if host not in blind | set(self.late):
                 self.do(Do.UNCORDON, target, reason)
 
     def set_flags(self) -> None:
