@@ -110,6 +110,7 @@ class RespawnerHub(JupyterHub):
                 idle_rules_of(self.gpus),
                 max_gpus=self.max_gpus,
                 default_gpus=self.default_gpus,
+                hosts=list(self.engines()),
             ),
         )
 

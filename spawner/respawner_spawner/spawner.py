@@ -34,7 +34,7 @@ from .failure import LOG_LINES, Ending, SessionStartError, next_step
 from .hosts import LOST_SECONDS, choose_host, known_host, open_hosts, silent_seconds
 from .image_facts import ImageFacts, image_facts
 from .leases.ledger import Ledger
-from .leases.model import Lease, State
+from .leases.model import Lease
 from .leases.records import EndReason, LedgerError
 from .spawn_form import image_form, options_from_form
 from .volumes import fill_volumes
@@ -119,6 +119,8 @@ class GPUDockerSpawner(DockerSpawner):
         False, help="True while a running session is out of reach: its token and OAuth client are kept."
     )
 
+    only_if_durable = False
+    """Whether the stop that comes is part of a suspend, which must cost nobody a variable. Set by who asks for it."""
     _share: container_spec.Share | None = None
     """Where the session has a part of its GPU."""
     _stopped = False
@@ -213,6 +215,7 @@ class GPUDockerSpawner(DockerSpawner):
             is left behind.
         """
         self._confirmed, self._stopped, self._failure, self.will_resume = True, False, "", False
+        self.only_if_durable = False
         self._said.clear()
         began = time.time()
         try:
@@ -623,7 +626,7 @@ class GPUDockerSpawner(DockerSpawner):
             return
         self._stopped = True
         saved = await self._flush()
-        if not saved.durable and await self._is_only_suspended():
+        if not saved.durable and self.only_if_durable:
             self.log.warning("%s is not suspended: %s", self._log_name, saved.reason)
             self.will_resume = True
             return
@@ -640,20 +643,6 @@ class GPUDockerSpawner(DockerSpawner):
         else:
             self.log.error("%s is not durable: %s", self._log_name, saved.reason)
         return saved
-
-    async def _is_only_suspended(self) -> bool:
-        """Whether the stop is the scheduler's, which must cost nobody a variable (see `suspend`). Otherwise somebody
-        wants the session to end, and it ends."""
-        try:
-            standing = await asyncio.to_thread(self.ledger.request_of, self.holder)
-        except Exception as error:
-            self.log.warning("%s: cannot ask the ledger who stops it: %s", self._log_name, error)
-            return False
-        if standing is None:
-            return False
-        granted = standing.state is State.GRANTED or bool(standing.requeued)
-        switches = standing.request.cpu_meanwhile and granted
-        return standing.suspending_since is not None or switches
 
     async def run_post_stop_hook(self) -> None:
         """JupyterHub calls this after every end of a session, expected or not: read, remove, release."""
@@ -694,7 +683,7 @@ class GPUDockerSpawner(DockerSpawner):
             reason, detail = EndReason.RELEASED, ""  # and the ledger knows whether it was a suspend, and why
         await asyncio.to_thread(self._release, reason, detail)
         await asyncio.to_thread(self.ledger.container_gone, self.holder, self.fence)
-        if self._stopped:
+        if self._stopped and not self.only_if_durable:
             await asyncio.to_thread(stopped, self.ledger, self.holder)
         self.object_id, self.lease, self.fence = "", [], 0
 

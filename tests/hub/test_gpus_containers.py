@@ -260,9 +260,9 @@ async def test_nothing_is_granted_before_the_ledger_has_been_compared(monkeypatc
         if steps.count("compare") == 1:
             raise OSError("the database is away")
 
-    async def everything() -> None: ...
+    async def nothing() -> None: ...
 
-    work = asyncio.ensure_future(service.schedule(hear, compare, everything, Looks()))
+    work = asyncio.ensure_future(service.schedule(hear, compare, nothing, Looks(), nothing))
     await asyncio.wait_for(watched.wait(), 60)
     work.cancel()
     assert steps[:3] == ["hear", "compare", "compare"]

@@ -96,6 +96,8 @@ def _add_devices(actions: Any) -> None:
         parser.add_argument("target", metavar="GPU|HOST")
         parser.add_argument("--reason")
     actions.add_parser("uncordon", help="take leases again").add_argument("target", metavar="GPU|HOST")
+    forget = actions.add_parser("forget", help="a host that has left the cluster: its devices and cordons go")
+    forget.add_argument("host", metavar="HOST")
     share = actions.add_parser(
         "share", help="let sessions share a GPU's memory (advisory: programs keep to it)"
     )

@@ -12,12 +12,14 @@ from functools import partial
 from respawner_spawner.engine import Engine
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.records import Standing
-from respawner_spawner.suspend import stop_when_durable
+from respawner_spawner.suspend import Outcome, stop_when_durable
 
 from ..engines import engine_of, engines_of
 from ..settings import Settings, find_file, load
 from .agents import Agents, agents_of, newcomers, strangers_of, tell, unwatched
 from .containers import Reconciler, Unwatched, withhold
+from .drain import DRAINING
+from .evacuation import Evacuation
 from .hub_client import HubClient, HubServer
 from .loops import Step, at_first, repeat, until_told
 from .rounds import idle_rules_of, policy_of
@@ -46,6 +48,7 @@ async def _serve(settings: Settings) -> None:
     hub = HubClient(api_url, token, settings.url)
     scheduler = _scheduler(settings, ledger, hub, engines, agents)
     reconciler = Reconciler(ledger, engines, settings.hub.name)
+    evacuation = Evacuation(ledger, engines, settings.hub.name, hub, partial(_stop, settings, hub, True))
     looks: set[asyncio.Task[None]] = set()
     looking = asyncio.Lock()
 
@@ -69,13 +72,15 @@ async def _serve(settings: Settings) -> None:
         await compare_with_the_engine(reconciler.compare_promptly)
 
     work = asyncio.ensure_future(
-        schedule(hear_the_agents, compare_promptly, compare_with_the_engine, scheduler)
+        schedule(hear_the_agents, compare_promptly, compare_with_the_engine, scheduler, evacuation.look)
     )
     await until_told(os.getppid())
     work.cancel()
 
 
-async def schedule(hear: Step, compare_promptly: Step, compare: Step, scheduler: Scheduler) -> None:
+async def schedule(
+    hear: Step, compare_promptly: Step, compare: Step, scheduler: Scheduler, evacuate: Step
+) -> None:
     """Until it is cancelled. Nothing is granted before it is known which devices there are, and who has them; for a host
     that hangs the others do not wait."""
     await at_first(hear, ASK_SECONDS)
@@ -85,6 +90,7 @@ async def schedule(hear: Step, compare_promptly: Step, compare: Step, scheduler:
         repeat(compare, RECONCILE_SECONDS),
         repeat(scheduler.look, LOOK_SECONDS),
         repeat(scheduler.watch, WATCH_SECONDS),
+        repeat(evacuate, WATCH_SECONDS),
     )
 
 
@@ -92,13 +98,8 @@ def _scheduler(
     settings: Settings, ledger: Ledger, hub: HubClient, engines: Mapping[str, Engine], agents: Agents
 ) -> Scheduler:
     async def suspend(standing: Standing) -> str:
-        _, user, name = standing.request.holder.split("/", 2)
-        outcome = await stop_when_durable(
-            await engine_of(engines, standing.request.holder),
-            HubServer(hub, user, name),
-            standing.request.holder,
-            flush_seconds=settings.session.stop_grace_seconds,
-        )
+        holder, drains = standing.request.holder, standing.suspend_reason.startswith(DRAINING)
+        outcome = await _stop(settings, hub, drains, holder, await engine_of(engines, holder))
         return "" if outcome.done else outcome.reason
 
     gpus = settings.gpus
@@ -109,6 +110,14 @@ def _scheduler(
     )
     policy, rules = policy_of(gpus), idle_rules_of(gpus)
     return Scheduler(ledger, hub, policy, rules, times, suspend, agents.utilisation)
+
+
+async def _stop(
+    settings: Settings, hub: HubClient, also_unknown: bool, holder: str, engine: Engine
+) -> Outcome:
+    _, user, name = holder.split("/", 2)
+    server, seconds = HubServer(hub, user, name), settings.session.stop_grace_seconds
+    return await stop_when_durable(engine, server, holder, flush_seconds=seconds, also_unknown=also_unknown)
 
 
 if __name__ == "__main__":

@@ -138,6 +138,40 @@ class Leases(Requests, Admin):
             nothing_runs(change, schema.starts.c.holder == holder)
             return _standing(change, row.id)
 
+    def forget_host(self, host: str, by: str) -> bool:
+        """A host has left for good: its devices are gone (history keeps them), and so are its cordons and its agent; nothing
+        of any session counts as being there. False if nobody knows of it.
+
+        :raises HeldByAnother: a lease still has a device of it.
+        """
+        with self._change() as change:
+            d, c, h = schema.devices.c, schema.cordons.c, schema.holdings.c
+            rows = change.connection.execute(select(d.uuid, d.parent).where(d.host == host, d.present)).all()
+            here = [row.uuid for row in rows]
+            targets = {host_target(host), *here, *(row.parent for row in rows if row.parent)}
+            held = (
+                select(schema.requests.c.holder)
+                .join(schema.holdings, h.request_id == schema.requests.c.id)
+                .where(LIVE, h.uuid.in_(here))
+            )
+            if holder := change.connection.scalar(held.limit(1)):
+                raise HeldByAnother(
+                    f"{holder} has GPUs of {host}: drain it, or give its sessions up where it does not answer"
+                )
+            gone = change.connection.execute(
+                delete(schema.agents).where(schema.agents.c.host == host)
+            ).rowcount
+            gone += change.connection.execute(
+                update(schema.devices).where(d.uuid.in_(here)).values(present=False)
+            ).rowcount
+            gone += change.connection.execute(
+                delete(schema.cordons).where(c.target.in_(sorted(targets)))
+            ).rowcount
+            nothing_runs(change, schema.starts.c.host == host)
+            if gone:
+                change.note("host forgotten", host_target(host), by, devices=here)
+            return bool(gone)
+
     def expire(
         self,
         now: float | None = None,
