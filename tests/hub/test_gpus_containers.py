@@ -262,7 +262,7 @@ async def test_nothing_is_granted_before_the_ledger_has_been_compared(monkeypatc
 
     async def nothing() -> None: ...
 
-    work = asyncio.ensure_future(service.schedule(hear, compare, nothing, Looks(), nothing))
+    work = asyncio.ensure_future(service.schedule(hear, compare, nothing, Looks()))
     await asyncio.wait_for(watched.wait(), 60)
     work.cancel()
     assert steps[:3] == ["hear", "compare", "compare"]

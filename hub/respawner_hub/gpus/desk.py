@@ -18,6 +18,7 @@ from . import actions, idle, words
 from .actions import BadAction
 from .drain import DRAINING, suspend_due
 from .rounds import Policy, outlook, run_round, see
+from .swarm import SWARM
 
 ASSIGNED_PRIORITY = 1_000_000
 """Of a request that an admin made for somebody: before all others."""
@@ -237,10 +238,7 @@ class Desk:
                 self.ledger.cordon(self._target(action.target), action.reason, by)
                 return f"{action.target} takes no new leases."
             case actions.Uncordon():
-                gone = self.ledger.uncordon(self._target(action.target), by)
-                return (
-                    f"{action.target} takes leases again." if gone else f"{action.target} was not cordoned."
-                )
+                return self._uncordon(action.target, by)
             case actions.Forget():
                 return self._forget(action.host, by)
             case actions.Share():
@@ -278,6 +276,20 @@ class Desk:
             f"{action.target} takes no new {'sessions' if others else 'leases'}; sessions that are suspended now: {moved}"
             f"{', and those without GPUs in a moment' if others else ''}. Who cannot be is tried again until it is uncordoned."
         )
+
+    def _uncordon(self, named: str, by: str) -> str:
+        """All reasons but the Swarm's, which would be back at the next look."""
+        target = self._target(named)
+        standing = [cordon for cordon in self.ledger.cordons() if cordon.target == target]
+        for cordon in standing:
+            if cordon.by != SWARM:
+                self.ledger.uncordon(target, by, cordon.reason)
+        if still := [cordon.reason for cordon in standing if cordon.by == SWARM]:
+            return (
+                f"{named} takes none yet, {'; '.join(still)}: `docker node update --availability active {named}` on the hub, "
+                "or `docker node ls` to see what is wrong with it."
+            )
+        return f"{named} takes leases again." if standing else f"{named} was not cordoned."
 
     def _forget(self, host: str, by: str) -> str:
         """

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
-from respawner_spawner.engine import Engine
+from respawner_spawner.engine import Engine, engine_at
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.records import Standing
 from respawner_spawner.suspend import Outcome, stop_when_durable
@@ -24,6 +24,7 @@ from .hub_client import HubClient, HubServer
 from .loops import Step, at_first, repeat, until_told
 from .rounds import idle_rules_of, policy_of
 from .scheduler import LOOK_SECONDS, WATCH_SECONDS, Scheduler, Times
+from .swarm import hear_the_swarm
 
 RECONCILE_SECONDS = 30.0
 ASK_SECONDS = 2.0
@@ -71,16 +72,20 @@ async def _serve(settings: Settings) -> None:
     async def compare_promptly() -> None:
         await compare_with_the_engine(reconciler.compare_promptly)
 
-    work = asyncio.ensure_future(
-        schedule(hear_the_agents, compare_promptly, compare_with_the_engine, scheduler, evacuation.look)
+    async def hear_of_the_nodes() -> None:
+        if settings.cluster:
+            await hear_the_swarm(ledger, engine_at(settings.engine.host), settings.cluster.hosts)
+
+    work = asyncio.gather(
+        schedule(hear_the_agents, compare_promptly, compare_with_the_engine, scheduler),
+        repeat(hear_of_the_nodes, WATCH_SECONDS),
+        repeat(evacuation.look, WATCH_SECONDS),
     )
     await until_told(os.getppid())
     work.cancel()
 
 
-async def schedule(
-    hear: Step, compare_promptly: Step, compare: Step, scheduler: Scheduler, evacuate: Step
-) -> None:
+async def schedule(hear: Step, compare_promptly: Step, compare: Step, scheduler: Scheduler) -> None:
     """Until it is cancelled. Nothing is granted before it is known which devices there are, and who has them; for a host
     that hangs the others do not wait."""
     await at_first(hear, ASK_SECONDS)
@@ -90,7 +95,6 @@ async def schedule(
         repeat(compare, RECONCILE_SECONDS),
         repeat(scheduler.look, LOOK_SECONDS),
         repeat(scheduler.watch, WATCH_SECONDS),
-        repeat(evacuate, WATCH_SECONDS),
     )
 
 
