@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Mapping
 from functools import partial
 
-from jupyterhub import orm
 from jupyterhub.app import JupyterHub
 from respawner_spawner.engine import Engine
 from respawner_spawner.leases.ledger import Ledger
@@ -85,17 +84,8 @@ class RespawnerHub(JupyterHub):
                 strangers, partial(unwatched, seen), FIRST_LOOK_SECONDS
             ):
                 self.log.info("reconciled: %s", sentence)
-            await self._tell_groups()
         except Exception as error:
             self.log.error("No GPU is granted before the engine was looked at: %r", error)
-
-    async def _tell_groups(self) -> None:
-        """Labels tell of no groups, and limits of groups count who was adopted."""
-        for lease in await asyncio.to_thread(self._ledger.leases):
-            user = orm.User.find(self.db, lease.user)
-            groups = [group.name for group in user.groups] if user else []
-            if groups and not lease.groups:
-                await asyncio.to_thread(self._ledger.set_groups, lease.holder, groups, "hub")
 
     def init_tornado_settings(self) -> None:
         super().init_tornado_settings()

@@ -123,6 +123,7 @@ class GPUDockerSpawner(DockerSpawner):
     """Whether the stop that comes is part of a suspend, which must cost nobody a variable. Set by who asks for it."""
     _share: container_spec.Share | None = None
     """Where the session has a part of its GPU."""
+    _preemptible = True
     _stopped = False
     """Whether somebody asked for the end of the session."""
     _failure = ""
@@ -297,14 +298,12 @@ class GPUDockerSpawner(DockerSpawner):
         """Go on with a container that survived what the hub did not: its variables are still there."""
         environment = dict(item.split("=", 1) for item in container["Config"]["Env"] if "=" in item)
         self.api_token = environment["JUPYTERHUB_API_TOKEN"]
-        labels = container["Config"]["Labels"]
-        self.lease = [uuid for uuid in labels.get(container_spec.GPUS_LABEL, "").split(",") if uuid]
-        self.fence = _fence_of(container)
+        hold = container_spec.Hold.of(container["Config"]["Labels"])
+        self.lease, self.fence = list(hold.uuids), hold.fence
         await self._note_start()
         if self.lease:
-            share_bytes = int(labels.get(container_spec.SHARE_LABEL, 0))
             try:
-                await asyncio.to_thread(self._write_down, share_bytes, self._groups())
+                await asyncio.to_thread(self._write_down, hold)
             except LedgerError as error:
                 # It runs, so it stays; the admin must decide who gives way.
                 self.log.error(
@@ -314,15 +313,16 @@ class GPUDockerSpawner(DockerSpawner):
         self._say(90, "Your session is still running: connecting to it")
         return await self.get_ip_and_port()
 
-    def _write_down(self, share_bytes: int, groups: list[str]) -> None:
+    def _write_down(self, hold: container_spec.Hold) -> None:
         """Let the ledger know the lease that the container's labels prove."""
         self.ledger.adopt(
             self.holder,
             self.user.name,
-            self.lease,
-            self.fence,
-            groups=groups,
-            share_bytes=share_bytes,
+            hold.uuids,
+            hold.fence,
+            groups=hold.groups or self._groups(),
+            preemptible=hold.preemptible,
+            share_bytes=hold.share_bytes,
             by="spawner",
         )
 
@@ -378,7 +378,7 @@ class GPUDockerSpawner(DockerSpawner):
 
     async def _claim(self, lease: Lease | None) -> None:
         """Take the lease, and the number that the container gets: from here on an older one of the session is none."""
-        self.lease, self.fence, self._share = [], 0, None
+        self.lease, self.fence, self._share, self._preemptible = [], 0, None, True
         if lease is None:
             several = bool(self.hosts)
             self.fence = await asyncio.to_thread(
@@ -387,7 +387,7 @@ class GPUDockerSpawner(DockerSpawner):
             await self._note_start()
             return
         lease = await asyncio.to_thread(claim, self.ledger, self.holder)
-        self.lease, self.fence = list(lease.uuids), lease.fence
+        self.lease, self.fence, self._preemptible = list(lease.uuids), lease.fence, lease.preemptible
         await self._note_start()
         if lease.share_bytes:
             devices = await asyncio.to_thread(self.ledger.devices)
@@ -475,6 +475,8 @@ class GPUDockerSpawner(DockerSpawner):
             share=self._share,
             fence=self.fence,
             fence_file=self._fence_file(),
+            groups=self._groups(),
+            preemptible=self._preemptible,
             cpu_limit=self.cpu_limit,
             mem_limit=self.mem_limit,
             pids_limit=self.pids_limit,
@@ -702,4 +704,4 @@ class GPUDockerSpawner(DockerSpawner):
 
 def _fence_of(container: dict[str, Any]) -> int:
     """Of Docker's inspection of a session's container; 0: it has none."""
-    return int(container["Config"]["Labels"].get(container_spec.FENCE_LABEL, 0))
+    return container_spec.Hold.of(container["Config"]["Labels"]).fence

@@ -171,14 +171,16 @@ def container_of(found: Mapping[str, Any], deployment: str, host: str) -> Contai
     """From an entry of the engine's list. Another deployment's session is no session of ours, but uses devices."""
     labels = found["Labels"]
     ours = labels.get(container_spec.DEPLOYMENT_LABEL) == deployment
-    uuids = labels.get(container_spec.GPUS_LABEL, "")
+    hold = container_spec.Hold.of(labels)
     return Container(
         id=found["Id"],
         host=host,
         running=found["State"] in ("running", "paused", "restarting"),
         holder=labels.get(container_spec.HOLDER_LABEL, "") if ours else "",
         user=labels.get(container_spec.USER_LABEL, ""),
-        uuids=tuple(uuid for uuid in uuids.split(",") if uuid),
-        fence=int(labels.get(container_spec.FENCE_LABEL) or 0),
-        share_bytes=int(labels.get(container_spec.SHARE_LABEL) or 0),
+        uuids=hold.uuids,
+        fence=hold.fence,
+        share_bytes=hold.share_bytes,
+        groups=hold.groups,
+        preemptible=hold.preemptible,
     )

@@ -142,20 +142,6 @@ class Desk:
         """Give up a request whose server has not begun to start."""
         return self.ledger.cancel(holder, by) is not None
 
-    def stop_wanted(self, holder: str, by: str, reason: str = "its session is stopped") -> None:
-        """Somebody stops the session or takes it away, so nothing of it shall come back by itself.
-
-        A suspend that is under way becomes an ordinary stop, and a request that would start it again ends.
-        """
-        if not self.ledger.cancel(holder, by, reason):
-            self.ledger.abort_suspend(holder, reason, by)
-
-    def withdraw(self, user: str, by: str, reason: str) -> None:
-        """The same for all sessions of a user."""
-        for standing in self.ledger.standings(granted_only=False):
-            if standing.request.user == user:
-                self.stop_wanted(standing.request.holder, by, reason)
-
     def snooze(self, holder: str, by: str) -> Standing:
         """Put a session's suspension off, as often as the admin allows.
 

@@ -173,7 +173,7 @@ class ServerApi(GpuHandler, UserServerAPIHandler):
         if user and server_name in user.spawners and user.spawners[server_name].active:
             holder = self.holder(user.name, server_name)
             user.spawners[server_name].only_if_durable = False
-            await self.in_thread(self.desk.stop_wanted, holder, by_whom(self))
+            await self.in_thread(self.desk.ledger.stop_wanted, holder, by_whom(self))
 
     async def spawn_single_user(
         self, user: User, server_name: str = "", display_name: str = "", options: dict[str, Any] | None = None

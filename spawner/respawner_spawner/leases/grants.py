@@ -138,6 +138,20 @@ class Leases(Requests, Admin):
             nothing_runs(change, schema.starts.c.holder == holder)
             return _standing(change, row.id)
 
+    def stop_wanted(self, holder: str, by: str, reason: str = "its session is stopped") -> None:
+        """Somebody stops the session or takes it away, so nothing of it shall come back by itself.
+
+        A suspend that is under way becomes an ordinary stop, and a request that would start it again ends.
+        """
+        if not self.cancel(holder, by, reason):
+            self.abort_suspend(holder, reason, by)
+
+    def withdraw(self, user: str, by: str, reason: str) -> None:
+        """The same for all sessions of a user."""
+        for standing in self.standings(granted_only=False):
+            if standing.request.user == user:
+                self.stop_wanted(standing.request.holder, by, reason)
+
     def forget_host(self, host: str, by: str) -> bool:
         """A host has left for good: its devices are gone (history keeps them), and so are its cordons and its agent; nothing
         of any session counts as being there. False if nobody knows of it.
@@ -262,6 +276,7 @@ class Leases(Requests, Admin):
         *,
         ask: Ask | None = None,
         groups: Collection[str] = (),
+        preemptible: bool = True,
         share_bytes: int = 0,
         by: str = "reconcile",
     ) -> Lease:
@@ -290,7 +305,7 @@ class Leases(Requests, Admin):
                 ask=ask or _ask_for(uuids, share_bytes),
                 groups=sorted(groups),
                 priority=0,
-                preemptible=True,
+                preemptible=preemptible,
                 resumes=False,
                 cpu_meanwhile=False,
                 attained_seconds=0.0,
@@ -301,15 +316,6 @@ class Leases(Requests, Admin):
                 others = ", ".join(sorted({f"{other.uuid} is {other.holder}'s" for other in taken}))
                 raise HeldByAnother(f"{holder} runs with devices of others: {others}")
             return _hold(change, request.id, uuids, share_bytes, by, "its container runs", "adopted", fence)
-
-    def set_groups(self, holder: str, groups: Iterable[str], by: str) -> bool:
-        """The groups of an adopted session, of which its labels tell nothing. False if it has no open request, or has some."""
-        with self._change() as change:
-            row = change.open_request(holder)
-            if row is None or row.groups:
-                return False
-            _set_groups(change, row, groups, by)
-            return True
 
     def raise_fence(self, at_least: int, by: str = "reconcile", reason: str = "") -> bool:
         """Let every later grant have a larger fence than `at_least`. True if that changed something."""

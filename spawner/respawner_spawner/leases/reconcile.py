@@ -42,6 +42,8 @@ class Container:
     fence: int = 0
     """0: created by version 0.1, which had none."""
     share_bytes: int = 0
+    groups: tuple[str, ...] = ()
+    preemptible: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,6 +428,8 @@ def _adopt(ledger: Ledger, action: Action, by: str) -> bool:
             user,
             container.uuids,
             container.fence,
+            groups=container.groups,
+            preemptible=container.preemptible,
             share_bytes=container.share_bytes,
             by=by,
         )
