@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Mapping
 from functools import partial
 
-from jupyterhub import orm
 from jupyterhub.app import JupyterHub
 from respawner_spawner.engine import Engine
 from respawner_spawner.leases.ledger import Ledger
@@ -23,7 +22,7 @@ from .gpus.rounds import idle_rules_of, policy_of
 from .settings import GpuSettings
 
 FIRST_LOOK_SECONDS = 5.0
-"""What the start waits for an engine that hangs; the scheduler goes on trying."""
+"""What the start waits for an engine that hangs; the scheduler goes on trying. Those that answer are looked at meanwhile."""
 
 
 class RespawnerHub(JupyterHub):
@@ -79,21 +78,14 @@ class RespawnerHub(JupyterHub):
         """The database may be older than they are. What cannot be seen now stays withheld until the scheduler sees it."""
         reconciler = Reconciler(self._ledger, engines, self.deployment)
         seen = self.agents.seen
-        look = reconciler.compare(strangers_of(seen, self.deployment), partial(unwatched, seen))
+        strangers = strangers_of(seen, self.deployment)
         try:
-            for sentence in await asyncio.wait_for(look, FIRST_LOOK_SECONDS):
+            for sentence in await reconciler.compare_promptly(
+                strangers, partial(unwatched, seen), FIRST_LOOK_SECONDS
+            ):
                 self.log.info("reconciled: %s", sentence)
-            await self._tell_groups()
         except Exception as error:
             self.log.error("No GPU is granted before the engine was looked at: %r", error)
-
-    async def _tell_groups(self) -> None:
-        """Labels tell of no groups, and limits of groups count who was adopted."""
-        for lease in await asyncio.to_thread(self._ledger.leases):
-            user = orm.User.find(self.db, lease.user)
-            groups = [group.name for group in user.groups] if user else []
-            if groups and not lease.groups:
-                await asyncio.to_thread(self._ledger.set_groups, lease.holder, groups, "hub")
 
     def init_tornado_settings(self) -> None:
         super().init_tornado_settings()
@@ -108,6 +100,7 @@ class RespawnerHub(JupyterHub):
                 idle_rules_of(self.gpus),
                 max_gpus=self.max_gpus,
                 default_gpus=self.default_gpus,
+                hosts=list(self.engines()),
             ),
         )
 

@@ -28,12 +28,20 @@ async def engine_of(engines: Mapping[str, Engine], holder: str) -> Engine:
     candidates = list(engines.values())
     if len(candidates) == 1:
         return candidates[0]
-    answers = await asyncio.gather(*(_runs(engine, holder) for engine in candidates))
-    return next((engine for engine, runs in zip(candidates, answers, strict=True) if runs), candidates[0])
-
-
-async def _runs(engine: Engine, holder: str) -> bool:
+    looks = [asyncio.ensure_future(_if_it_runs(engine, holder)) for engine in candidates]
     try:
-        return bool(await asyncio.wait_for(running_container(engine, holder), LOOK_SECONDS))
-    except (TimeoutError, *UNREACHABLE, APIError):
-        return False
+        for look in asyncio.as_completed(looks):  # one that hangs is not waited for
+            if found := await look:
+                return found
+        return candidates[0]
+    finally:
+        for waiting in looks:
+            waiting.cancel()
+
+
+async def _if_it_runs(engine: Engine, holder: str) -> Engine | None:
+    try:
+        runs = await asyncio.wait_for(running_container(engine, holder), LOOK_SECONDS)
+        return engine if runs else None
+    except (*UNREACHABLE, APIError):
+        return None

@@ -1,4 +1,4 @@
-"""A session's lease at the start of its container: claimed, or the reason why it has none.
+"""A session's lease at the start of its container: granted and claimed, or the reason why it has none.
 
 Nothing waits here. What cannot be granted at once stays in the queue, and the scheduler starts the server when its
 turn comes; callers that go through the queue first find their lease granted. Every function blocks: for a thread.
@@ -37,16 +37,17 @@ def schedule(ledger: Ledger) -> None:
     ledger.apply(decide(ledger.cluster(ledger.devices(now), now), now), now)
 
 
-def claim(
+def granted(
     ledger: Ledger,
     who: Claimant,
     options: Mapping[str, Any],
     schedule: Schedule = schedule,
     began: float | None = None,
 ) -> Lease | None:
-    """The lease with which the session's container starts; None for one without GPUs.
+    """The lease with which the session's container shall start; None for one without GPUs. It is not claimed yet: a start
+    that fails before it is leaves it to the next one, for as long as grants are held.
 
-    What has been granted is taken, whatever the options say: the scheduler starts servers without any. No container
+    What has been granted counts, whatever the options say: the scheduler starts servers without any. No container
     of the session runs when this is called. Who may start non-preemptible sessions is known where requests are made
     (the hub's handlers), so one that is made here is preemptible.
 
@@ -82,10 +83,20 @@ def claim(
         standing = ledger.request_of(who.holder)
     if standing and standing.state is State.QUEUED and standing.request.cpu_meanwhile:
         return None
+    if standing is None or standing.lease is None:
+        raise _waits(ledger, who.holder, standing)
+    return standing.lease
+
+
+def claim(ledger: Ledger, holder: str) -> Lease:
+    """From here on the lease ends with the session's container, or with its start if that fails.
+
+    :raises SessionStartError: the grant has been taken back.
+    """
     try:
-        return ledger.claim(who.holder)
+        return ledger.claim(holder)
     except NoLease as error:
-        raise _waits(ledger, who, standing) from error
+        raise _waits(ledger, holder, ledger.request_of(holder)) from error
 
 
 def fence_without_lease(ledger: Ledger, holder: str, *, always: bool = False) -> int:
@@ -112,6 +123,7 @@ def deleted(ledger: Ledger, holder: str) -> None:
     why = "its server was deleted" if holder.split("/", 2)[2] else "its user was deleted"
     if ledger.cancel(holder, "hub", why) is None:
         ledger.give_up(holder, why, "hub")  # its container is on a host that does not answer now
+    ledger.outdate(holder, why, "hub")
 
 
 def _ask(who: Claimant, options: Mapping[str, Any]) -> tuple[Ask, bool]:
@@ -131,10 +143,10 @@ def _refuse_cancelled(ledger: Ledger, holder: str, began: float | None) -> None:
         )
 
 
-def _waits(ledger: Ledger, who: Claimant, standing: Standing | None) -> SessionStartError:
+def _waits(ledger: Ledger, holder: str, standing: Standing | None) -> SessionStartError:
     wait = standing.wait if standing else None
     if wait and wait.impossible:
-        ledger.cancel(who.holder, "scheduler", wait.reason)
+        ledger.cancel(holder, "scheduler", wait.reason)
         return SessionStartError(f"This cannot be granted here: {wait.reason}", reason="gpus")
     return SessionStartError(
         f"No GPU is free for you yet, so your session waits: {wait.reason if wait else 'it has just been queued'}. "

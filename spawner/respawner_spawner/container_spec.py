@@ -5,6 +5,7 @@ Not for decisions: which image, which GPUs and which limits are decided before.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ SERVER_LABEL = "org.respawner.server"
 GPUS_LABEL = "org.respawner.gpus"
 FENCE_LABEL = "org.respawner.fence"
 SHARE_LABEL = "org.respawner.share-bytes"
+GROUPS_LABEL = "org.respawner.groups"
+PREEMPTIBLE_LABEL = "org.respawner.preemptible"
 
 CPU_PERIOD = 100_000
 """Microseconds over which a CPU limit counts."""
@@ -64,6 +67,9 @@ class Session:
     fence: int = 0
     """Number of its hold on GPUs; 0: nobody has counted for this session yet."""
     fence_file: str = contract.FENCE_FILE
+    groups: Sequence[str] = ()
+    """JupyterHub groups of the user, whose limits count the session."""
+    preemptible: bool = True
     cpu_limit: float | None = None
     mem_limit: int | None = None
     pids_limit: int = 4096
@@ -138,7 +144,32 @@ def labels(session: Session) -> dict[str, str]:
         GPUS_LABEL: ",".join(session.gpus),
         FENCE_LABEL: str(session.fence),
         SHARE_LABEL: str(session.share.size_bytes if session.share else 0),
+        GROUPS_LABEL: json.dumps(list(session.groups)),
+        PREEMPTIBLE_LABEL: json.dumps(session.preemptible),
     }
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What the labels of a session's container prove of its lease."""
+
+    uuids: tuple[str, ...]
+    fence: int
+    """0: it has none."""
+    share_bytes: int
+    groups: tuple[str, ...]
+    preemptible: bool
+
+    @classmethod
+    def of(cls, labels: Mapping[str, str]) -> Hold:
+        """The inverse of `labels`; what an earlier version did not write has its default."""
+        return cls(
+            uuids=tuple(uuid for uuid in labels.get(GPUS_LABEL, "").split(",") if uuid),
+            fence=int(labels.get(FENCE_LABEL) or 0),
+            share_bytes=int(labels.get(SHARE_LABEL) or 0),
+            groups=tuple(json.loads(labels.get(GROUPS_LABEL) or "[]")),
+            preemptible=json.loads(labels.get(PREEMPTIBLE_LABEL) or "true"),
+        )
 
 
 def binds(session: Session) -> dict[str, dict[str, str]]:

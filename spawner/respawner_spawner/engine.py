@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import docker
 import docker.errors
 import docker.tls
-import requests.exceptions
 
 T = TypeVar("T")
 
@@ -27,11 +26,12 @@ CALL_TIMEOUT_SECONDS = 60
 
 
 class EngineUnreachable(ConnectionError):
-    """The engine did not answer when it was first asked for its version."""
+    """The engine did not answer, or broke off its answer."""
 
 
-UNREACHABLE = (requests.exceptions.ConnectionError, requests.exceptions.Timeout, OSError)
-"""What a call raises when the engine does not answer; whether a session runs is then unknown."""
+UNREACHABLE = (ConnectionError, TimeoutError)
+"""What a call raises when the engine does not answer; whether a session runs is then unknown. Not what it raises when the
+engine answers with an error (`APIError`), which is an `OSError` as well."""
 
 
 class Engine:
@@ -63,8 +63,16 @@ class Engine:
         return await self.run(lambda: getattr(self.client, method)(*args, **kwargs))
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Run a function that talks to this engine in a thread of its pool."""
-        return await asyncio.wrap_future(self._pool.submit(function))
+        """Run a function that talks to this engine in a thread of its pool.
+
+        :raises EngineUnreachable:
+        """
+        try:
+            return await asyncio.wrap_future(self._pool.submit(function))
+        except (docker.errors.APIError, EngineUnreachable):
+            raise
+        except OSError as error:  # of sockets, and everything of requests
+            raise EngineUnreachable(f"{self.host}: {type(error).__name__}: {error}") from error
 
 
 @functools.cache

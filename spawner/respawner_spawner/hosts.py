@@ -27,8 +27,14 @@ def choose_host(holder: str, hosts: Iterable[str]) -> str:
     return max(hosts, key=lambda host: hashlib.sha256(f"{holder}\0{host}".encode()).digest())
 
 
-def leased_host(ledger: Ledger, holder: str) -> str:
-    """Where the session runs, as far as the ledger knows: "" for one without GPUs, and for one that does not run."""
+def known_host(ledger: Ledger, holder: str) -> str:
+    """Where the session's container is, running or not, as far as the ledger knows; "" where there is none."""
+    start = ledger.newest_start(holder)
+    return start.host if start else _leased_host(ledger, holder)
+
+
+def _leased_host(ledger: Ledger, holder: str) -> str:
+    """Of a session with GPUs that was started before starts were written down."""
     standing = ledger.request_of(holder)
     if standing is None or standing.lease is None or standing.state is not State.RUNNING:
         return ""

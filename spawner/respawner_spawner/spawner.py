@@ -14,7 +14,7 @@ import contextlib
 import inspect
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,14 @@ from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 from traitlets import Bool, Callable, Dict, Integer, List, Unicode, default
 
 from . import container_spec
-from .claim import Claimant, claim, deleted, fence_without_lease, schedule, stopped
+from .claim import Claimant, claim, deleted, fence_without_lease, granted, schedule, stopped
 from .durable import Saved, flush
 from .engine import UNREACHABLE, Engine, engine_at
 from .failure import LOG_LINES, Ending, SessionStartError, next_step
-from .hosts import LOST_SECONDS, choose_host, leased_host, open_hosts, silent_seconds
+from .hosts import LOST_SECONDS, choose_host, known_host, open_hosts, silent_seconds
 from .image_facts import ImageFacts, image_facts
 from .leases.ledger import Ledger
-from .leases.model import Device, Lease, State
+from .leases.model import Lease
 from .leases.records import EndReason, LedgerError
 from .spawn_form import image_form, options_from_form
 from .volumes import fill_volumes
@@ -119,8 +119,11 @@ class GPUDockerSpawner(DockerSpawner):
         False, help="True while a running session is out of reach: its token and OAuth client are kept."
     )
 
+    only_if_durable = False
+    """Whether the stop that comes is part of a suspend, which must cost nobody a variable. Set by who asks for it."""
     _share: container_spec.Share | None = None
     """Where the session has a part of its GPU."""
+    _preemptible = True
     _stopped = False
     """Whether somebody asked for the end of the session."""
     _failure = ""
@@ -213,22 +216,24 @@ class GPUDockerSpawner(DockerSpawner):
             is left behind.
         """
         self._confirmed, self._stopped, self._failure, self.will_resume = True, False, "", False
+        self.only_if_durable = False
         self._said.clear()
         began = time.time()
         try:
-            existing = await self._find()
-            if existing and existing["State"]["Running"]:
-                if not await self._is_given_up(_fence_of(existing)):
-                    return await self._adopt(existing)
-                await self._stop_given_up()
+            if running := await self._goes_on(await self._find()):
+                return await self._adopt(running)
+            lease = await self._granted(began)
+            if await self._place(lease) and (running := await self._goes_on(await self._look())):
+                return await self._adopt(running)
             image = await self._choose_image()
-            if existing:
-                await self._remove(self.object_id)
-            await self._claim(began)
+            await self._claim(lease)
             return await self._start_container(image)
         except SessionStartError as error:
             self._failure = str(error)
             raise
+        except APIError as error:
+            self._failure = self._explain(error)
+            raise SessionStartError(self._failure, reason="container") from error
         except UNREACHABLE as error:
             self._failure = f"the engine does not answer: {error}"
             raise SessionStartError(
@@ -238,42 +243,35 @@ class GPUDockerSpawner(DockerSpawner):
             ) from error
 
     async def _find(self) -> dict[str, Any] | None:
-        """The session's container of an earlier start, on whichever host it is; None where there is none within reach.
+        """The session's container of an earlier start; None where the ledger, or the host that it names, knows of none.
 
-        JupyterHub forgets `host` before a start. Where the ledger knows it, that host has to answer, unless it is lost:
-        not to have looked is no proof that nothing runs there. What was given up has no lease, and so no host.
+        JupyterHub forgets `host` before a start. Of several hosts only the one that had the newest start is asked, so
+        that another one that hangs keeps nobody waiting. It has to answer, unless it is lost: not to have looked is no
+        proof that nothing runs there. What was given up has no host.
         """
         if self.hosts and not self.host:
-            self.host = await asyncio.to_thread(leased_host, self.ledger, self.holder)
-        if self.host or not self.hosts:
-            try:
-                return await self.get_object()
-            except UNREACHABLE:
-                if not (lost := await self._lost()):
-                    raise
-                self.log.warning("%s starts elsewhere: %s", self._log_name, lost)
-                self.host, self.object_id = "", ""
+            self.host = await asyncio.to_thread(known_host, self.ledger, self.holder)
+            if not self.host:
                 return None
-        silent = await asyncio.to_thread(silent_seconds, self.ledger, list(self.hosts))
-        asked = [host for host in self.hosts if silent.get(host, 0.0) <= LOST_SECONDS]
-        answers = await asyncio.gather(*(self._look_on(host) for host in asked))
-        found = [(host, container) for host, container in zip(asked, answers, strict=True) if container]
-        if not found:
-            return None
-        self.host, container = max(found, key=lambda pair: (pair[1]["State"]["Running"], _fence_of(pair[1])))
-        self.object_id = container["Id"]
-        return container
-
-    async def _look_on(self, host: str) -> dict[str, Any] | None:
-        """One host of several; what it does not say within a moment keeps nobody waiting."""
-        call = self._engine_of(host).call("inspect_container", self.container_name)
         try:
-            return await asyncio.wait_for(call, LOOK_SECONDS)
-        except NotFound:
+            return await self._look()
+        except UNREACHABLE:
+            if not (lost := await self._lost()):
+                raise
+            self.log.warning("%s starts elsewhere: %s", self._log_name, lost)
+            self.host, self.object_id = "", ""
             return None
-        except (TimeoutError, *UNREACHABLE, APIError) as error:
-            self.log.warning("Cannot ask %s for a container of %s: %s", host, self._log_name, error)
+
+    async def _goes_on(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The container that was found, where its session can go on in it. Otherwise its place is made free."""
+        if found is None:
             return None
+        if found["State"]["Running"]:
+            if not await self._is_given_up(_fence_of(found)):
+                return found
+            await self._stop_given_up()
+        await self._remove(self.object_id)
+        return None
 
     async def _lost(self) -> str:
         """Why the session's host counts as lost; "" while it does not."""
@@ -283,7 +281,8 @@ class GPUDockerSpawner(DockerSpawner):
         return f"nothing was heard of its host {self.host} for {age:.0f} s" if age > LOST_SECONDS else ""
 
     async def _is_given_up(self, fence: int) -> bool:
-        """Whether the ledger has ended the lease with which a container runs: it is no session of anybody's any more."""
+        """Whether the ledger has ended the lease with which a container runs, or the session was started again since: it
+        is no session of anybody's any more."""
         return bool(fence) and await asyncio.to_thread(self.ledger.has_ended, self.holder, fence)
 
     async def _stop_given_up(self) -> None:
@@ -299,13 +298,12 @@ class GPUDockerSpawner(DockerSpawner):
         """Go on with a container that survived what the hub did not: its variables are still there."""
         environment = dict(item.split("=", 1) for item in container["Config"]["Env"] if "=" in item)
         self.api_token = environment["JUPYTERHUB_API_TOKEN"]
-        labels = container["Config"]["Labels"]
-        self.lease = [uuid for uuid in labels.get(container_spec.GPUS_LABEL, "").split(",") if uuid]
-        self.fence = _fence_of(container)
+        hold = container_spec.Hold.of(container["Config"]["Labels"])
+        self.lease, self.fence = list(hold.uuids), hold.fence
+        await self._note_start()
         if self.lease:
-            share_bytes = int(labels.get(container_spec.SHARE_LABEL, 0))
             try:
-                await asyncio.to_thread(self._write_down, share_bytes, self._groups())
+                await asyncio.to_thread(self._write_down, hold)
             except LedgerError as error:
                 # It runs, so it stays; the admin must decide who gives way.
                 self.log.error(
@@ -315,15 +313,16 @@ class GPUDockerSpawner(DockerSpawner):
         self._say(90, "Your session is still running: connecting to it")
         return await self.get_ip_and_port()
 
-    def _write_down(self, share_bytes: int, groups: list[str]) -> None:
+    def _write_down(self, hold: container_spec.Hold) -> None:
         """Let the ledger know the lease that the container's labels prove."""
         self.ledger.adopt(
             self.holder,
             self.user.name,
-            self.lease,
-            self.fence,
-            groups=groups,
-            share_bytes=share_bytes,
+            hold.uuids,
+            hold.fence,
+            groups=hold.groups or self._groups(),
+            preemptible=hold.preemptible,
+            share_bytes=hold.share_bytes,
             by="spawner",
         )
 
@@ -335,52 +334,71 @@ class GPUDockerSpawner(DockerSpawner):
             await self.pull_image(self.image)
             return await image_facts(self.engine, self.image)
         except APIError as error:
-            raise SessionStartError(
-                f"The image {self.image} is not on the engine and could not be pulled: {error.explanation}. "
-                "The admin builds or loads it, or changes [image] name.",
-                reason="image",
-            ) from error
+            raise SessionStartError(self._no_image(str(error.explanation)), reason="image") from error
 
-    async def _claim(self, began: float) -> None:
-        """Take the lease that the session has been granted, and the number that its container gets."""
-        self.lease, self.fence, self._share = [], 0, None
-        who = Claimant(self.holder, self.user.name, self._groups(), self.gpus, self.max_gpus)
-        lease = await asyncio.to_thread(claim, self.ledger, who, self.user_options, self.schedule, began)
-        if lease is None:
-            several = bool(self.hosts)
-            self.fence = await asyncio.to_thread(
-                fence_without_lease, self.ledger, self.holder, always=several
+    def _no_image(self, why: str) -> str:
+        """Its GPUs are granted and not claimed, so the next try finds them as long as grants are held."""
+        if not self.host:
+            return (
+                f"The image {self.image} is not on the engine and could not be pulled: {why}. "
+                "The admin builds or loads it, or changes [image] name."
             )
-            await self._place([])
-            return
-        self.lease, self.fence = list(lease.uuids), lease.fence
-        devices = await asyncio.to_thread(self.ledger.devices)
-        await self._place(devices)
-        if lease.share_bytes:
-            memory = {device.uuid: device.memory_bytes for device in devices}
-            self._share = container_spec.Share(lease.share_bytes, memory.get(lease.uuids[0], 0))
-        await self._refuse_used(lease)
-        self._say(20, f"{len(lease.uuids)} GPU(s) for you")
+        return (
+            f"The image {self.image} is not on the host {self.host}, and its engine could not pull it: {why}. Tell your "
+            "admin: an image that stands in respawner_images of the inventory is brought to every host by "
+            "`respawner-hub provision`. GPUs that you have been granted are held for a while, and your session starts by "
+            "itself when the image is there."
+        )
 
-    async def _place(self, devices: Iterable[Device]) -> None:
-        """Go to the host of the lease; without one to a host that takes sessions."""
+    async def _granted(self, began: float) -> Lease | None:
+        who = Claimant(self.holder, self.user.name, self._groups(), self.gpus, self.max_gpus)
+        return await asyncio.to_thread(granted, self.ledger, who, self.user_options, self.schedule, began)
+
+    async def _place(self, lease: Lease | None) -> bool:
+        """Go to the host of the lease; without one to a host that takes sessions. False: this is where we are already."""
         if not self.hosts:
-            return
-        if self.lease:
-            host = next((device.host for device in devices if device.uuid == self.lease[0]), "")
+            return False
+        if lease:
+            devices = await asyncio.to_thread(self.ledger.devices)
+            host = next((device.host for device in devices if device.uuid == lease.uuids[0]), "")
         else:
             candidates = await asyncio.to_thread(open_hosts, self.ledger, list(self.hosts))
             host = choose_host(self.holder, candidates) if candidates else ""
         if host not in self.hosts:
-            what = f"of {self.lease[0]} ({host or 'unknown'})" if self.lease else "that takes sessions now"
+            what = f"of {lease.uuids[0]} ({host or 'unknown'})" if lease else "that takes sessions now"
             raise SessionStartError(
                 f"There is no host {what} among {', '.join(self.hosts)}. Tell your admin: "
                 "`respawner-hub gpu list` shows the hosts, [cluster] hosts and `provision` make them known.",
                 reason="host",
             )
-        if host != self.host:
-            self.host, self.object_id = host, ""
-            await self.pull_image(self.image)
+        if host == self.host:
+            return False
+        self.host, self.object_id = host, ""
+        return True
+
+    async def _claim(self, lease: Lease | None) -> None:
+        """Take the lease, and the number that the container gets: from here on an older one of the session is none."""
+        self.lease, self.fence, self._share, self._preemptible = [], 0, None, True
+        if lease is None:
+            several = bool(self.hosts)
+            self.fence = await asyncio.to_thread(
+                fence_without_lease, self.ledger, self.holder, always=several
+            )
+            await self._note_start()
+            return
+        lease = await asyncio.to_thread(claim, self.ledger, self.holder)
+        self.lease, self.fence, self._preemptible = list(lease.uuids), lease.fence, lease.preemptible
+        await self._note_start()
+        if lease.share_bytes:
+            devices = await asyncio.to_thread(self.ledger.devices)
+            memory = {device.uuid: device.memory_bytes for device in devices}
+            self._share = container_spec.Share(lease.share_bytes, memory.get(lease.uuids[0], 0))
+        await self._refuse_used(lease)
+        self._say(20, f"{len(lease.uuids)} GPU(s) for you")
+
+    async def _note_start(self) -> None:
+        if self.fence:
+            await asyncio.to_thread(self.ledger.started, self.holder, self.fence, self.host)
 
     def _groups(self) -> list[str]:
         return [group.name for group in self.user.orm_user.groups]
@@ -405,21 +423,18 @@ class GPUDockerSpawner(DockerSpawner):
                 )
 
     async def _start_container(self, image: ImageFacts) -> tuple[str, int]:
-        try:
-            self._say(30, "Creating the container")
-            self.object_id = (await self._create(image))["Id"]
-            folders = (image.home, contract.STATE_DIR)
-            await fill_volumes(self.engine, self.object_id, folders, self._files(), image.uid, image.gid)
-            self._say(50, "Starting the container")
-            await self.start_object()
-            if self.post_start_cmd:
-                await self.post_start_exec()
-            ip, port = await self.get_ip_and_port()
-            self._say(60, "Waiting for your server")
-            await self._wait_until_listening(ip, port)
-            await self._check_kernels(image, f"http://{ip}:{port}")
-        except APIError as error:
-            raise SessionStartError(self._explain(error), reason="container") from error
+        self._say(30, "Creating the container")
+        self.object_id = (await self._create(image))["Id"]
+        folders = (image.home, contract.STATE_DIR)
+        await fill_volumes(self.engine, self.object_id, folders, self._files(), image.uid, image.gid)
+        self._say(50, "Starting the container")
+        await self.start_object()
+        if self.post_start_cmd:
+            await self.post_start_exec()
+        ip, port = await self.get_ip_and_port()
+        self._say(60, "Waiting for your server")
+        await self._wait_until_listening(ip, port)
+        await self._check_kernels(image, f"http://{ip}:{port}")
         return ip, port
 
     async def create_object(self) -> dict[str, Any]:
@@ -460,6 +475,8 @@ class GPUDockerSpawner(DockerSpawner):
             share=self._share,
             fence=self.fence,
             fence_file=self._fence_file(),
+            groups=self._groups(),
+            preemptible=self._preemptible,
             cpu_limit=self.cpu_limit,
             mem_limit=self.mem_limit,
             pids_limit=self.pids_limit,
@@ -572,11 +589,14 @@ class GPUDockerSpawner(DockerSpawner):
         self.object_id = container["Id"]
         return container
 
+    async def _look(self) -> dict[str, Any] | None:
+        """The same within a moment: one of several hosts may hang, and its users wait for this to start elsewhere."""
+        return await asyncio.wait_for(self.get_object(), LOOK_SECONDS if self.hosts else None)
+
     async def poll(self) -> str | None:
         """None while the session runs, or while nobody can tell; otherwise how it ended."""
         try:
-            # One of several hosts may hang, and its users wait for this to start elsewhere.
-            container = await asyncio.wait_for(self.get_object(), LOOK_SECONDS if self.hosts else None)
+            container = await self._look()
         except (*UNREACHABLE, APIError) as error:
             if lost := await self._lost():
                 return lost
@@ -608,7 +628,7 @@ class GPUDockerSpawner(DockerSpawner):
             return
         self._stopped = True
         saved = await self._flush()
-        if not saved.durable and await self._is_only_suspended():
+        if not saved.durable and self.only_if_durable:
             self.log.warning("%s is not suspended: %s", self._log_name, saved.reason)
             self.will_resume = True
             return
@@ -625,20 +645,6 @@ class GPUDockerSpawner(DockerSpawner):
         else:
             self.log.error("%s is not durable: %s", self._log_name, saved.reason)
         return saved
-
-    async def _is_only_suspended(self) -> bool:
-        """Whether the stop is the scheduler's, which must cost nobody a variable (see `suspend`). Otherwise somebody
-        wants the session to end, and it ends."""
-        try:
-            standing = await asyncio.to_thread(self.ledger.request_of, self.holder)
-        except Exception as error:
-            self.log.warning("%s: cannot ask the ledger who stops it: %s", self._log_name, error)
-            return False
-        if standing is None:
-            return False
-        granted = standing.state is State.GRANTED or bool(standing.requeued)
-        switches = standing.request.cpu_meanwhile and granted
-        return standing.suspending_since is not None or switches
 
     async def run_post_stop_hook(self) -> None:
         """JupyterHub calls this after every end of a session, expected or not: read, remove, release."""
@@ -678,7 +684,8 @@ class GPUDockerSpawner(DockerSpawner):
         elif self._stopped:
             reason, detail = EndReason.RELEASED, ""  # and the ledger knows whether it was a suspend, and why
         await asyncio.to_thread(self._release, reason, detail)
-        if self._stopped:
+        await asyncio.to_thread(self.ledger.container_gone, self.holder, self.fence)
+        if self._stopped and not self.only_if_durable:
             await asyncio.to_thread(stopped, self.ledger, self.holder)
         self.object_id, self.lease, self.fence = "", [], 0
 
@@ -697,4 +704,4 @@ class GPUDockerSpawner(DockerSpawner):
 
 def _fence_of(container: dict[str, Any]) -> int:
     """Of Docker's inspection of a session's container; 0: it has none."""
-    return int(container["Config"]["Labels"].get(container_spec.FENCE_LABEL, 0))
+    return container_spec.Hold.of(container["Config"]["Labels"]).fence

@@ -73,9 +73,18 @@ async def suspend(
 
 
 async def stop_when_durable(
-    engine: Engine, server: Server, holder: str, *, flush_seconds: float = 120, stop_seconds: float = 300
+    engine: Engine,
+    server: Server,
+    holder: str,
+    *,
+    flush_seconds: float = 120,
+    stop_seconds: float = 300,
+    also_unknown: bool = False,
 ) -> Outcome:
     """Stop a session that has everything on disk; one that has not goes on.
+
+    :param also_unknown: also one whose server the hub does not know (its host was lost, and is back): nobody works in it,
+        and its place shall be free.
 
     The spawner looks again directly before it stops the container of a session that is being suspended (see
     `GPUDockerSpawner.stop`). Where a cell has begun meanwhile it leaves the container alone; the hub has forgotten
@@ -86,11 +95,15 @@ async def stop_when_durable(
         container = await running_container(engine, holder)
         if container is None:
             return Outcome(False, "no container of it runs; the next reconciliation says what became of it")
-        if not await server.active():
+        known = await server.active()
+        if not known and not also_unknown:
             return Outcome(False, "the hub does not know its server; the next start adopts its container")
         saved = await flush(engine, container, flush_seconds)
         if not saved.durable:
             return Outcome(False, saved.reason)
+        if not known:
+            await engine.call("stop", container, timeout=round(flush_seconds))
+            return Outcome(True, seconds=time.monotonic() - started)
         await server.stop()
         until = time.monotonic() + stop_seconds
         while await server.active():

@@ -27,11 +27,14 @@ class PlaybookRun:
         self.counts = {name: int(count) for name, count in pairs}
 
 
-def run_playbook(*arguments: str) -> PlaybookRun:
+def run_playbook(*arguments: str, programs: Path = TOOLS) -> PlaybookRun:
+    """
+    :param programs: folder of programs that come before those of this machine.
+    """
     done = subprocess.run(
         [str(TOOLS / "ansible-playbook"), *arguments],
         cwd=ANSIBLE,
-        env={**os.environ, "PATH": f"{TOOLS}:{os.environ['PATH']}"},
+        env={**os.environ, "PATH": f"{programs}:{TOOLS}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=False,

@@ -9,6 +9,10 @@ import re
 import pytest
 from respawner_hub.auth.accounts import Accounts, State
 from respawner_hub.cli import users
+from respawner_spawner.leases.ledger import Ledger
+from respawner_spawner.leases.model import Ask, Kind
+
+from tests.spawner.ledgers import submit
 
 PASSWORD = "three random words"
 HUB_URL = "https://gpu.example.org:8000/hub/"
@@ -22,11 +26,19 @@ def accounts(tmp_path):
 
 
 @pytest.fixture
-def user(accounts):
+def ledger(tmp_path):
+    """In the accounts' database."""
+    ledger = Ledger(f"sqlite:///{tmp_path / 'accounts.sqlite'}")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def user(accounts, ledger):
     def run(*arguments: str, hub_url: str = HUB_URL) -> int:
         parser = argparse.ArgumentParser(prog="respawner-hub")
         users.add_parser(parser.add_subparsers())
-        return users.run(parser.parse_args(["user", *arguments]), accounts, hub_url)
+        return users.run(parser.parse_args(["user", *arguments]), accounts, hub_url, lambda: ledger)
 
     return run
 
@@ -70,6 +82,19 @@ def test_removed_user_is_told_what_stays(user, accounts, capsys):
     assert user("remove", "alice") == 0
     assert "volumes stay" in capsys.readouterr().out
     assert accounts.list() == []
+
+
+def test_removed_user_waits_for_no_gpu_and_nothing_of_theirs_comes_back(user, accounts, ledger):
+    for name in ("alice", "bob"):
+        accounts.add(name)
+        submit(ledger, name)
+    ledger.adopt("team/alice/lab", "alice", ["GPU-0"])
+    ledger.begin_suspend("team/alice/lab", "draining: fans", Ask(Kind.GPU))
+    assert user("remove", "alice") == 0
+    assert [standing.request.user for standing in ledger.queue()] == ["bob"]
+    assert ledger.release("team/alice/lab").end_reason == "released"
+    assert ledger.request_of("team/alice/lab") is None
+    assert ledger.audit("team/alice/", most=1)[0].by == "respawner-hub"
 
 
 @pytest.mark.parametrize(

@@ -221,13 +221,16 @@ def test_an_assigned_session_goes_before_those_who_wait_longer(hub, gpu):
     take(hub, "ada", 2)
     hub.ask("bob", {"gpus": 1}, token=hub.token("bob"))
     hub.token("carol")
-    code, output, _ = gpu("assign", "carol", "--gpus", "1")
+    code, output, _ = gpu("assign", "carol", "--gpus", "1", "--non-preemptible")
     assert code == 0
     assert output.startswith("carol waits: 1st in the queue: needs 1 GPU; ")
     rows = gpu("queue")[1].splitlines()
     assert rows[1].split()[:2] == ["1", "carol"]
     queue = json.loads(gpu("queue", "--json")[1])
-    assert [request["user"] for request in queue] == ["carol", "bob"]
+    assert [(request["user"], request["preemptible"]) for request in queue] == [
+        ("carol", False),
+        ("bob", True),
+    ]
 
 
 def test_a_limit_holds_and_can_be_taken_away(hub, gpu):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
+from respawner_hub.engines import engine_of
 from respawner_hub.gpus import containers, idle, service
 from respawner_hub.gpus.actions import BadAction
 from respawner_hub.gpus.containers import Reconciler, withhold
 from respawner_hub.gpus.desk import Desk, Session
 from respawner_hub.gpus.rounds import Policy, run_round
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Device, Rules, State
-from respawner_spawner.leases.reconcile import SILENT_ENGINE
+from respawner_spawner.leases.model import Ask, Device, Kind, Rules, State
+from respawner_spawner.leases.reconcile import SILENT_ENGINE, lost_hosts
 from respawner_spawner.leases.records import EndReason
 
 from tests.spawner.ledgers import Clock, holder, run
@@ -153,6 +155,49 @@ async def test_a_host_that_hangs_keeps_its_leases_and_nobody_from_the_others(led
     await Reconciler(ledger, {"gpu-a": answers, "gpu-b": HungEngine()}, "team").compare({})
     assert answers.stopped == ["c1"]
     assert ledger.request_of(holder("grace")).lease.fence == kept.fence
+    assert lost_hosts(ledger.cordons()) == {"gpu-b"}
+
+
+async def test_a_host_that_hangs_when_the_hub_starts_delays_nothing_on_the_others(ledger, monkeypatch):
+    """Its own devices stay withheld, its leases kept; nobody has called it lost yet."""
+    monkeypatch.setattr(containers, "PROMPT_SECONDS", 0.2)
+    ledger.heartbeat("gpu-b", [Device("GPU-1", "gpu-b", "STAND-IN A100", 80 << 30)])
+    kept = run(ledger, "grace", "GPU-1")
+    withhold(ledger, ["gpu-a", "gpu-b"], "hub")
+    ledger.submit(ADA, "ada", Ask(Kind.GPU))
+    reconciler = Reconciler(ledger, {"gpu-a": StandInEngine([]), "gpu-b": HungEngine()}, "team")
+    full = asyncio.ensure_future(reconciler.compare({}))
+    began = time.monotonic()
+    while not run_round(ledger, Policy(Rules())).granted:
+        assert time.monotonic() - began < 10, "long before the host that hangs counts as silent"
+        await asyncio.sleep(0.05)
+    assert not full.done()
+    full.cancel()
+    assert ledger.request_of(ADA).lease.uuids == ("GPU-0",)
+    standing = ledger.request_of(holder("grace"))
+    assert (standing.lease.fence, standing.flag) == (kept.fence, "")
+    assert [(cordon.target, cordon.reason) for cordon in ledger.cordons()] == [
+        ("host:gpu-b", "holder unknown: gpu-b has not been looked at since the hub started")
+    ]
+
+
+async def test_what_was_said_of_a_host_that_is_late_stays(ledger, monkeypatch):
+    monkeypatch.setattr(containers, "LIST_SECONDS", 0.05)
+    ledger.heartbeat("gpu-b", [Device("GPU-1", "gpu-b", "STAND-IN A100", 80 << 30)])
+    run(ledger, "grace", "GPU-1")
+    reconciler = Reconciler(ledger, {"gpu-a": StandInEngine([]), "gpu-b": HungEngine()}, "team")
+    await reconciler.compare({})
+    before = (ledger.cordons(), ledger.request_of(holder("grace")).flag)
+    assert "the engine of gpu-b does not answer" in before[1]
+    monkeypatch.setattr(containers, "LIST_SECONDS", 60)
+    assert await reconciler.compare_promptly({}, seconds=0.05) == []
+    assert (ledger.cordons(), ledger.request_of(holder("grace")).flag) == before
+
+
+async def test_the_engine_of_a_session_is_found_without_waiting_for_one_that_hangs():
+    runs = StandInEngine([{"Id": "c1"}])
+    engines = {"gpu-b": HungEngine(), "gpu-a": runs}
+    assert await asyncio.wait_for(engine_of(engines, ADA), 5) is runs
 
 
 async def test_a_host_that_the_settings_name_no_more_keeps_its_leases(ledger, clock):
@@ -178,6 +223,23 @@ async def test_what_a_lost_host_still_runs_is_stopped_when_it_is_back(ledger, cl
     assert ledger.request_of(ADA).lease.fence == new.fence
 
 
+async def test_a_lost_host_that_is_back_stops_a_session_without_gpu_that_went_on_elsewhere(ledger):
+    def without_gpu(container: str, fence: int) -> dict:
+        labels = {"deployment": "team", "holder": ADA, "user": "ada", "gpus": "", "fence": str(fence)}
+        found = {f"org.respawner.{key}": value for key, value in labels.items()}
+        return {"Id": container, "State": "running", "Labels": found}
+
+    back, other = StandInEngine([without_gpu("c1", 41)]), StandInEngine([without_gpu("c2", 42)])
+    reconciler = Reconciler(ledger, {"gpu-a": back, "gpu-b": other}, "team")
+    back.away = True
+    await reconciler.compare({})
+    assert ledger.newest_start(ADA).host == "gpu-b"
+    other.looks = [[]]  # it has ended since
+    back.away = False
+    await reconciler.compare({})
+    assert (back.stopped, other.stopped) == (["c1"], [])
+
+
 async def test_nothing_is_granted_before_the_ledger_has_been_compared(monkeypatch):
     steps: list[str] = []
     watched = asyncio.Event()
@@ -198,7 +260,9 @@ async def test_nothing_is_granted_before_the_ledger_has_been_compared(monkeypatc
         if steps.count("compare") == 1:
             raise OSError("the database is away")
 
-    work = asyncio.ensure_future(service.schedule(hear, compare, Looks()))
+    async def nothing() -> None: ...
+
+    work = asyncio.ensure_future(service.schedule(hear, compare, nothing, Looks()))
     await asyncio.wait_for(watched.wait(), 60)
     work.cancel()
     assert steps[:3] == ["hear", "compare", "compare"]

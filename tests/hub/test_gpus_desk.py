@@ -49,15 +49,15 @@ def test_a_grant_is_kept_whatever_should_happen_while_it_waited(desk):
 
 def test_a_stop_ends_whatever_would_bring_the_session_back(desk):
     desk.ask(ADA, ONE)
-    desk.stop_wanted(ADA.holder, "user:ada")
+    desk.ledger.stop_wanted(ADA.holder, "user:ada")
     assert desk.standing(ADA.holder) is None, "granted, and its start was interrupted"
     desk.ask(ADA, ONE)
     desk.ledger.claim(ADA.holder)
     desk.ledger.begin_suspend(ADA.holder, "preempted", Ask(Kind.GPU))
-    desk.stop_wanted(ADA.holder, "user:ada")
+    desk.ledger.stop_wanted(ADA.holder, "user:ada")
     assert desk.ledger.release(ADA.holder).end_reason == "released"
     assert desk.standing(ADA.holder) is None
-    desk.stop_wanted(ADA.holder, "user:ada")
+    desk.ledger.stop_wanted(ADA.holder, "user:ada")
 
 
 def test_what_was_given_up_is_not_asked_for_again_by_the_scheduler(desk):

@@ -133,22 +133,6 @@ def standing(hub, user: str):
     return hub.ledger.request_of(f"test/{user}/")
 
 
-def test_an_adopted_session_counts_for_its_users_groups(hub, driven):
-    hub.token("ada")
-    hub.api("POST", "/groups/lab")
-    hub.api("POST", "/groups/lab/users", json={"users": ["ada"]})
-    hub.ledger.adopt("test/ada/", "ada", ["GPU-0"])
-    try:
-        assert standing(hub, "ada").lease.groups == ()
-        driven.run("watch")
-        assert standing(hub, "ada").lease.groups == ("lab",)
-        changes = len(hub.ledger.audit(most=1000))
-        driven.run("watch")
-        assert len(hub.ledger.audit(most=1000)) == changes
-    finally:
-        hub.ledger.release("test/ada/")
-
-
 def test_the_next_in_the_queue_is_served_when_a_session_stops(hub, driven):
     ask(hub, "ada")
     ask(hub, "bob")

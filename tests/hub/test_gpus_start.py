@@ -18,12 +18,12 @@ from .test_gpus_containers import StandInEngine
 
 pytestmark = pytest.mark.timeout(300)
 FENCE = 1_700_000_000
-GROUPS = 'c.JupyterHub.load_groups = {"lab": {"users": ["bob"]}}\n'
 
 
 def container(uuids: str) -> dict:
     """Bob's, as the engine lists it."""
     labels = {"deployment": "test", "holder": "test/bob/", "user": "bob", "gpus": uuids, "fence": str(FENCE)}
+    labels |= {"groups": '["lab"]', "preemptible": "false"}
     return {
         "Id": "c1",
         "State": "running",
@@ -64,7 +64,7 @@ def hub_on(folder, address: str) -> GpuHub:
         "from respawner_spawner.engine import engine_at\n"
         f"c.RespawnerHub.engines = lambda: {{{HOST!r}: engine_at({address!r})}}\n"
     )
-    return GpuHub(folder, gpus=2, more=engines + GROUPS)
+    return GpuHub(folder, gpus=2, more=engines)
 
 
 def state(hub: GpuHub, user: str, options: dict) -> str:
@@ -77,7 +77,8 @@ def test_the_first_submit_after_a_backup_was_put_back_gets_nothing_that_is_in_us
     """The database knows nothing of bob: it is older than his container. He has the GPU that would be given first."""
     with engine([container("GPU-0")]) as address, hub_on(tmp_path, address) as hub:
         assert hub.ledger.request_of("test/bob/").lease.fence == FENCE
-        assert hub.ledger.request_of("test/bob/").request.groups == ("lab",)
+        request = hub.ledger.request_of("test/bob/").request
+        assert (request.groups, request.preemptible) == (("lab",), False)
         for device in hub.devices:
             hub.ledger.share(device.uuid, 40 * GIB if "share" in wish else 0, "test")
         assert state(hub, "ada", wish) != "queued"

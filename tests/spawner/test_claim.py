@@ -1,7 +1,8 @@
 """The lease at a start, with the real ledger and the real policy."""
 
 import pytest
-from respawner_spawner.claim import Claimant, claim, deleted, fence_without_lease, schedule, stopped
+from respawner_spawner import claim as module
+from respawner_spawner.claim import Claimant, deleted, fence_without_lease, granted, schedule, stopped
 from respawner_spawner.failure import SessionStartError
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Device, Kind, State
@@ -18,6 +19,11 @@ def ledger(tmp_path):
     ledger.heartbeat("here", [Device(f"GPU-{name}", "here", "A100", 80 << 30) for name in "ab"])
     yield ledger
     ledger.close()
+
+
+def claim(ledger, who, options, **more):
+    """As a start whose image is there."""
+    return granted(ledger, who, options, **more) and module.claim(ledger, who.holder)
 
 
 def test_a_session_without_gpus_needs_no_lease(ledger):
@@ -145,3 +151,17 @@ def test_a_session_whose_container_was_lost_stays_non_preemptible(ledger):
     ledger.submit(ADA.holder, "ada", Ask(Kind.GPU), preemptible=False)
     claim(ledger, ADA, ONE)
     assert not claim(ledger, ADA, ONE).preemptible
+
+
+def test_a_start_that_fails_before_it_claims_keeps_the_grant(ledger):
+    lease = granted(ledger, ADA, ONE)
+    ledger.release(ADA.holder, EndReason.FAILED)
+    assert ledger.request_of(ADA.holder).state is State.GRANTED
+    assert claim(ledger, ADA, {}).fence == lease.fence
+
+
+def test_a_grant_that_is_taken_back_before_it_is_claimed_is_no_lease(ledger):
+    lease = granted(ledger, ADA, ONE)
+    assert ledger.revoke(ADA.holder, lease.fence, "the GPU fell ill", "scheduler")
+    with pytest.raises(SessionStartError, match="your session waits"):
+        module.claim(ledger, ADA.holder)

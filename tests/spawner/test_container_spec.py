@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from respawner_spawner import container_spec
-from respawner_spawner.container_spec import Session, Share
+from respawner_spawner.container_spec import Hold, Session, Share
 from respawner_spawner.image_facts import ImageFacts, derive
 
 IMAGE = ImageFacts(
@@ -50,6 +50,12 @@ def test_leases_stand_in_the_labels():
     labels = container_spec.labels(session(gpus=["GPU-b", "GPU-d"]))
     assert labels["org.respawner.gpus"] == "GPU-b,GPU-d"
     assert labels["org.respawner.holder"] == "respawner/alice/"
+
+
+def test_the_labels_prove_everything_that_a_lost_ledger_would_have_to_know():
+    held = session(gpus=["GPU-b", "GPU-d"], fence=7, groups=["ml", "a, b"], preemptible=False)
+    assert Hold.of(container_spec.labels(held)) == Hold(("GPU-b", "GPU-d"), 7, 0, ("ml", "a, b"), False)
+    assert Hold.of({}) == Hold((), 0, 0, (), True), "containers of earlier versions"
 
 
 def test_mig_devices_are_requested_by_uuid_like_gpus():

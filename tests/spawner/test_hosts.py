@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from respawner_spawner.hosts import choose_host, leased_host, open_hosts, silent_seconds
+from respawner_spawner.hosts import choose_host, known_host, open_hosts, silent_seconds
 from respawner_spawner.leases.admin import host_target
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Device
@@ -75,10 +75,22 @@ def test_what_nobody_has_looked_at_yet_takes_sessions_without_gpus_and_a_silent_
     assert open_hosts(ledger, HOSTS) == ["gpu1", "gpu2"]
 
 
-def test_a_session_with_gpus_runs_where_the_ledger_says(ledger):
+def test_a_session_is_where_it_was_started_last_until_its_container_is_gone(ledger):
+    first, second = (ledger.new_fence(holder("ada"), "it starts without a GPU") for _ in range(2))
+    assert known_host(ledger, holder("ada")) == ""
+    assert ledger.started(holder("ada"), second, "gpu2")
+    assert not ledger.started(holder("ada"), first, "gpu1"), "an older one of it was only found now"
+    ledger.container_gone(holder("ada"), first)
+    assert known_host(ledger, holder("ada")) == "gpu2"
+    ledger.container_gone(holder("ada"), second)
+    assert known_host(ledger, holder("ada")) == ""
+    assert ledger.newest_start(holder("ada")).fence == second
+
+
+def test_a_session_with_gpus_that_started_before_starts_were_noted_is_where_its_gpus_are(ledger):
     ledger.heartbeat("gpu2", [Device("GPU-0", "gpu2", "STAND-IN A100", 80 << 30)])
-    assert leased_host(ledger, holder("ada")) == ""
+    assert known_host(ledger, holder("ada")) == ""
     run(ledger, "ada", "GPU-0")
-    assert leased_host(ledger, holder("ada")) == "gpu2"
+    assert known_host(ledger, holder("ada")) == "gpu2"
     ledger.release(holder("ada"))
-    assert leased_host(ledger, holder("ada")) == ""
+    assert known_host(ledger, holder("ada")) == ""

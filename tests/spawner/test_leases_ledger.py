@@ -370,7 +370,8 @@ def test_a_running_container_is_adopted_with_its_fence(ledger):
     assert (lease.fence, lease.state, lease.ask.count) == (41, State.RUNNING, 2)
     assert ledger.adopt(ALICE, "alice", ["GPU-b", "GPU-a"], fence=41).id == lease.id
     assert ledger.adopt(ALICE, "alice", ["GPU-b", "GPU-a"], fence=41, groups=["ml"]).groups == ("ml",)
-    assert not ledger.set_groups(ALICE, ["nlp"], "scheduler"), "it has some"
+    assert ledger.adopt(ALICE, "alice", ["GPU-b", "GPU-a"], fence=41, groups=["nlp"]).groups == ("ml",)
+    assert not ledger.adopt("team/carol/", "carol", ["GPU-d"], fence=44, preemptible=False).preemptible
     with pytest.raises(HeldByAnother, match="GPU-b is team/alice/'s"):
         ledger.adopt(BOB, "bob", ["GPU-b"], fence=42)
     assert ledger.request_of(BOB) is None, "a refused adoption leaves nothing"

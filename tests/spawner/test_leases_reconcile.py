@@ -232,6 +232,43 @@ def test_a_session_without_gpu_beside_its_request_is_no_business_of_this(ledger)
     assert len(ledger.queue()) == 1
 
 
+def without_gpu(ledger, user, host, running=True):
+    """The newest container of a session that starts there."""
+    fence = ledger.new_fence(holder(user), "it starts without a GPU")
+    ledger.started(holder(user), fence, host)
+    return Container(f"{user}-{fence}", host, running, holder(user), user, (), fence)
+
+
+def test_a_session_without_gpu_that_was_started_again_elsewhere_is_fenced_off(ledger):
+    """Whether that one still runs, is being made, or has ended."""
+    old, new = without_gpu(ledger, "alice", "host-a"), without_gpu(ledger, "alice", "host-b")
+    for others in ([new], [], [dataclasses.replace(new, running=False)]):
+        done = reconcile(ledger, old, *others)
+        assert what(done) == [(Do.FENCE_OFF, ALICE)]
+        assert done[0].container == old
+    assert reconcile(ledger, new) == []
+
+
+def test_a_session_without_gpu_that_goes_on_with_one_is_fenced_off(ledger):
+    old, lease = without_gpu(ledger, "alice", "host-a"), run(ledger, "alice", A)
+    assert reconcile(ledger, old, grace_seconds=600) == [], "until its start is noted"
+    ledger.started(ALICE, lease.fence, "host-a")
+    assert what(reconcile(ledger, old, grace_seconds=600)) == [(Do.FENCE_OFF, ALICE)]
+
+
+def test_a_grant_does_not_end_the_session_that_waits_for_it_without_a_gpu(ledger):
+    old = without_gpu(ledger, "alice", "host-a")
+    grant(ledger, "alice", A, cpu_meanwhile=True)
+    assert reconcile(ledger, old) == []
+
+
+def test_a_session_without_gpu_that_the_ledger_has_forgotten_is_known_again(ledger):
+    """The database was lost: its user's next start goes on in the container."""
+    container = Container("c1", "host-b", True, ALICE, "alice", (), LATER)
+    assert what(reconcile(ledger, container)) == [(Do.RAISE_FENCE, "ledger"), (Do.NOTE, ALICE)]
+    assert (ledger.newest_start(ALICE).fence, ledger.newest_start(ALICE).host) == (LATER, "host-b")
+
+
 def test_a_database_restored_from_an_older_backup(tmp_path):
     """Since the backup bob left, carol came with his device, dave queued, and alice was resumed elsewhere."""
     path, clock = tmp_path / "ledger.sqlite", Clock()

@@ -191,7 +191,7 @@ class AccountsHandler(AccountPage):
             "gpu_desk"
         ):  # before the stops: nothing of them shall come back by itself
             by = f"user:{self.current_user.name}"
-            await self.authenticator.in_thread(desk.withdraw, name, by, "its account was removed")
+            await self.authenticator.in_thread(desk.ledger.withdraw, name, by, "its account was removed")
         if user:
             end_all_access(user)
             stopping = await self._stop_sessions(user)

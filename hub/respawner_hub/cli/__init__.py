@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import getpass
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import docker.errors
+from respawner_spawner.leases.ledger import Ledger
 
 from .. import agent, cluster, example, local_engine, preflight, provision, proxy, up
 from ..auth.external import ExternalAuthError
@@ -131,7 +133,8 @@ def _run(arguments: argparse.Namespace, settings: Settings, file: Path | None) -
     elif arguments.command == "image":
         return image.run(arguments, settings)
     elif arguments.command == "user":
-        return users.run(arguments, up.accounts(settings), f"{settings.url}hub/")
+        ledger = functools.partial(Ledger, settings.own_database_url)
+        return users.run(arguments, up.accounts(settings), f"{settings.url}hub/", ledger)
     return 0
 
 

@@ -73,6 +73,14 @@ def _add_sessions(actions: Any) -> None:
         parser.add_argument("--mig", metavar="PROFILE", help='a MIG device of this profile, or "any"')
         parser.add_argument("--share", metavar="SIZE", help="memory of a shared GPU")
         parser.add_argument("--host")
+        if name == "assign":
+            parser.add_argument(
+                "--non-preemptible",
+                dest="preemptible",
+                action="store_const",
+                const=False,
+                help="never suspended because others wait, whoever the user is",
+            )
     _add_who(actions.add_parser("release", help="stop a session, or cancel its request"))
     give_up = actions.add_parser(
         "give-up", help="end the lease of a session whose host does not answer; its user can start again"
@@ -96,6 +104,8 @@ def _add_devices(actions: Any) -> None:
         parser.add_argument("target", metavar="GPU|HOST")
         parser.add_argument("--reason")
     actions.add_parser("uncordon", help="take leases again").add_argument("target", metavar="GPU|HOST")
+    forget = actions.add_parser("forget", help="a host that has left the cluster: its devices and cordons go")
+    forget.add_argument("host", metavar="HOST")
     share = actions.add_parser(
         "share", help="let sessions share a GPU's memory (advisory: programs keep to it)"
     )
@@ -166,8 +176,8 @@ def _body(args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.gpu_action in ("assign", "move"):
         names = {"model": "gpu_model", "memory": "gpu_memory", "host": "gpu_host", "device": "gpu_uuids"}
-        keys = ("gpus", "mig", "share", *names)
-        options = {names.get(key, key): said.pop(key) for key in keys}
+        keys = ("gpus", "mig", "share", "preemptible", *names)
+        options = {names.get(key, key): said.pop(key, None) for key in keys}
         if options["gpus"] is None and options["gpu_uuids"]:
             options["gpus"] = len(options["gpu_uuids"])
         said["options"] = {key: value for key, value in options.items() if value is not None}

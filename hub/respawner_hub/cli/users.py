@@ -9,8 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+
+from respawner_spawner.leases.ledger import Ledger
 
 from ..auth.accounts import Account, AccountError, Accounts, State
 
@@ -39,13 +42,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace, accounts: Accounts, hub_url: str = "") -> int:
+def run(args: argparse.Namespace, accounts: Accounts, hub_url: str, ledger: Callable[[], Ledger]) -> int:
     """Do what the parsed arguments say.
 
     :param hub_url: where people reach the hub's pages, for example `https://gpu.example.org:8000/hub/`.
+    :param ledger: opens that of the same database.
     :return: the exit code: 0, or 1 with a sentence on standard error.
     """
     try:
+        if args.user_action == "remove":
+            return _remove(args, accounts, ledger())
         return _ACTIONS[args.user_action](args, accounts, hub_url)
     except AccountError as error:
         print(error, file=sys.stderr)
@@ -63,10 +69,11 @@ def _reset(args: argparse.Namespace, accounts: Accounts, hub_url: str) -> int:
     return 0
 
 
-def _remove(args: argparse.Namespace, accounts: Accounts, hub_url: str) -> int:
+def _remove(args: argparse.Namespace, accounts: Accounts, ledger: Ledger) -> int:
     accounts.remove(args.name)
+    ledger.withdraw(args.name, "respawner-hub", "its account was removed")
     print(
-        f"{args.name} has no account any more. Files and volumes stay, and a running session goes on: "
+        f"{args.name} has no account any more, and waits for no GPU. Files and volumes stay, and a running session goes on: "
         "stop it and delete the user on the hub's Admin page."
     )
     return 0
@@ -87,7 +94,7 @@ def _list(args: argparse.Namespace, accounts: Accounts, hub_url: str) -> int:
     return 0
 
 
-_ACTIONS = {"add": _add, "reset": _reset, "remove": _remove, "list": _list}
+_ACTIONS = {"add": _add, "reset": _reset, "list": _list}
 
 
 def _print_code(name: str, code: str, accounts: Accounts, hub_url: str) -> None:

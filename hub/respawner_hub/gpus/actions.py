@@ -76,6 +76,12 @@ class Drain(Cordon):
     reason: str = Field("maintenance", min_length=1)
 
 
+class Forget(Action):
+    """A host that has left the cluster: its devices and cordons go."""
+
+    host: str = Field(min_length=1, max_length=250)
+
+
 class Share(Action):
     """Let several sessions share a GPU's memory. 0 ends it, when the last share is given back."""
 
@@ -163,6 +169,7 @@ _KINDS = (
     Cordon,
     Uncordon,
     Drain,
+    Forget,
     Share,
     Reserve,
     Unreserve,

@@ -68,7 +68,7 @@ class AdminActions:
         if spawner.pending:
             raise BadAction(f"{name} is pending {spawner.pending}: try again when that is over.")
         await self._handler.in_thread(self._desk.ledger.note, "release", holder, self.by)
-        await self._handler.in_thread(self._desk.stop_wanted, holder, self.by)
+        await self._handler.in_thread(self._desk.ledger.stop_wanted, holder, self.by)
         await self._handler.stop_single_user(user, action.server)
         return f"{name} is {'stopping' if spawner.active else 'stopped'}; its GPUs go to the next."
 

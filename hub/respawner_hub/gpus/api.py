@@ -5,7 +5,7 @@
     DELETE requests/USER[/SERVER]               give it up
     POST   snooze/USER[/SERVER]                 put a suspension off
     POST   hop/USER[/SERVER]                    go on with other devices (`user_options` as the body)
-    POST   release | give-up | assign | move | cordon | uncordon | drain | share | reserve | unreserve | limit | unlimit
+    POST   release | give-up | assign | move | cordon | uncordon | drain | forget | share | reserve | unreserve | limit | unlimit
 
 Users see `devices` without names, and their own requests; everything else needs one of `scopes.ADMIN_SCOPES`.
 """

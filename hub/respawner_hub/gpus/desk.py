@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from . import actions, idle, words
 from .actions import BadAction
 from .drain import DRAINING, suspend_due
 from .rounds import Policy, outlook, run_round, see
+from .swarm import SWARM
 
 ASSIGNED_PRIORITY = 1_000_000
 """Of a request that an admin made for somebody: before all others."""
@@ -36,13 +37,21 @@ class Desk:
     """
     :param max_gpus: the most that one session may ask for.
     :param default_gpus: what a session gets whose user chooses nothing.
+    :param hosts: of the settings: such a one is known also where it has no GPUs and nobody has heard of it.
     """
 
     def __init__(
-        self, ledger: Ledger, policy: Policy, idle_rules: idle.Rules, *, max_gpus: int, default_gpus: int
+        self,
+        ledger: Ledger,
+        policy: Policy,
+        idle_rules: idle.Rules,
+        *,
+        max_gpus: int,
+        default_gpus: int,
+        hosts: Collection[str] = (),
     ) -> None:
         self.ledger, self.policy, self.idle_rules = ledger, policy, idle_rules
-        self.max_gpus, self.default_gpus = max_gpus, default_gpus
+        self.max_gpus, self.default_gpus, self.hosts = max_gpus, default_gpus, hosts
 
     # A session's request --------------------------------------------------------------------------------
 
@@ -133,20 +142,6 @@ class Desk:
         """Give up a request whose server has not begun to start."""
         return self.ledger.cancel(holder, by) is not None
 
-    def stop_wanted(self, holder: str, by: str, reason: str = "its session is stopped") -> None:
-        """Somebody stops the session or takes it away, so nothing of it shall come back by itself.
-
-        A suspend that is under way becomes an ordinary stop, and a request that would start it again ends.
-        """
-        if not self.ledger.cancel(holder, by, reason):
-            self.ledger.abort_suspend(holder, reason, by)
-
-    def withdraw(self, user: str, by: str, reason: str) -> None:
-        """The same for all sessions of a user."""
-        for standing in self.ledger.standings(granted_only=False):
-            if standing.request.user == user:
-                self.stop_wanted(standing.request.holder, by, reason)
-
     def snooze(self, holder: str, by: str) -> Standing:
         """Put a session's suspension off, as often as the admin allows.
 
@@ -229,10 +224,9 @@ class Desk:
                 self.ledger.cordon(self._target(action.target), action.reason, by)
                 return f"{action.target} takes no new leases."
             case actions.Uncordon():
-                gone = self.ledger.uncordon(self._target(action.target), by)
-                return (
-                    f"{action.target} takes leases again." if gone else f"{action.target} was not cordoned."
-                )
+                return self._uncordon(action.target, by)
+            case actions.Forget():
+                return self._forget(action.host, by)
             case actions.Share():
                 self._device(action.device)
                 self.ledger.share(action.device, size_bytes(action.memory), by)
@@ -263,10 +257,43 @@ class Desk:
         target = self._target(action.target)
         self.ledger.cordon(target, DRAINING + action.reason, by)
         moved = suspend_due(self.ledger, by, at_once=target)
+        others = target == host_target(action.target) and len(self.hosts) > 1
         return (
-            f"{action.target} takes no new leases; sessions that are suspended now: {moved}. Who cannot be is tried again "
-            "until it is uncordoned."
+            f"{action.target} takes no new {'sessions' if others else 'leases'}; sessions that are suspended now: {moved}"
+            f"{', and those without GPUs in a moment' if others else ''}. Who cannot be is tried again until it is uncordoned."
         )
+
+    def _uncordon(self, named: str, by: str) -> str:
+        """All reasons but the Swarm's, which would be back at the next look."""
+        target = self._target(named)
+        standing = [cordon for cordon in self.ledger.cordons() if cordon.target == target]
+        for cordon in standing:
+            if cordon.by != SWARM:
+                self.ledger.uncordon(target, by, cordon.reason)
+        if still := [cordon.reason for cordon in standing if cordon.by == SWARM]:
+            return (
+                f"{named} takes none yet, {'; '.join(still)}: `docker node update --availability active {named}` on the hub, "
+                "or `docker node ls` to see what is wrong with it."
+            )
+        return f"{named} takes leases again." if standing else f"{named} was not cordoned."
+
+    def _forget(self, host: str, by: str) -> str:
+        """
+        :raises BadAction: the settings name it, or nobody knows it.
+        """
+        if host in self.hosts:
+            raise BadAction(
+                f"host = {host!r}: [cluster] hosts names it. Take it out there first: the playbook remove_host.yml does."
+            )
+        if not self.ledger.forget_host(host, by):
+            raise BadAction(
+                f"host = {host!r}: no such host. Known: {', '.join(self._known_hosts()) or 'none'}."
+            )
+        return f"{host} is forgotten: its devices, its cordons and its agent. History and audit log stay."
+
+    def _known_hosts(self) -> list[str]:
+        agents = {agent.host for agent in self.ledger.agents()}
+        return sorted(agents | {device.host for device in self.ledger.devices()} | set(self.hosts))
 
     def _target(self, named: str) -> str:
         """A device by its UUID, a host by its name.
@@ -276,11 +303,11 @@ class Desk:
         devices = self.ledger.devices()
         if any(named in (device.uuid, device.parent) for device in devices):
             return named
-        if any(named == device.host for device in devices):
+        if named in self._known_hosts():
             return host_target(named)
         if any(named == cordon.target for cordon in self.ledger.cordons()):
             return named
-        known = sorted({d.host for d in devices}) + [d.uuid for d in devices]
+        known = self._known_hosts() + [d.uuid for d in devices]
         raise BadAction(f"target = {named!r}: no such GPU or host. Known: {', '.join(known) or 'none'}.")
 
     def _device(self, uuid: str) -> None:

@@ -164,6 +164,7 @@ class ServerApi(GpuHandler, UserServerAPIHandler):
         spawner = user.spawners[server_name]
         if spawner.pending == "stop":
             return spawner._stop_future
+        spawner.only_if_durable = self.get_query_argument(SUSPEND, "") == "1"
         return await super().stop_single_user(user, server_name)
 
     @needs_scope("delete:servers")
@@ -171,7 +172,8 @@ class ServerApi(GpuHandler, UserServerAPIHandler):
         user = self.find_user(user_name)
         if user and server_name in user.spawners and user.spawners[server_name].active:
             holder = self.holder(user.name, server_name)
-            await self.in_thread(self.desk.stop_wanted, holder, by_whom(self))
+            user.spawners[server_name].only_if_durable = False
+            await self.in_thread(self.desk.ledger.stop_wanted, holder, by_whom(self))
 
     async def spawn_single_user(
         self, user: User, server_name: str = "", display_name: str = "", options: dict[str, Any] | None = None

@@ -68,15 +68,6 @@ class HubClient:
         server = model["servers"].get(name)
         return _state_of(server) if server else None
 
-    async def groups(self, user: str) -> list[str]:
-        """None where the hub knows no such user."""
-        try:
-            return list((await self._json("GET", f"/users/{quote(user, safe='')}"))["groups"])
-        except HubError as error:
-            if error.status == 404:
-                return []
-            raise
-
     async def start(self, user: str, name: str) -> None:
         """What was granted, with the options that the hub remembers. May return before it runs."""
         await self._ask("POST", f"{_path(user, name)}?{ONLY_GRANTED}=1", body="")

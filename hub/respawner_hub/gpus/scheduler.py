@@ -77,8 +77,6 @@ class Scheduler:
     _not_before: dict[str, float] = field(default_factory=dict)
     _suspensions: set[int] = field(default_factory=set)
     """Requests whose suspension this process began."""
-    _asked_groups: set[int] = field(default_factory=set)
-    """Requests without groups whose user has been looked up."""
     _wanted: dict[int, Suspension] = field(default_factory=dict)
     """Request → what the policy wants suspended for somebody else."""
     _view: View | None = None
@@ -148,7 +146,6 @@ class Scheduler:
         if not standings:
             return
         await asyncio.to_thread(self.ledger.note_use, _uses(standings, used))
-        await self._learn_groups(standings)
         servers = await self.hub.servers()
         stopping = set()
         for standing in standings:
@@ -164,15 +161,6 @@ class Scheduler:
             for holder, at in self._used.items()
             if any(s.request.holder == holder for s in standings)
         }
-
-    async def _learn_groups(self, standings: list[Standing]) -> None:
-        """A container's labels tell of no groups: without this the limits of groups would miss who was adopted."""
-        for request in (standing.request for standing in standings):
-            if request.groups or request.id in self._asked_groups:
-                continue
-            if groups := await self.hub.groups(request.user):
-                await asyncio.to_thread(self.ledger.set_groups, request.holder, groups, "scheduler")
-            self._asked_groups.add(request.id)
 
     # One session --------------------------------------------------------------------------------------
 

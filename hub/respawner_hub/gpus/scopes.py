@@ -15,7 +15,7 @@ SCOPES = {
 }
 
 SCHEDULER_SERVICE = "respawner-scheduler"
-SCHEDULER_SCOPES = ["servers", "list:users", "read:users:groups", "access:servers"]
+SCHEDULER_SCOPES = ["servers", "list:users", "access:servers"]
 """Start and stop servers, see when they were active and whose they are, and ask them whether a cell runs."""
 
 ADMIN_SCOPES = (ADMIN_SCOPE, "admin:servers")

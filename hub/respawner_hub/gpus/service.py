@@ -6,25 +6,30 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
-from respawner_spawner.engine import Engine
+from respawner_spawner.engine import Engine, engine_at
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.records import Standing
-from respawner_spawner.suspend import stop_when_durable
+from respawner_spawner.suspend import Outcome, stop_when_durable
 
 from ..engines import engine_of, engines_of
 from ..settings import Settings, find_file, load
 from .agents import Agents, agents_of, newcomers, strangers_of, tell, unwatched
-from .containers import Reconciler, withhold
+from .containers import Reconciler, Unwatched, withhold
+from .drain import DRAINING
+from .evacuation import Evacuation
 from .hub_client import HubClient, HubServer
 from .loops import Step, at_first, repeat, until_told
 from .rounds import idle_rules_of, policy_of
 from .scheduler import LOOK_SECONDS, WATCH_SECONDS, Scheduler, Times
+from .swarm import hear_the_swarm
 
 RECONCILE_SECONDS = 30.0
 ASK_SECONDS = 2.0
+
+Compare = Callable[[Mapping[str, str], Unwatched], Awaitable[list[str]]]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +49,7 @@ async def _serve(settings: Settings) -> None:
     hub = HubClient(api_url, token, settings.url)
     scheduler = _scheduler(settings, ledger, hub, engines, agents)
     reconciler = Reconciler(ledger, engines, settings.hub.name)
+    evacuation = Evacuation(ledger, engines, settings.hub.name, hub, partial(_stop, settings, hub, True))
     looks: set[asyncio.Task[None]] = set()
     looking = asyncio.Lock()
 
@@ -57,21 +63,33 @@ async def _serve(settings: Settings) -> None:
             looks.add(look)
             look.add_done_callback(looks.discard)
 
-    async def compare_with_the_engine() -> None:
+    async def compare_with_the_engine(compare: Compare = reconciler.compare) -> None:
         async with looking:
             strangers = strangers_of(agents.seen, settings.hub.name)
-            for sentence in await reconciler.compare(strangers, partial(unwatched, agents.seen)):
+            for sentence in await compare(strangers, partial(unwatched, agents.seen)):
                 log.info("reconciled: %s", sentence)
 
-    work = asyncio.ensure_future(schedule(hear_the_agents, compare_with_the_engine, scheduler))
+    async def compare_promptly() -> None:
+        await compare_with_the_engine(reconciler.compare_promptly)
+
+    async def hear_of_the_nodes() -> None:
+        if settings.cluster:
+            await hear_the_swarm(ledger, engine_at(settings.engine.host), settings.cluster.hosts)
+
+    work = asyncio.gather(
+        schedule(hear_the_agents, compare_promptly, compare_with_the_engine, scheduler),
+        repeat(hear_of_the_nodes, WATCH_SECONDS),
+        repeat(evacuation.look, WATCH_SECONDS),
+    )
     await until_told(os.getppid())
     work.cancel()
 
 
-async def schedule(hear: Step, compare: Step, scheduler: Scheduler) -> None:
-    """Until it is cancelled. Nothing is granted before it is known which devices there are, and who has them."""
+async def schedule(hear: Step, compare_promptly: Step, compare: Step, scheduler: Scheduler) -> None:
+    """Until it is cancelled. Nothing is granted before it is known which devices there are, and who has them; for a host
+    that hangs the others do not wait."""
     await at_first(hear, ASK_SECONDS)
-    await at_first(compare, ASK_SECONDS)
+    await at_first(compare_promptly, ASK_SECONDS)
     await asyncio.gather(
         repeat(hear, ASK_SECONDS),
         repeat(compare, RECONCILE_SECONDS),
@@ -84,13 +102,8 @@ def _scheduler(
     settings: Settings, ledger: Ledger, hub: HubClient, engines: Mapping[str, Engine], agents: Agents
 ) -> Scheduler:
     async def suspend(standing: Standing) -> str:
-        _, user, name = standing.request.holder.split("/", 2)
-        outcome = await stop_when_durable(
-            await engine_of(engines, standing.request.holder),
-            HubServer(hub, user, name),
-            standing.request.holder,
-            flush_seconds=settings.session.stop_grace_seconds,
-        )
+        holder, drains = standing.request.holder, standing.suspend_reason.startswith(DRAINING)
+        outcome = await _stop(settings, hub, drains, holder, await engine_of(engines, holder))
         return "" if outcome.done else outcome.reason
 
     gpus = settings.gpus
@@ -101,6 +114,14 @@ def _scheduler(
     )
     policy, rules = policy_of(gpus), idle_rules_of(gpus)
     return Scheduler(ledger, hub, policy, rules, times, suspend, agents.utilisation)
+
+
+async def _stop(
+    settings: Settings, hub: HubClient, also_unknown: bool, holder: str, engine: Engine
+) -> Outcome:
+    _, user, name = holder.split("/", 2)
+    server, seconds = HubServer(hub, user, name), settings.session.stop_grace_seconds
+    return await stop_when_durable(engine, server, holder, flush_seconds=seconds, also_unknown=also_unknown)
 
 
 if __name__ == "__main__":

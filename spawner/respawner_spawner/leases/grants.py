@@ -17,6 +17,7 @@ from .ends import with_ends
 from .model import Ask, Cluster, Decision, Device, Grant, Kind, Lease, Rules, State
 from .records import EndReason, HeldByAnother, NoLease, Standing, ask_as_json, ask_of_json
 from .requests import Requests, enqueue, service_of
+from .starts import nothing_runs
 
 log = logging.getLogger(__name__)
 SLOT_HELD_SECONDS = Rules().slot_held_seconds
@@ -134,14 +135,56 @@ class Leases(Requests, Admin):
             for uuid in change.held(row.id):
                 why = f"{UNKNOWN}: {holder} was given up while nobody could see whether it still runs"
                 put_cordon(change, uuid, why, by)
+            nothing_runs(change, schema.starts.c.holder == holder)
             return _standing(change, row.id)
 
-    def has_ended(self, holder: str, fence: int) -> bool:
-        """Whether the session had this lease and has it no more, as after `give_up`: its container may still run."""
-        r = schema.requests.c
-        query = select(r.state).where(r.holder == holder, r.fence == fence)
-        with self.database.read() as connection:
-            return set(connection.scalars(query)) == {State.ENDED}
+    def stop_wanted(self, holder: str, by: str, reason: str = "its session is stopped") -> None:
+        """Somebody stops the session or takes it away, so nothing of it shall come back by itself.
+
+        A suspend that is under way becomes an ordinary stop, and a request that would start it again ends.
+        """
+        if not self.cancel(holder, by, reason):
+            self.abort_suspend(holder, reason, by)
+
+    def withdraw(self, user: str, by: str, reason: str) -> None:
+        """The same for all sessions of a user."""
+        for standing in self.standings(granted_only=False):
+            if standing.request.user == user:
+                self.stop_wanted(standing.request.holder, by, reason)
+
+    def forget_host(self, host: str, by: str) -> bool:
+        """A host has left for good: its devices are gone (history keeps them), and so are its cordons and its agent; nothing
+        of any session counts as being there. False if nobody knows of it.
+
+        :raises HeldByAnother: a lease still has a device of it.
+        """
+        with self._change() as change:
+            d, c, h = schema.devices.c, schema.cordons.c, schema.holdings.c
+            rows = change.connection.execute(select(d.uuid, d.parent).where(d.host == host, d.present)).all()
+            here = [row.uuid for row in rows]
+            targets = {host_target(host), *here, *(row.parent for row in rows if row.parent)}
+            held = (
+                select(schema.requests.c.holder)
+                .join(schema.holdings, h.request_id == schema.requests.c.id)
+                .where(LIVE, h.uuid.in_(here))
+            )
+            if holder := change.connection.scalar(held.limit(1)):
+                raise HeldByAnother(
+                    f"{holder} has GPUs of {host}: drain it, or give its sessions up where it does not answer"
+                )
+            gone = change.connection.execute(
+                delete(schema.agents).where(schema.agents.c.host == host)
+            ).rowcount
+            gone += change.connection.execute(
+                update(schema.devices).where(d.uuid.in_(here)).values(present=False)
+            ).rowcount
+            gone += change.connection.execute(
+                delete(schema.cordons).where(c.target.in_(sorted(targets)))
+            ).rowcount
+            nothing_runs(change, schema.starts.c.host == host)
+            if gone:
+                change.note("host forgotten", host_target(host), by, devices=here)
+            return bool(gone)
 
     def expire(
         self,
@@ -233,6 +276,7 @@ class Leases(Requests, Admin):
         *,
         ask: Ask | None = None,
         groups: Collection[str] = (),
+        preemptible: bool = True,
         share_bytes: int = 0,
         by: str = "reconcile",
     ) -> Lease:
@@ -261,7 +305,7 @@ class Leases(Requests, Admin):
                 ask=ask or _ask_for(uuids, share_bytes),
                 groups=sorted(groups),
                 priority=0,
-                preemptible=True,
+                preemptible=preemptible,
                 resumes=False,
                 cpu_meanwhile=False,
                 attained_seconds=0.0,
@@ -273,15 +317,6 @@ class Leases(Requests, Admin):
                 raise HeldByAnother(f"{holder} runs with devices of others: {others}")
             return _hold(change, request.id, uuids, share_bytes, by, "its container runs", "adopted", fence)
 
-    def set_groups(self, holder: str, groups: Iterable[str], by: str) -> bool:
-        """The groups of an adopted session, of which its labels tell nothing. False if it has no open request, or has some."""
-        with self._change() as change:
-            row = change.open_request(holder)
-            if row is None or row.groups:
-                return False
-            _set_groups(change, row, groups, by)
-            return True
-
     def raise_fence(self, at_least: int, by: str = "reconcile", reason: str = "") -> bool:
         """Let every later grant have a larger fence than `at_least`. True if that changed something."""
         with self._change() as change:
@@ -291,13 +326,6 @@ class Leases(Requests, Admin):
             change.connection.execute(update(schema.ledger).values(last_fence=at_least))
             change.note("fence raised", "ledger", by, reason, fence=at_least, was=last)
             return True
-
-    def new_fence(self, subject: str, reason: str, by: str = "spawner") -> int:
-        """A fence without a lease: for a session that starts without GPU while an older one of it may still write."""
-        with self._change() as change:
-            fence = change.next_fence()
-            change.note("fence given", subject, by, reason, fence=fence)
-            return fence
 
     def last_fence(self) -> int:
         with self.database.read() as connection:

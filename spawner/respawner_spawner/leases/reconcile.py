@@ -42,6 +42,8 @@ class Container:
     fence: int = 0
     """0: created by version 0.1, which had none."""
     share_bytes: int = 0
+    groups: tuple[str, ...] = ()
+    preemptible: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Known:
     given_up: Collection[tuple[str, int]] = ()
     """(holder, fence) of leases that have ended."""
     cordons: Sequence[Cordon] = ()
+    newest: Mapping[str, int] = field(default_factory=dict)
+    """Holder → number of the session's newest start, of those that have one."""
 
 
 class Do(StrEnum):
@@ -64,6 +68,8 @@ class Do(StrEnum):
     REVOKE = "revoke"
     """A grant whose server has not started goes back to the queue."""
     ADOPT = "adopt"
+    NOTE = "note"
+    """A session without GPUs, whose start the ledger does not know (any more): it has no lease to be adopted with."""
     FENCE_OFF = "fence off"
     """The container is stopped; its session was given up, or its devices are another's."""
     CORDON = "cordon"
@@ -106,6 +112,7 @@ def plan(
     now: float,
     *,
     unreachable: Collection[str] = (),
+    late: Collection[str] = (),
     strangers: Mapping[str, str] | None = None,
     unwatched: Collection[str] = (),
     grace_seconds: float = GRACE_SECONDS,
@@ -115,12 +122,13 @@ def plan(
     :param containers: of all reachable hosts, running or not; ours, and others that use devices.
     :param devices: the inventory, for which host a device is on.
     :param unreachable: hosts whose engine did not answer: their leases are kept, their devices not handed out.
+    :param late: hosts whose engine has not answered yet: what is there stays as it is for now.
     :param strangers: device → who uses it, of processes that belong to no container in the list.
     :param unwatched: hosts of whose processes nobody can tell now: cordons of their devices are not taken away.
     :param grace_seconds: 0 where it is sure that no server is being started, as when the hub itself starts.
     """
     planning = _Planning(known, tuple(containers), {device.uuid: device.host for device in devices}, now)
-    planning.unreachable, planning.unwatched = unreachable, unwatched
+    planning.unreachable, planning.late, planning.unwatched = unreachable, late, unwatched
     planning.grace_seconds = grace_seconds
     planning.look_at_fences()
     planning.look_at_leases()
@@ -142,6 +150,7 @@ class _Planning:
     host_of: Mapping[str, str]
     now: float
     unreachable: Collection[str] = ()
+    late: Collection[str] = ()
     unwatched: Collection[str] = ()
     grace_seconds: float = GRACE_SECONDS
     actions: list[Action] = field(default_factory=list)
@@ -186,7 +195,9 @@ class _Planning:
             away = sorted(hosts & set(self.unreachable)) or ([""] if "" in hosts and self.unreachable else [])
             if session and _is_of(session, standing):
                 continue
-            if away:
+            if not hosts.isdisjoint(self.late) or ("" in hosts and self.late):
+                self._flag(lease.holder, standing.flag)
+            elif away:
                 where = f"the engine of {away[0]}" if away[0] else "an engine"
                 self._flag(
                     lease.holder, f"{where} does not answer: the lease is kept until it is known how it is"
@@ -212,11 +223,16 @@ class _Planning:
             self._fence_off(container, f"a newer container of {container.holder} runs")
         for container in self.sessions.values():
             standing = self.leases.get(container.holder)
-            if not container.uuids:
+            newest = self.known.newest.get(container.holder, 0)
+            if 0 < container.fence < newest:
+                self._fence_off(container, f"{container.holder} was started again since (fence {newest})")
+            elif not container.uuids:
+                if container.fence > newest:
+                    why = f"its container {container.id[:12]} runs on {container.host}"
+                    self.do(Do.NOTE, container.holder, why, container=container)
+            elif standing and _is_of(container, standing):
                 continue
-            if standing and _is_of(container, standing):
-                continue
-            if standing and standing.lease and 0 < container.fence < standing.lease.fence:
+            elif standing and standing.lease and 0 < container.fence < standing.lease.fence:
                 self._fence_off(
                     container, f"{container.holder} has a newer lease (fence {standing.lease.fence})"
                 )
@@ -250,7 +266,9 @@ class _Planning:
         for target, reason in sorted(wanted - standing):
             self.do(Do.CORDON, target, reason)
         for target, reason in sorted(standing - wanted):
-            if self.host_of.get(target) not in {*self.unreachable, *self.unwatched}:
+            host = self.host_of.get(target, target.removeprefix(host_target("")))
+            blind = {*self.unreachable, *self.unwatched} if target in self.host_of else set()
+            if host not in blind | set(self.late):
                 self.do(Do.UNCORDON, target, reason)
 
     def set_flags(self) -> None:
@@ -351,14 +369,17 @@ def _what_clashes(container: Container, standing: Standing) -> str:
     return ", ".join(shared) or f"the fence {container.fence}"
 
 
-def known(ledger: Ledger, containers: Iterable[Container]) -> Known:
+def known(ledger: Ledger, containers: Collection[Container]) -> Known:
     """What the ledger says about everything and about these containers' fences."""
     fences = sorted({container.fence for container in containers})
     r = schema.requests.c
     ended = select(r.holder, r.fence).where(r.state == State.ENDED, r.fence.in_(fences))
+    s = schema.starts.c
+    started = select(s.holder, s.fence).where(s.holder.in_({container.holder for container in containers}))
     with ledger.database.read() as connection:
         given_up = {(row.holder, row.fence) for row in connection.execute(ended)}
-    return Known(ledger.standings(), ledger.last_fence(), given_up, ledger.cordons())
+        newest = {row.holder: row.fence for row in connection.execute(started)}
+    return Known(ledger.standings(), ledger.last_fence(), given_up, ledger.cordons(), newest)
 
 
 def carry_out(ledger: Ledger, plan: Plan, by: str = "reconcile") -> list[Action]:
@@ -380,6 +401,9 @@ def _carry_out(ledger: Ledger, action: Action, by: str) -> bool:
             return ledger.revoke(subject, action.fence, why, by)
         case Do.ADOPT:
             return _adopt(ledger, action, by)
+        case Do.NOTE:
+            assert action.container
+            return ledger.started(subject, action.container.fence, action.container.host)
         case Do.FENCE_OFF:
             ledger.note("fenced off", subject, by, why)
             return True
@@ -399,14 +423,17 @@ def _adopt(ledger: Ledger, action: Action, by: str) -> bool:
     assert container
     user = container.user or container.holder.split("/")[1]
     try:
-        ledger.adopt(
+        lease = ledger.adopt(
             container.holder,
             user,
             container.uuids,
             container.fence,
+            groups=container.groups,
+            preemptible=container.preemptible,
             share_bytes=container.share_bytes,
             by=by,
         )
     except HeldByAnother:
         return False
+    ledger.started(container.holder, lease.fence, container.host)
     return True

@@ -91,6 +91,15 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """The newest start of a session, as far as the ledger knows."""
+
+    fence: int
+    host: str
+    """Of its container; "" once that is gone."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cordon:
     """One reason why a device or a host takes no new leases; there may be several."""
 

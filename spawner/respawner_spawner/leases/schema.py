@@ -97,6 +97,15 @@ Index(
 )
 Index("respawner_requests_ended_at", requests.c.ended_at)
 
+starts = Table(
+    "respawner_starts",
+    metadata,
+    Column("holder", String(512), primary_key=True),
+    Column("fence", BigInteger, nullable=False),
+    Column("host", String(255), nullable=False),
+)
+"""The newest start of every session of a cluster. `host` is empty once its container is gone."""
+
 holdings = Table(
     "respawner_holdings",
     metadata,
