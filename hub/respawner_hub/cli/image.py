@@ -18,8 +18,7 @@ from ..images.recipe import RECIPE_LABEL
 from ..images.versions import read_versions, version_of
 from ..settings import Settings
 from ..steps import step
-
-MARKS = {"ok": "✓", "failed": "✗", "absent": "–", "skipped": "–"}
+from .checks import print_check
 
 
 def add_parser(subparsers: Any) -> None:
@@ -133,7 +132,7 @@ def _test(args: argparse.Namespace, settings: Settings) -> int:
         args.name,
         settings.state_dir,
         args.gpu,
-        on_check=(lambda check: None) if args.json else _print_check,
+        on_check=(lambda check: None) if args.json else print_check,
     )
     failed = [check for check in checks if check.state == "failed"]
     if args.json:
@@ -144,12 +143,6 @@ def _test(args: argparse.Namespace, settings: Settings) -> int:
     else:
         print(f"{args.name} is fit for sessions.")
     return 1 if failed else 0
-
-
-def _print_check(check: fitness.Check) -> None:
-    print(f"{MARKS[check.state]} {check.name:<10} {check.says} ({check.seconds:.1f} s)", flush=True)
-    if check.next:
-        print(f"  {'':<10} → {check.next}", flush=True)
 
 
 _ACTIONS = {"build": _build, "list": _list, "test": _test}
