@@ -85,6 +85,28 @@ def prove_fit(
     return checks
 
 
+def ensure_present(engine: Engine, image: str) -> bool:
+    """Pull `image` where the engine does not have it; whether it was pulled.
+
+    :raises ImageTestError: no registry gives it.
+    """
+    client = engine.client
+    try:
+        client.inspect_image(image)
+        return False
+    except docker.errors.ImageNotFound:
+        pass
+    try:
+        client.pull(image)
+        client.inspect_image(image)
+    except docker.errors.APIError as error:
+        raise ImageTestError(
+            f"{image} is not on the engine at {engine.host} and cannot be pulled: {error.explanation or error}. Correct the "
+            "name, or bring it there by hand (docker save, docker load)."
+        ) from error
+    return True
+
+
 def _wanted(row: Version | None, gpus: Sequence[str], only: Sequence[str]) -> dict[str, Any]:
     """What the checks compare with."""
     return {
