@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-.PHONY: up down status fast test test-long test-cluster lint format bench-spawn bench-snapshot bench-restore bench-leases capabilities dockerspawner-suite tour pythons clean
+.PHONY: up down status fast test test-long test-cluster lint format bench-spawn bench-snapshot bench-restore bench-leases capabilities dockerspawner-suite tour pythons image-suite clean
 
 up: $(VENV)/.installed
 	@$(BIN)/respawner-hub up
@@ -74,6 +74,11 @@ tour: $(VENV)/.installed-dev
 # The kernel component's own tests on every Python that this machine has or Debian can lend, with and without libraries.
 pythons: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.snapshot.pythons
+
+# The same inside an image of sessions, by its own Python, with its torch: make image-suite IMAGE=respawner/pytorch-cuda:2.7
+# TESTS="test_store.py …" runs those files only.
+image-suite: $(VENV)/.installed-dev
+	@IMAGE="$(IMAGE)" TESTS="$(TESTS)" $(BIN)/python -m tests.snapshot.in_image
 
 $(VENV)/.installed: hub/pyproject.toml spawner/pyproject.toml snapshot/pyproject.toml
 	@PYTHON="$(PYTHON)" sh hub/bootstrap.sh "$(VENV)"

@@ -24,7 +24,7 @@ def ensure_network(settings: Settings, client: docker.APIClient) -> bool:
     except docker.errors.NotFound:
         network, made = _create(settings, client), True
     _file(settings).parent.mkdir(parents=True, exist_ok=True)
-    _file(settings).write_text(_gateway_of(settings, network) + "\n")
+    _file(settings).write_text(gateway_of(settings, network) + "\n")
     return made
 
 
@@ -68,7 +68,8 @@ def _first_address(subnet: str) -> str:
     return str(next(ipaddress.ip_network(subnet).hosts()))
 
 
-def _gateway_of(settings: Settings, network: dict[str, Any]) -> str:
+def gateway_of(settings: Settings, network: dict[str, Any]) -> str:
+    """The gateway address of a network, as the engine describes it."""
     for pool in network["IPAM"]["Config"] or []:
         if gateway := pool.get("Gateway"):
             return gateway.partition("/")[0]

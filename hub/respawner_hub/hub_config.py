@@ -16,7 +16,7 @@ from .gpus.agents import agents_of
 from .gpus.form import options_from_form, spawn_form
 from .gpus.rounds import policy_of, run_round
 from .gpus.scopes import CLI_SCOPES, CLI_SERVICE, SCHEDULER_SCOPES, SCHEDULER_SERVICE, SCOPES
-from .images import ensure_bundle
+from .images import ensure_bundle, offered
 from .settings import SETTINGS_ENV, Settings
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -76,6 +76,7 @@ def _spawner(c: Any, settings: Settings) -> None:
     spawner.database_url = settings.own_database_url
     spawner.network_name = settings.network
     spawner.image = settings.image.name
+    spawner.allowed_images = functools.partial(offered.choices, settings.state_dir, settings.image.name)
     spawner.bundle = str(ensure_bundle(settings.state_dir))
     spawner.cpu_limit = session.cpu_limit or None
     spawner.mem_limit = session.mem_limit_bytes(_machine_bytes())

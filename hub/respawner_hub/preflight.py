@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from .settings import Settings
+from .supervision import PROGRAMS
 
 MIN_FREE_BYTES = 2 << 30
 
@@ -22,14 +23,15 @@ def check(settings: Settings, *, ours_runs: bool) -> None:
     :param ours_runs: the programs of this deployment run already, so their ports are in use by right.
     :raises PreflightError: with all problems at once.
     """
-    problems = list(_folder_problems(settings.state_dir))
+    problems = list(folder_problems(settings.state_dir))
     if not ours_runs:
-        problems += _port_problems(settings)
+        problems += port_problems(settings, PROGRAMS)
     if problems:
         raise PreflightError("\n".join(problems))
 
 
-def _folder_problems(state_dir: Path) -> Iterator[str]:
+def folder_problems(state_dir: Path) -> Iterator[str]:
+    """What keeps the hub from keeping its state there."""
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
         probe = state_dir / ".probe"
@@ -43,13 +45,17 @@ def _folder_problems(state_dir: Path) -> Iterator[str]:
         yield f"Only {free / (1 << 30):.1f} GiB free at {state_dir}, at least {MIN_FREE_BYTES >> 30} are needed: free some, or change [hub] state_dir."
 
 
-def _port_problems(settings: Settings) -> Iterator[str]:
+def port_problems(settings: Settings, programs: Collection[str]) -> Iterator[str]:
+    """Ports of these programs (of `supervision.PROGRAMS`) that something else has."""
     hub = settings.hub
-    for key, address, port in (
-        ("[hub] port", hub.bind, hub.port),
-        ("[hub] proxy_api_port", "127.0.0.1", hub.proxy_api_port),
-        ("[agent] port", "127.0.0.1", settings.agent.port),
-    ):
+    ports = (
+        ("proxy", "[hub] port", hub.bind, hub.port),
+        ("proxy", "[hub] proxy_api_port", "127.0.0.1", hub.proxy_api_port),
+        ("agent", "[agent] port", "127.0.0.1", settings.agent.port),
+    )
+    for program, key, address, port in ports:
+        if program not in programs:
+            continue
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import ssl
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,16 +134,24 @@ def _hub_fingerprint(settings: Settings) -> str:
     return f"{__version__} {digest.hexdigest()}"
 
 
+def ask_hub(settings: Settings) -> None:
+    """Ask for the hub's health page through the proxy.
+
+    :raises OSError: it does not come (`urllib.error.URLError` is one).
+    """
+    context = ssl._create_unverified_context() if settings.hub.is_open else None  # noqa: S323  # our own certificate
+    with urllib.request.urlopen(f"{settings.url}hub/health", timeout=5, context=context):  # noqa: S310
+        return
+
+
 def _wait_until_answering(settings: Settings, supervisor: Supervisor) -> None:
     """Ask for the hub's health page through the proxy until it comes."""
     deadline = time.monotonic() + HUB_START_SECONDS
-    context = ssl._create_unverified_context() if settings.hub.is_open else None  # noqa: S323  # our own certificate
     first = supervisor.pids()
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{settings.url}hub/health", timeout=5, context=context):  # noqa: S310
-                return
-        except (urllib.error.URLError, OSError):
+            return ask_hub(settings)
+        except OSError:
             now = supervisor.pids()
         # The hub comes up without an agent; that one is started again, and its silence is shown.
         ended = [name for name in ("proxy", "hub") if now[name] != first[name]]

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -201,6 +202,46 @@ def check_ssh(wanted: dict) -> str:
     return f"sshd answers {done.stdout.split()[0]}"
 
 
+def check_devices(wanted: dict) -> str:
+    smi = shutil.which("nvidia-smi")
+    done = run([smi, "-L"]) if smi else None
+    seen = devices_in(done.stdout) if done and done.returncode == 0 else set()
+    asked = set(wanted["gpus"])
+    if not asked and not seen:
+        raise Skipped("no GPU was given, and none is seen")
+    if not asked:
+        raise Unfit(
+            f"a container that was given no GPU sees {', '.join(sorted(seen))}",
+            "NVIDIA_VISIBLE_DEVICES of the image must not win: do not run it with the runtime `nvidia` by default.",
+        )
+    if done is None or done.returncode != 0:
+        said = last_line(done.stderr or done.stdout) if done else "there is no nvidia-smi in the container"
+        raise Unfit(
+            f"the container was given {', '.join(sorted(asked))}, and sees no driver: {said}",
+            "NVIDIA's container toolkit did not do its work: `nvidia-ctk cdi list`, `respawner-hub provision`.",
+        )
+    if seen != asked:
+        raise Unfit(
+            f"the container was given {', '.join(sorted(asked))} and sees {', '.join(sorted(seen)) or 'none'}",
+            "`nvidia-smi -L` on the host; describe the devices anew: `respawner-hub provision`.",
+        )
+    return f"sees {', '.join(sorted(seen))} and no other"
+
+
+def devices_in(listing: str) -> set[str]:
+    """UUIDs in `nvidia-smi -L` that can be computed on: a GPU that is listed for its MIG devices cannot."""
+    found: list[str] = []
+    for line in listing.splitlines():
+        uuid = re.search(r"UUID: ([^)\s]+)\)", line)
+        if uuid and line.lstrip().startswith("MIG"):
+            found = (
+                [*found[:-1], uuid[1]] if found and not found[-1].startswith("MIG-") else [*found, uuid[1]]
+            )
+        elif uuid:
+            found.append(uuid[1])
+    return set(found)
+
+
 def check_gpu(wanted: dict) -> str:
     if not wanted["gpus"]:
         raise Skipped("no GPU was given (`--gpu UUID`): cuda, a matrix product and memory are not checked")
@@ -210,9 +251,16 @@ torch.cuda.init()
 a = torch.rand(512, 512, dtype=torch.float64)
 error = ((a.cuda() @ a.cuda()).cpu() - a @ a).abs().max().item()
 assert error < 1e-6, f"a matrix product is wrong by {error}"
+torch.cuda.empty_cache()
 free, total = torch.cuda.mem_get_info()
 room = torch.empty(int(free * 0.9), dtype=torch.uint8, device="cuda")
-print(f"{torch.cuda.get_device_name()}: matrix product right, {room.numel() / 2**30:.1f} of {total / 2**30:.1f} GiB allocated")
+took = room.numel()
+del room
+torch.cuda.empty_cache()
+back, _ = torch.cuda.mem_get_info()
+assert back > free - 2**28, f"of {took} bytes that were given back {free - back} are still in use"
+gib = lambda size: f"{size / 2**30:.1f}"
+print(f"{torch.cuda.get_device_name()}: matrix product as on the CPU, {gib(took)} of {gib(total)} GiB allocated; free before {gib(free)}, after {gib(back)}")
 """
     done = run([sys.executable, "-c", code])
     if done.returncode == 0:
@@ -310,13 +358,15 @@ CHECKS = {
     "torch": check_torch,
     "autosave": check_autosave,
     "ssh": check_ssh,
+    "devices": check_devices,
     "gpu": check_gpu,
 }
 
 
 def main() -> None:
     wanted = json.loads(sys.argv[1])
-    for name, check in CHECKS.items():
+    for name in wanted["only"] or CHECKS:
+        check = CHECKS[name]
         started = time.monotonic()
         step = ""
         try:

@@ -198,7 +198,9 @@ def test_left_overs_of_a_crash_are_left_alone_and_given_back_by_compaction(timel
     """A writer that died between its chunks and its manifest. Nobody can tell them from bytes that a manifest
     named which is gone, and which a kernel has mapped."""
     publish(TimelineWriter(timeline), b"first")
-    TimelineWriter(timeline).add_stream([os.urandom(64 * CHUNK_BYTES)])  # more than the buffer holds
+    died = TimelineWriter(timeline)
+    died.add_stream([os.urandom(64 * CHUNK_BYTES)])  # more than the buffer holds
+    died.close()  # waits for what a thread was writing
     [left] = timeline.packs.iterdir()
     size = left.stat().st_size
     target = TimelineWriter(timeline)

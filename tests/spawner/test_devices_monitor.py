@@ -46,7 +46,7 @@ def test_readings_tell_what_a_gpu_does(watched, state, tmp_path):
     first = report.readings[0]
     assert (first.memory_used_bytes, first.memory_total_bytes) == (5 * GIB, 80 * GIB)
     assert (first.temperature_celsius, first.power_watts, first.ecc_uncorrected) == (66, 312.5, 0)
-    assert report.driver_version == "570.86.15"
+    assert report.inventory.driver_version == "570.86.15"
     assert report.causes == ()
 
 
@@ -181,7 +181,7 @@ def test_a_restart_of_the_driver_is_survived_without_an_alarm(watched, state, tm
     state.driver_restarts, state.driver_version = 1, "575.51.02"
     state.write(tmp_path / "state")
     kernel(tmp_path, state)
-    report = watched.until(lambda r: r.driver_version == "575.51.02")
+    report = watched.until(lambda r: r.inventory.driver_version == "575.51.02")
     assert [gpu.uuid for gpu in report.inventory.gpus] == ["GPU-a", "GPU-b"]
     assert cordons(report) == {}
     state.gpus[0].xids.append(79)  # events come again, too

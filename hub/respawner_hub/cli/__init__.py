@@ -21,7 +21,7 @@ from ..images import ImageError
 from ..settings import SETTINGS_ENV, Settings, SettingsError, find_file, load
 from ..supervision import PROGRAMS, ProcessError, Supervisor
 from ..tls import TlsError
-from . import gpu, image, users
+from . import doctor, gpu, image, users
 
 EXPECTED_ERRORS = (
     SettingsError,
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     status = commands.add_parser("status", help="what runs, and who has which GPU")
     status.add_argument("--json", action="store_true", help="as one JSON object")
+    doctor.add_parser(commands)
     _add_provision(commands)
     commands.add_parser("settings", help="print an example settings file with every setting explained")
     run = commands.add_parser("run", help="run one process in the foreground, for an init system")
@@ -124,6 +125,8 @@ def _run(arguments: argparse.Namespace, settings: Settings, file: Path | None) -
             print("No Docker engine of ours is running.")
     elif arguments.command == "status":
         return _status(settings, file, as_json=arguments.json)
+    elif arguments.command == "doctor":
+        return doctor.run(arguments, settings)
     elif arguments.command == "provision":
         _provision(arguments, settings)
     elif arguments.command == "run":

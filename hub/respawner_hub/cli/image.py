@@ -1,4 +1,4 @@
-"""`respawner-hub image`: build, list and test the images that sessions run in."""
+"""`respawner-hub image`: build, list and test the images that sessions run in, and offer some to users."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from respawner_spawner.engine import engine_at
 
 from .. import images
-from ..images import contents, fitness
+from ..engines import engines_of
+from ..images import contents, fitness, offered
 from ..images.build import GB, recipe_of, work_folder
 from ..images.docker_cli import DockerCli, find_docker_cli
 from ..images.recipe import RECIPE_LABEL
 from ..images.versions import read_versions, version_of
 from ..settings import Settings
 from ..steps import step
-
-MARKS = {"ok": "✓", "failed": "✗", "absent": "–", "skipped": "–"}
+from .checks import print_check
 
 
 def add_parser(subparsers: Any) -> None:
@@ -45,6 +45,18 @@ def add_parser(subparsers: Any) -> None:
         "--gpu", action="append", default=[], metavar="UUID", help="also CUDA on this device; may be repeated"
     )
     test.add_argument("--json", action="store_true", help="as one JSON array")
+    add = actions.add_parser(
+        "add",
+        help="let users choose an image on the spawn page, once every host has it and it is proven fit there",
+    )
+    add.add_argument("name", metavar="NAME", help="pulled where an engine does not have it")
+    add.add_argument(
+        "--gpu", action="append", default=[], metavar="UUID", help="also CUDA on this device of this machine"
+    )
+    remove = actions.add_parser(
+        "remove", help="let nobody choose an image any more; sessions and the image stay"
+    )
+    remove.add_argument("name", metavar="NAME")
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
@@ -77,6 +89,37 @@ def _build(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _add(args: argparse.Namespace, settings: Settings) -> int:
+    image_ids = {}
+    for host, engine in engines_of(settings).items():
+        with step(f"{args.name} on {host}") as say:
+            if fitness.ensure_present(engine, args.name):
+                say("pulled")
+        here = args.gpu if not settings.cluster else []
+        checks = fitness.prove_fit(engine, args.name, settings.state_dir, here, on_check=print_check)
+        if failed := [check.name for check in checks if check.state == "failed"]:
+            print(
+                f"{args.name} is not offered: on {host} it is not fit for sessions ({', '.join(failed)})",
+                file=sys.stderr,
+            )
+            return 1
+        image_ids[host] = engine.client.inspect_image(args.name)["Id"]
+    offered.offer(settings.state_dir, args.name, image_ids)
+    print(f"Users can choose {args.name} from now on.")
+    return 0
+
+
+def _remove(args: argparse.Namespace, settings: Settings) -> int:
+    if args.name == settings.image.name:
+        raise images.OfferedError(f"{args.name} is the sessions' own image: change [image] name instead.")
+    if not offered.withdraw(settings.state_dir, args.name):
+        raise images.OfferedError(
+            f"{args.name} is not offered; there are {', '.join(offered.read_offered(settings.state_dir)) or 'none'}."
+        )
+    print(f"Nobody can choose {args.name} any more; sessions that run it go on.")
+    return 0
+
+
 def _list(args: argparse.Namespace, settings: Settings) -> int:
     docker = find_docker_cli(settings.engine.host)
     docker.check_reachable()
@@ -87,7 +130,7 @@ def _list(args: argparse.Namespace, settings: Settings) -> int:
     print(f"{'IMAGE':<34} {'TORCH':<9} {'BUILD':<6} {'PYTHON':<7} {'SIZE':>8}  STATE")
     for row in rows:
         size = f"{row['size_bytes'] / GB:.2f} GB" if row["size_bytes"] else ""
-        mark = " (default)" if row["default"] else ""
+        mark = " (default)" if row["default"] else f" ({row['offered']})" if row["offered"] else ""
         print(
             f"{row['name']:<34} {row['torch']:<9} {row['build']:<6} {row['python']:<7} {size:>8}  {row['state']}{mark}"
         )
@@ -95,8 +138,11 @@ def _list(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _names(settings: Settings) -> list[str]:
-    """The table's, and the sessions' own image where it is another."""
-    return list(dict.fromkeys([*read_versions(images.project_root() / "images"), settings.image.name]))
+    """The table's, the sessions' own image, and those that were added."""
+    added = offered.read_offered(settings.state_dir)
+    return list(
+        dict.fromkeys([*read_versions(images.project_root() / "images"), settings.image.name, *added])
+    )
 
 
 def _row(docker: DockerCli, settings: Settings, name: str) -> dict[str, Any]:
@@ -119,7 +165,17 @@ def _row(docker: DockerCli, settings: Settings, name: str) -> dict[str, Any]:
         "size_bytes": found.size_bytes if found else 0,
         "state": state,
         "default": name == settings.image.name,
+        "offered": _offered(settings, name, found.image_id if found else ""),
     }
+
+
+def _offered(settings: Settings, name: str, image_id: str) -> str:
+    """ "" for one that users cannot choose."""
+    row = offered.read_offered(settings.state_dir).get(name)
+    if row is None:
+        return ""
+    same = settings.cluster or image_id in row.image_ids.values()
+    return "offered" if same else "offered, but another image since its test: add it again"
 
 
 def _torch(settings: Settings, name: str) -> str:
@@ -133,7 +189,7 @@ def _test(args: argparse.Namespace, settings: Settings) -> int:
         args.name,
         settings.state_dir,
         args.gpu,
-        on_check=(lambda check: None) if args.json else _print_check,
+        on_check=(lambda check: None) if args.json else print_check,
     )
     failed = [check for check in checks if check.state == "failed"]
     if args.json:
@@ -146,10 +202,4 @@ def _test(args: argparse.Namespace, settings: Settings) -> int:
     return 1 if failed else 0
 
 
-def _print_check(check: fitness.Check) -> None:
-    print(f"{MARKS[check.state]} {check.name:<10} {check.says} ({check.seconds:.1f} s)", flush=True)
-    if check.next:
-        print(f"  {'':<10} → {check.next}", flush=True)
-
-
-_ACTIONS = {"build": _build, "list": _list, "test": _test}
+_ACTIONS = {"build": _build, "list": _list, "test": _test, "add": _add, "remove": _remove}

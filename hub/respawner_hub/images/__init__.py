@@ -17,6 +17,7 @@ from .errors import (
     NoBaseError,
     NoBuilderError,
     NotACheckoutError,
+    OfferedError,
     VersionsError,
     WheelsError,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "NoBaseError",
     "NoBuilderError",
     "NotACheckoutError",
+    "OfferedError",
     "Say",
     "VersionsError",
     "WheelsError",

@@ -43,3 +43,7 @@ class ImageTestError(ImageError):
 
 class NotACheckoutError(ImageError):
     """The folder that should hold the project does not. The message says where was looked."""
+
+
+class OfferedError(ImageError):
+    """The list of images that users may choose cannot be read or changed."""

@@ -50,10 +50,11 @@ def prove_fit(
     state_dir: Path,
     gpus: Sequence[str] = (),
     on_check: Callable[[Check], None] = lambda check: None,
+    only: Sequence[str] = (),
 ) -> list[Check]:
     """Run every check in a fresh container of `image`, with the devices `gpus` (UUIDs); it is fit when none has failed.
 
-    `on_check` sees each one when it is done.
+    `on_check` sees each one when it is done. `only`: the names of those to run, all where it is empty.
 
     :raises ImageTestError: the engine does not have the image, or refuses the container.
     """
@@ -65,7 +66,9 @@ def prove_fit(
         ) from error
     row = read_versions(project_root() / "images").get(image)
     checks = []
-    with _container(engine, facts, ensure_bundle(state_dir).resolve(), gpus, _wanted(row, gpus)) as container:
+    with _container(
+        engine, facts, ensure_bundle(state_dir).resolve(), gpus, _wanted(row, gpus, only)
+    ) as container:
         log = ""
         for line in _lines(engine, container):
             try:
@@ -82,13 +85,36 @@ def prove_fit(
     return checks
 
 
-def _wanted(row: Version | None, gpus: Sequence[str]) -> dict[str, Any]:
+def ensure_present(engine: Engine, image: str) -> bool:
+    """Pull `image` where the engine does not have it; whether it was pulled.
+
+    :raises ImageTestError: no registry gives it.
+    """
+    client = engine.client
+    try:
+        client.inspect_image(image)
+        return False
+    except docker.errors.ImageNotFound:
+        pass
+    try:
+        client.pull(image)
+        client.inspect_image(image)
+    except docker.errors.APIError as error:
+        raise ImageTestError(
+            f"{image} is not on the engine at {engine.host} and cannot be pulled: {error.explanation or error}. Correct the "
+            "name, or bring it there by hand (docker save, docker load)."
+        ) from error
+    return True
+
+
+def _wanted(row: Version | None, gpus: Sequence[str], only: Sequence[str]) -> dict[str, Any]:
     """What the checks compare with."""
     return {
         "hub": version("jupyterhub"),
         "state_dir": contract.STATE_DIR,
         "bundle": contract.BUNDLE_DIR,
         "gpus": list(gpus),
+        "only": list(only),
         "torch": row.torch if row else "",
         "cuda": row.cuda if row else "",
         "ssh": bool(row and "tools" in row.layers),

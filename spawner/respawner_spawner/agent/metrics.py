@@ -61,7 +61,7 @@ def _host(answer: Answer) -> Iterator[Metric]:
         "Versions of agent and driver.",
         labels=["host", "version", "driver_version"],
     )
-    info.add_metric([answer.host, answer.version, report.driver_version], 1)
+    info.add_metric([answer.host, answer.version, report.inventory.driver_version], 1)
     yield info
     yield GaugeMetricFamily(
         "respawner_agent_read_timestamp_seconds", "When NVML last answered; 0: not yet.", report.read_at

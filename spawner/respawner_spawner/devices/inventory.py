@@ -54,7 +54,7 @@ def _ask() -> Inventory:
         return Inventory(cause=explain(error))
     try:
         found, causes = nvml.devices()
-        return Inventory(tuple(found), "; ".join(causes))
+        return Inventory(tuple(found), "; ".join(causes), nvml.driver_version, nvml.cuda_version)
     except pynvml.NVMLError as error:
         return Inventory(cause=explain(error))
     finally:

@@ -275,8 +275,12 @@ class Monitor:
         self._report = replace(
             self._report,
             read_at=now,
-            driver_version=self._nvml.driver_version if self._nvml else "",
-            inventory=Inventory((*self._found, *gone), "; ".join(causes)),
+            inventory=Inventory(
+                (*self._found, *gone),
+                "; ".join(causes),
+                self._nvml.driver_version if self._nvml else "",
+                self._nvml.cuda_version if self._nvml else "",
+            ),
             readings=readings,
             processes=self._report.processes if self._nvml else (),
             causes=tuple(causes),

@@ -32,6 +32,8 @@ class Nvml:
 
     handles: dict[str, Any] = field(default_factory=dict)
     driver_version: str = ""
+    cuda_version: str = ""
+    """The newest CUDA that the driver knows, for example "12.8"."""
     dead: bool = False
     _one_struct_only: bool = False
     """The driver is too old for the second version of the memory structure."""
@@ -40,6 +42,8 @@ class Nvml:
         """:raises pynvml.NVMLError: no driver, or a broken one."""
         pynvml.nvmlInit()
         self.driver_version = _or_none(pynvml.nvmlSystemGetDriverVersion) or ""
+        cuda = _or_none(pynvml.nvmlSystemGetCudaDriverVersion_v2)  # 12080 is 12.8
+        self.cuda_version = f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else ""
 
     def close(self) -> None:
         self.handles.clear()

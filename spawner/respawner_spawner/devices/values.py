@@ -36,6 +36,9 @@ class Inventory:
     found: tuple[Gpu, ...] = ()
     """Everything, GPUs in MIG mode followed by their MIG devices."""
     cause: str = ""
+    driver_version: str = ""
+    cuda_version: str = ""
+    """The newest CUDA that the driver knows, for example "12.8"; "" where nobody can tell."""
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -123,7 +126,6 @@ class Report:
     read_at: float = 0
     """When NVML last answered a whole round of questions; 0: not yet."""
     processes_at: float = 0
-    driver_version: str = ""
     inventory: Inventory = Inventory()
     readings: tuple[Reading, ...] = ()
     processes: tuple[GpuProcess, ...] = ()

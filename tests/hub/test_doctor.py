@@ -1,0 +1,243 @@
+"""What the doctor makes of what it finds; that it finds it is `tests/e2e/test_doctor.py`."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from importlib.util import module_from_spec, spec_from_file_location
+from types import SimpleNamespace
+
+import pytest
+from respawner_hub.doctor import deployment, gpus, sessions
+from respawner_hub.doctor.verdict import Absent, Failed, NotChecked, verdict
+from respawner_hub.images import project_root
+from respawner_hub.settings import Settings
+from respawner_spawner.agent.wire import Answer
+from respawner_spawner.devices import Gpu, Health, Inventory, Report
+from respawner_spawner.devices.values import Access
+
+TWO = Inventory((Gpu("GPU-a", "A100", 80 << 30), Gpu("GPU-b", "A100", 80 << 30)), "", "570.86.15", "12.8")
+BOTH = {"GPU-a", "GPU-b"}
+NONE = Inventory(cause="no NVIDIA driver on this machine")
+
+CDI = """\
+cdiVersion: 0.6.0
+kind: nvidia.com/gpu
+devices:
+  - name: "0"
+  - name: GPU-a
+{more}
+containerEdits:
+  mounts:
+    - hostPath: /usr/lib/x86_64-linux-gnu/libcuda.so.{driver}
+"""
+
+
+def answer(**report) -> Answer:
+    return Answer("gpu-1", "boot", 0, Report(1, **report))
+
+
+def test_what_a_look_says_and_raises_becomes_its_state():
+    def absent():
+        raise Absent("no SSH", "install it")
+
+    def not_here():
+        raise NotChecked("no GPU")
+
+    def failed():
+        raise Failed("it is down", "start it")
+
+    assert verdict("a", lambda: "well").state == "ok"
+    assert (verdict("a", absent).state, verdict("a", absent).next) == ("absent", "install it")
+    assert (verdict("a", failed).state, verdict("a", failed).says) == ("failed", "it is down")
+    assert (verdict("a", not_here).state, verdict("a", not_here).says) == ("skipped", "not checked: no GPU")
+
+
+def test_a_machine_without_a_gpu_is_not_checked_and_one_whose_driver_is_missing_fails():
+    with pytest.raises(NotChecked, match=r"no NVIDIA GPU on this machine's PCI bus \(no NVIDIA driver"):
+        gpus.driver(NONE, "no nvidia-smi", None, set(), 0)
+    with pytest.raises(Failed, match="2 NVIDIA GPUs on the PCI bus, but no NVIDIA driver") as found:
+        gpus.driver(NONE, "no nvidia-smi", None, set(), 2)
+    assert "provision" in found.value.next_step
+    with pytest.raises(Failed, match="the agent tells of 2 GPUs, and NVML of none"):
+        gpus.driver(NONE, "no nvidia-smi", TWO, BOTH, 0)
+
+
+def test_everybody_who_lists_devices_must_list_the_same():
+    assert gpus.driver(TWO, BOTH, TWO, BOTH, 2) == (
+        "driver 570.86.15, CUDA up to 12.8, 2 GPUs; NVML, nvidia-smi, agent, ledger agree"
+    )
+    one = Inventory(TWO.found[:1])
+    for listed, told, known, said in (
+        ({"GPU-a"}, TWO, BOTH, "only NVML lists GPU-b"),
+        (BOTH | {"GPU-z"}, TWO, BOTH, "only nvidia-smi -L lists GPU-z"),
+        (BOTH, one, BOTH, "only NVML lists GPU-b"),
+        (BOTH, TWO, {"GPU-a"}, "only NVML lists GPU-b"),
+    ):
+        with pytest.raises(Failed, match=said):
+            gpus.driver(TWO, listed, told, known, 2)
+    with pytest.raises(Absent, match="2 GPUs by NVML; there is no nvidia-smi"):
+        gpus.driver(TWO, "there is no nvidia-smi on PATH", TWO, BOTH, 2)
+    with pytest.raises(Failed, match="fell off the bus"):
+        gpus.driver(Inventory(TWO.found, "GPU-b fell off the bus"), BOTH, TWO, BOTH, 2)
+
+
+def test_gpus_on_the_bus_are_counted_without_a_driver(tmp_path):
+    for name, vendor, kind in (
+        ("gpu", "0x10de", "0x030200"),
+        ("sound of the gpu", "0x10de", "0x040300"),
+        ("another", "0x8086", "0x030000"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vendor").write_text(vendor + "\n")
+        (tmp_path / name / "class").write_text(kind + "\n")
+    assert gpus.on_the_bus(tmp_path) == 1
+
+
+def test_nvidia_smi_is_asked_for_uuids_or_says_why_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpus.listed_by_nvidia_smi() == "there is no nvidia-smi on PATH"
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\necho 'GPU 0: NVIDIA A100 (UUID: GPU-a)'\necho '  MIG 1g.10gb Device 0: (UUID: MIG-b)'\n"
+    )
+    program.chmod(0o755)
+    assert gpus.listed_by_nvidia_smi() == {"GPU-a", "MIG-b"}
+    program.write_text(
+        "#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'; exit 18\n"
+    )
+    assert "ended with 18: Failed to initialize NVML" in gpus.listed_by_nvidia_smi()
+
+
+def test_a_stale_description_of_the_devices_is_named_with_what_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotChecked):
+        gpus.toolkit(NONE, [tmp_path])
+    with pytest.raises(Absent, match=r"neither a description of the devices \(CDI\) in .* nor NVIDIA's hook"):
+        gpus.toolkit(TWO, [tmp_path, tmp_path / "missing"])
+    hook = tmp_path / "nvidia-container-runtime-hook"
+    hook.touch(mode=0o755)
+    assert "no description" in gpus.toolkit(TWO, [tmp_path])
+    file = tmp_path / "nvidia.yaml"
+    (tmp_path / "other.yaml").write_text("kind: example.com/fpga\ndevices: []\n")
+    (tmp_path / "broken.yaml").write_text("[")
+    file.write_text(CDI.format(driver="550.54.14", more="  - name: GPU-b"))
+    with pytest.raises(Failed, match=r"libraries of driver 550.54.14, and 570.86.15 runs") as found:
+        gpus.toolkit(TWO, [tmp_path])
+    assert f"nvidia-ctk cdi generate --output={file}" in found.value.next_step
+    file.write_text(CDI.format(driver="570.86.15", more=""))
+    with pytest.raises(Failed, match="does not know GPU-b"):
+        gpus.toolkit(TWO, [tmp_path])
+    file.write_text(CDI.format(driver="570.86.15", more="  - name: GPU-b"))
+    assert gpus.toolkit(TWO, [tmp_path]) == f"{file} describes 2 GPUs of driver 570.86.15"
+
+
+def test_a_driver_must_know_the_major_version_of_the_images_cuda():
+    image = "respawner/pytorch-cuda:2.7"
+    assert "(CUDA 12.6)" in gpus.versions(TWO, image)
+    with pytest.raises(Failed, match=r"driver 470.1 knows CUDA up to 11.4, and .* built with 12.6"):
+        gpus.versions(Inventory(TWO.found, "", "470.1", "11.4"), image)
+    with pytest.raises(NotChecked, match="no driver"):
+        gpus.versions(NONE, image)
+    with pytest.raises(NotChecked, match="names no CUDA for somebody/else:1"):
+        gpus.versions(TWO, "somebody/else:1")
+
+
+def test_faults_and_sessions_without_their_gpu_fail():
+    with pytest.raises(NotChecked):
+        gpus.health([answer(inventory=NONE)])
+    lost = Access("c", "team/ada/", ("GPU-a",), "blocked", "may not open /dev/nvidia0", 1)
+    usable = Access("c", "team/bob/", ("GPU-b",), "usable", "", 1)
+    with pytest.raises(Failed, match="GPU-a: too hot"):
+        gpus.health([answer(inventory=TWO, health=(Health("GPU-a", False, ("too hot",)),))])
+    with pytest.raises(Failed, match="team/ada/: may not open"):
+        gpus.health([answer(inventory=TWO, access=(usable, lost))])
+    said = gpus.health([answer(inventory=TWO, access=(usable,), xid_counts={"GPU-a": {13: 2}})])
+    assert (
+        said
+        == "2 GPUs without a fault, 2 Xids since the agents started, 1 of 1 sessions seen to reach theirs"
+    )
+
+
+def test_a_clock_that_differs_is_named_with_its_host(monkeypatch):
+    def engine(ahead: float):
+        moment = datetime.fromtimestamp(time.time() + ahead, UTC)
+        told = moment.strftime("%Y-%m-%dT%H:%M:%S.%f123Z")
+        return SimpleNamespace(client=SimpleNamespace(info=lambda: {"SystemTime": told}))
+
+    monkeypatch.setattr(deployment, "_follows_a_server", lambda: True)
+    assert "follows a time server" in deployment.clock({"a": engine(0)})
+    with pytest.raises(Failed, match=r"clocks differ: b is 6\d s ahead, c is \d+ s behind"):
+        deployment.clock({"a": engine(0), "b": engine(65), "c": engine(-30)})
+    monkeypatch.setattr(deployment, "_follows_a_server", lambda: False)
+    with pytest.raises(Absent, match="follows no time server"):
+        deployment.clock({"a": engine(0)})
+
+
+def test_a_host_that_left_the_swarm_is_named():
+    def engine(state: str):
+        return SimpleNamespace(client=SimpleNamespace(info=lambda: {"Swarm": {"LocalNodeState": state}}))
+
+    cluster = {"hosts": {"a": "10.0.0.1", "b": "10.0.0.2"}, "hub_address": "10.0.1.1"}
+    settings = Settings.model_validate({"cluster": cluster})
+    hosts = {"a": engine("active"), "b": engine("active")}
+    assert deployment.swarm(settings, hosts) == "2 of 2 hosts are active nodes"
+    with pytest.raises(Failed, match=r"not in the Swarm: b \(inactive\)"):
+        deployment.swarm(settings, {**hosts, "b": engine("inactive")})
+    with pytest.raises(NotChecked):
+        deployment.swarm(Settings(), hosts)
+
+
+def test_a_database_that_does_not_answer_is_a_failure(tmp_path):
+    settings = Settings.model_validate({"hub": {"database_url": f"sqlite:///{tmp_path}/none/none.sqlite"}})
+    with pytest.raises(Failed, match="the database does not answer"):
+        deployment.database(settings)
+
+
+def test_only_a_free_gpu_is_tried():
+    devices = {"GPU-a": sessions.Device("gpu-1"), "GPU-b": sessions.Device("gpu-1", (4711,))}
+    engines = {"this-machine": object()}
+
+    def free(uuid, holders, engines=engines, asked_for=False):
+        return sessions._free(uuid, devices, holders, engines, asked_for=asked_for)
+
+    assert free("GPU-a", {}) == "free"
+    with pytest.raises(NotChecked, match="team/ada/ holds it"):
+        free("GPU-a", {"GPU-a": "team/ada/"})
+    with pytest.raises(Failed, match="team/ada/ holds it"):
+        free("GPU-a", {"GPU-a": "team/ada/"}, asked_for=True)
+    with pytest.raises(NotChecked, match="processes compute on it: 4711"):
+        free("GPU-b", {})
+    with pytest.raises(NotChecked, match="nobody knows who holds it"):
+        free("GPU-a", None)
+    with pytest.raises(NotChecked, match="the engine of gpu-1 does not answer"):
+        free("GPU-a", {}, engines={})
+    with pytest.raises(Failed, match="no host has it; there are GPU-a, GPU-b"):
+        free("GPU-z", {}, asked_for=True)
+
+
+def test_a_gpu_that_is_listed_for_its_mig_devices_is_none_to_compute_on(monkeypatch):
+    file = project_root() / "images" / "test" / "inside.py"
+    spec = spec_from_file_location("inside", file)
+    inside = module_from_spec(spec)
+    spec.loader.exec_module(inside)
+    listing = (
+        "GPU 0: NVIDIA A100 (UUID: GPU-a)\n  MIG 1g.10gb Device 0: (UUID: MIG-1)\n  MIG 2g.20gb Device 1: (UUID: MIG-2)\n"
+        "GPU 1: NVIDIA L4 (UUID: GPU-b)\n"
+    )
+    assert inside.devices_in(listing) == {"MIG-1", "MIG-2", "GPU-b"}
+    monkeypatch.setattr(inside.shutil, "which", lambda name: name)
+
+    def sees(text, asked):
+        monkeypatch.setattr(
+            inside, "run", lambda command: SimpleNamespace(returncode=0, stdout=text, stderr="")
+        )
+        return inside.check_devices({"gpus": asked})
+
+    assert sees(listing, ["GPU-b", "MIG-2", "MIG-1"]) == "sees GPU-b, MIG-1, MIG-2 and no other"
+    with pytest.raises(inside.Unfit, match="was given GPU-b and sees GPU-b, MIG-1, MIG-2"):
+        sees(listing, ["GPU-b"])
+    with pytest.raises(inside.Unfit, match="a container that was given no GPU sees GPU-b"):
+        sees("GPU 0: NVIDIA L4 (UUID: GPU-b)\n", [])
+    with pytest.raises(inside.Skipped):
+        sees("", [])

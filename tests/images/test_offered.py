@@ -1,0 +1,110 @@
+"""Images that users may choose: tested before they are offered, and offered without a restart of the hub."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from respawner_hub import hub_config
+from respawner_hub.cli import main
+from respawner_hub.images import OfferedError, fitness, offered
+from respawner_hub.images.fitness import Check
+from respawner_hub.settings import Settings
+from respawner_spawner.spawner import GPUDockerSpawner
+from traitlets.config import Config
+
+from .test_fitness import WITHOUT_PYTHON, derived  # noqa: F401  # a fixture
+
+OURS, THEIRS = "respawner/notebook:0.1.0", "lab/physics:3"
+
+
+def test_offered_images_are_the_default_and_those_that_were_added(tmp_path):
+    assert offered.choices(tmp_path, OURS) == [OURS]
+    offered.offer(tmp_path, THEIRS, {"gpu-1": "sha256:1"})
+    offered.offer(tmp_path, OURS, {"gpu-1": "sha256:2"})
+    offered.offer(tmp_path, THEIRS, {"gpu-1": "sha256:3"})
+    assert offered.choices(tmp_path, OURS) == [OURS, THEIRS]
+    assert offered.read_offered(tmp_path)[THEIRS].image_ids == {"gpu-1": "sha256:3"}
+    assert offered.withdraw(tmp_path, THEIRS)
+    assert not offered.withdraw(tmp_path, THEIRS)
+    assert offered.choices(tmp_path, OURS) == [OURS]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"format": 2, "images": []}', '{"format": 1, "images": [{"name": 3}]}']
+)
+def test_a_damaged_list_is_named_with_the_next_step(tmp_path, text):
+    (tmp_path / offered.FILE_NAME).write_text(text)
+    with pytest.raises(OfferedError, match=r"offered-images\.json"):
+        offered.read_offered(tmp_path)
+
+
+def test_the_spawner_asks_anew_each_time(tmp_path, monkeypatch):
+    """A hub that runs offers what was added a moment ago, and refuses what was removed."""
+    monkeypatch.setattr(hub_config, "ensure_bundle", lambda folder: folder)
+    settings = Settings.model_validate({"hub": {"state_dir": tmp_path}})
+    config = Config()
+    hub_config._spawner(config, settings)
+    spawner = GPUDockerSpawner(config=config, user=SimpleNamespace(name="ada"), hub=None)
+    assert list(spawner._get_allowed_images()) == [OURS]
+    offered.offer(tmp_path, THEIRS, {})
+    assert list(spawner._get_allowed_images()) == [OURS, THEIRS]
+    offered.withdraw(tmp_path, THEIRS)
+    assert list(spawner._get_allowed_images()) == [OURS]
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Call `image …` of a deployment that has nothing yet."""
+    file = tmp_path / "respawner.toml"
+    file.write_text('[hub]\nstate_dir = "state"\n')
+    return lambda *arguments: main(["--settings", str(file), "image", *arguments])
+
+
+@pytest.mark.docker
+def test_an_image_is_offered_once_it_is_proven_fit(
+    docker, user_image, command, monkeypatch, tmp_path, capsys
+):
+    """What proves it is in test_fitness.py; here it only says so."""
+    tested = []
+
+    def prove_fit(engine, image, state_dir, gpus, on_check):
+        tested.append((image, gpus))
+        return [Check("kernel", "ok", "computes"), Check("ssh", "absent", "none")]
+
+    monkeypatch.setattr(fitness, "prove_fit", prove_fit)
+    other = "respawner-test/offered:1"
+    docker._ask("tag", user_image, other)
+    try:
+        assert command("add", other, "--gpu", "GPU-a") == 0
+        assert tested == [(other, ["GPU-a"])]
+        assert offered.choices(tmp_path / "state", OURS) == [OURS, other]
+        capsys.readouterr()
+        assert command("list", "--json") == 0
+        rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+        assert rows[other]["offered"] == "offered"
+        assert rows["respawner/pytorch-cuda:2.7"]["offered"] == ""
+        docker._ask("tag", f"respawner/base:{base_tag(docker)}", other)
+        assert command("list") == 0
+        assert "(offered, but another image since its test: add it again)" in capsys.readouterr().out
+        assert command("remove", other) == 0
+        assert command("remove", other) == 1
+        assert "respawner-test/offered:1 is not offered; there are none." in capsys.readouterr().err
+        assert command("remove", OURS) == 1
+    finally:
+        docker._ask("image", "rm", other)
+
+
+def base_tag(docker) -> str:
+    return docker._ask("image", "ls", "respawner/base", "--format", "{{.Tag}}").stdout.split()[0]
+
+
+@pytest.mark.docker
+def test_an_image_that_is_not_fit_or_not_there_is_not_offered(docker, derived, command, tmp_path, capsys):  # noqa: F811
+    image = derived(WITHOUT_PYTHON)
+    assert command("add", image) == 1
+    said = capsys.readouterr()
+    assert "✗ container" in said.out
+    assert f"{image} is not offered: on " in said.err
+    assert command("add", "respawner-test/nobody-has:1") == 1
+    assert "cannot be pulled" in capsys.readouterr().err
+    assert offered.choices(tmp_path / "state", OURS) == [OURS]
