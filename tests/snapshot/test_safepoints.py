@@ -274,3 +274,28 @@ def test_scaler_in_the_middle_of_an_iteration(open_notebook: OpenNotebook) -> No
     notebook.restart_after_kill()
     notebook.run("o.zero_grad(); s.scale(w.sum()).backward(); s.step(o); s.update()")
     assert notebook.value("(s.get_scale(), s._get_growth_tracker())") == "(8.0, 1)"
+
+
+def test_object_whose_lock_the_cell_holds_at_a_safe_point_is_saved_at_its_end(
+    open_notebook: OpenNotebook,
+) -> None:
+    """At the safe point its own code waits for the lock that the cell holds, and is given up: then, and not later."""
+    notebook = open_notebook(**AT_EVERY, RESPAWNER_OBJECT_SECONDS="0.3").start()
+    notebook.run(
+        "import threading, time, respawner\nlock = threading.Lock()\nrespawner.exclude('lock')\n"
+        "class Log:\n    def __getstate__(self):\n        with lock:\n            return dict(self.__dict__)\n"
+        "log = Log(); log.lines = [1]"
+    )
+    notebook.client.execute(
+        "with lock:\n    for i in respawner.resume(range(3)):\n        time.sleep(0.1)\n"
+        "for i in respawner.resume(range(1000)):\n    time.sleep(0.02)"
+    )
+    held = wait_for_safepoint(notebook)
+    assert [(lost.path, lost.reason) for lost in held.skipped] == [
+        ("log", "its own code did not return within 0.3 s")
+    ]
+    free = wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 5)
+    assert free.skipped == [], "the first loop is over, and with it the lock's being held"
+    notebook.manager.interrupt_kernel()
+    assert notebook.settle()["durable"]
+    assert notebook.manifests()[0].skipped == []

@@ -2,14 +2,17 @@
 
 An object that is given up for that is remembered, so that the next cell does not wait for it again. It gets
 another chance when a hundred times the deadline is over (so waiting never takes more than about a hundredth
-of the time), and at every ``%snapshot``.
+of the time), and at every ``%snapshot``. What a running cell's safe point finds is not remembered: the cell may
+hold the lock that the object waits for, and how often it is tried is the pace's business.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,15 @@ class Overdone:
         for key in gone:
             del self._known[key]
         return {cls for _, cls, _, _ in self._known.values()}
+
+    @contextlib.contextmanager
+    def for_now(self) -> Iterator[None]:
+        """What is remembered inside is forgotten at the end: a running cell may hold the lock that an object wants."""
+        before = dict(self._known)
+        try:
+            yield
+        finally:
+            self._known = {key: known for key, known in self._known.items() if key in before}
 
     def forget(self) -> None:
         self._known.clear()
