@@ -64,7 +64,7 @@ class Hooks:
     def _pre_run_cell(self, info: Any) -> None:
         if _is_a_cell(info) and self._engine.mine():
             self._running = info
-            self._engine.cell_begins(info.raw_cell)
+            self._engine.cell_begins(info.raw_cell, getattr(info, "cell_id", None))  # IPython 8.3
 
     def _post_run_cell(self, result: Any) -> None:
         info = result.info if result is not None else self._running  # None: an async cell was cancelled

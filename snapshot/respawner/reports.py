@@ -8,7 +8,7 @@ from typing import Any
 from .manifest import SAFEPOINT
 from .readable import age_seconds, readable_age, readable_size
 from .restoring import Loaded
-from .safepoints.stopped import Stopped
+from .safepoints.stopped import Stopped, title_of
 
 _SHOWN = 12
 _OPEN_LINES = 4
@@ -117,8 +117,26 @@ def way_back(snapshot: str, place: dict[str, Any]) -> str:
 def goes_on(stopped: Stopped) -> str:
     """What is told in a cell whose loop goes on."""
     loop = stopped.loops[-1]
-    name = f"loop {loop.name!r}" if loop.named else "the loop"
-    return f"{name} goes on with item {loop.count + 1}, after {stopped.steps} optimizer steps"
+    return f"{title_of(loop)} goes on with item {loop.count + 1}, after {stopped.steps} optimizer steps"
+
+
+UNDONE = (
+    "this run failed before its loop, so the variables are again those to go on from. Change what is to be changed, "
+    "and run the cell again; respawner.start_over() before it lets it begin anew"
+)
+
+
+def saved_anew(kept: str) -> str:
+    """What is told before a run that has begun anew is saved. ``kept``: the snapshot of the run before."""
+    return f"this run is saved now; `%restore {kept}` brings back where the last one stopped"
+
+
+def did_not_go_on(stopped: Stopped, kept: str) -> str:
+    """What is told where a cell was run again and its loop did not come. ``kept``: the snapshot to go on from."""
+    return (
+        f"the cell has run anew to its end: the loop at which it had stopped ({_place(stopped.facts())}) did not come. "
+        f"`%restore {kept}` brings back where it was"
+    )
 
 
 def _place(stopped: dict[str, Any]) -> str:
