@@ -16,6 +16,7 @@ The life of a timeline's head, step by step:
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import threading
 from collections.abc import Callable
@@ -27,11 +28,14 @@ from typing import Any
 from . import device_memory, reports
 from .capture import Moment
 from .claim import Claim
+from .container_memory import MemoryUse
+from .death import LastWords
 from .ending import SaveOnTerminate
-from .errors import DamagedError, NoSnapshotError, ResumeError
+from .errors import DamagedError, NoSnapshotError, ResumeError, SettingError
 from .guard import Guard
 from .listing import describe
 from .manifest import Manifest
+from .memory_watch import DEFAULT_SHARE, MemoryWatch, alert_share
 from .namespace import user_names
 from .pickling.limits import another_chance
 from .pickling.survivors import SURVIVORS
@@ -78,6 +82,10 @@ class Engine:
             self._put_back,
         )
         self._restored: tuple[Timeline, Manifest] | None = None
+        self._last_words = LastWords(claim.timeline)
+        self._context = contextvars.copy_context()
+        """Of the running cell: ipykernel keeps there which cell an output belongs to."""
+        self._memory = MemoryWatch(self._alert_share(), self._memory_is_short, self._memory_is_enough)
         self._before_cell: tuple[Timeline, Manifest] | None = None
         self._again = False
         """Whether the cell that runs is the one that had stopped."""
@@ -101,6 +109,7 @@ class Engine:
         number = len(self.shell.history_manager.input_hist_raw)
         self.recorder.guarded(tell_running, self.timeline, number, first_line_of(source))
         self.recorder.cell_begins()
+        self._context = contextvars.copy_context()
         stopped = self.recorder.stopped
         self._again = stopped is not None and stopped.is_cell(source, cell_id)
         self._source = source
@@ -162,6 +171,26 @@ class Engine:
         del variables
         print(f"Respawner: {device_memory.told(found, device_memory.give_back())}")  # noqa: T201
 
+    # Memory that runs out, told by the thread of `MemoryWatch` ------------------------------------------------
+
+    def _alert_share(self) -> float:
+        """A wrong setting is told; it must not keep anything from being saved."""
+        try:
+            return alert_share()
+        except SettingError as error:
+            self.recorder.notice(f"{error}. Until then the default counts.")
+            return DEFAULT_SHARE
+
+    def _memory_is_short(self, use: MemoryUse) -> None:
+        self.recorder.memory_is_short(True)
+        self.safepoints.hurry()
+        self.recorder.tell(reports.memory_is_short(use, self.recorder.last), self._context)
+
+    def _memory_is_enough(self) -> None:
+        self.recorder.memory_is_short(False)
+
+    # The capture -----------------------------------------------------------------------------------------------
+
     def capture_when_quiet(self, later: Callable[[Callable[[], None]], object]) -> None:
         """Capture the state at the end of the last cell; ``later(call)`` puts a call on the kernel's loop.
 
@@ -182,12 +211,15 @@ class Engine:
         """At the kernel's exit: everything becomes durable."""
         if self.mine():
             self.recorder.close(self.shell.kernel.log.warning)
+            self._last_words.end()
 
     def release(self) -> None:
         """Let another kernel have the timeline."""
         self._terminate.remove()
         self.safepoints.remove()
         self.recorder.release()
+        self._memory.stop()
+        self._last_words.remove()
         self._claim.lock.release()
 
     # Start ---------------------------------------------------------------------------------------------
@@ -209,6 +241,8 @@ class Engine:
         if self._claim.note:
             self.report["notes"].insert(0, self._claim.note)
         self.report["notes"] += note_of_unsaved(source, head)
+        if self._last_words.death is not None:
+            self.report["notes"].append(self._last_words.death.told(head))
         self.recorder.prepare()
         if head is not None or any(self.report.get(key) for key in ("damaged", "notes", "offered")):
             reports.show(self.report)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from .manifest import SAFEPOINT
+from .container_memory import MemoryUse
+from .manifest import SAFEPOINT, Manifest
 from .readable import age_seconds, readable_age, readable_size
 from .restoring import Loaded
 from .safepoints.stopped import Stopped, title_of
 
 _SHOWN = 12
+_LARGEST = 3
 _OPEN_LINES = 4
 """Up to so many lines the details need no click."""
 
@@ -112,6 +114,18 @@ def way_back(snapshot: str, place: dict[str, Any]) -> str:
     """What is told in a cell that was interrupted or failed: its last safe point."""
     then = "; run this cell again then, and it goes on there" if place["loops"] else ""
     return f"`%restore {snapshot}` brings back the last safe point of this cell, {_place(place)}{then}"
+
+
+def memory_is_short(use: MemoryUse, last: Manifest | None) -> str:
+    """What is told where memory runs out. ``last``: the newest snapshot, whose sizes nobody has to ask for now."""
+    largest = sorted(last.names, key=lambda name: -name.bytes)[:_LARGEST] if last is not None else []
+    named = ", ".join(f"{name.name} ({readable_size(name.bytes)})" for name in largest)
+    return (
+        f"memory runs out: {readable_size(use.used_bytes)} of this {use.of}'s {readable_size(use.limit_bytes)} are used "
+        f"({use.share:.0%}), and at its end the kernel is killed. This cell is saved at its next safe point (between "
+        "iterations of respawner.resume, or after an optimizer's step), whenever the last one was"
+        + (f". Largest when last saved: {named}" if named else "")
+    )
 
 
 def goes_on(stopped: Stopped) -> str:

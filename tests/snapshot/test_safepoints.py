@@ -128,7 +128,7 @@ def test_a_kernel_that_dies_in_a_cell_comes_back_at_the_last_safe_point(open_not
     assert ran.prompt == 3
 
 
-def test_a_cell_that_is_interrupted_or_fails_leaves_its_last_safe_point_as_the_target(
+def test_a_cell_that_fails_leaves_its_last_safe_point_as_the_target(
     open_notebook: OpenNotebook,
 ) -> None:
     notebook = open_notebook(**AT_EVERY).start()
@@ -140,6 +140,26 @@ def test_a_cell_that_is_interrupted_or_fails_leaves_its_last_safe_point_as_the_t
     ran = notebook.start().run("pass")
     assert f"snapshot {safe.id}" in ran.text
     assert f"failed, and `%restore {failed.id}` brings back its state then" in ran.text
+
+
+def test_a_cell_that_is_interrupted_leaves_its_last_safe_point_as_the_target(
+    open_notebook: OpenNotebook,
+) -> None:
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(TRAINING)
+    notebook.client.execute("result = train(1000)")
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["steps"] > 7)
+    notebook.manager.interrupt_kernel()
+    notebook.run("pass", store_history=False)
+    notebook.kill()
+    interrupted = notebook.manifests()[0]
+    assert interrupted.state == "interrupted"
+    safe = next(found for found in notebook.manifests() if found.kind == SAFEPOINT)
+    assert notebook.timeline.target() == safe
+    ran = notebook.start().run("import respawner; place = respawner.stopped()")
+    assert f"snapshot {safe.id}" in ran.text
+    assert f"was interrupted, and `%restore {interrupted.id}` brings back its state then" in ran.text
+    assert notebook.value("place['steps']") == str(safe.cell["safepoint"]["steps"])
 
 
 def test_a_finished_cell_is_restored_as_it_ended(open_notebook: OpenNotebook) -> None:

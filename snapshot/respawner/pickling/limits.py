@@ -13,9 +13,9 @@ import os
 import time
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from ..container_memory import memory_use
 from ..contract import MOST_OBJECT_BYTES_ENV, OBJECT_SECONDS_ENV
 
 _DEFAULT_SECONDS = 5.0
@@ -53,16 +53,8 @@ def most_object_bytes() -> int:
 
 def free_bytes() -> int:
     """Memory that this process may still take: the machine's, or what is left of the container's."""
-    left = [_meminfo_available()]
-    for limit_file, usage_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            left.append(int(Path(limit_file).read_text()) - int(Path(usage_file).read_text()))
-        except (OSError, ValueError):  # another version of cgroups, or "max"
-            continue
-    return max(0, min(left))
+    use = memory_use()
+    return 1 << 62 if use is None else use.free_bytes
 
 
 def memory_is_left() -> bool:
@@ -72,16 +64,6 @@ def memory_is_left() -> bool:
     except MemoryError:
         return False
     return True
-
-
-def _meminfo_available() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    except (OSError, ValueError, IndexError):
-        pass
-    return 1 << 62
 
 
 class Overdone:

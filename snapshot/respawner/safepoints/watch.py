@@ -70,6 +70,7 @@ class SafePoints:
         """On the monotonic clock; 0 until the first safe point of a cell, infinite while no cell runs."""
         self._first_due = math.inf
         self._not_before = 0.0
+        self._hurries = False
         self._optimizers = OptimizerSteps(self._optimizer_stepped)
 
     def cell_begins(self, number: int, source: str, cell_id: str | None, stopped: Stopped | None) -> None:
@@ -79,12 +80,19 @@ class SafePoints:
         self.loops.cell_begins(source, cell_id, stopped)
         self._first_due = max(time.monotonic() + self._pace.least_seconds, self._not_before)
         self._due = 0.0
+        self._hurries = False
 
     def cell_ends(self) -> dict[str, Any]:
         """What is to be noted with the state at the cell's end: only what is on the disk can take a failed cell's place."""
         self._due = math.inf
         self._look_at_the_last()
         return {"safepoints": self._written} if self._written else {}
+
+    def hurry(self) -> None:
+        """The running cell's next safe point is due, whatever pace and budget say. Any thread."""
+        if self._due != math.inf:
+            self._hurries, self._first_due = True, 0.0
+            self._due = min(self._due, time.monotonic())
 
     @property
     def writes(self) -> bool:
@@ -129,7 +137,8 @@ class SafePoints:
                 return
             self._before_capture()
             moment = self._moment(at)
-            job = self._recorder.capture_inside(moment)
+            job = self._recorder.capture_inside(moment, urgent=self._hurries)
+            self._hurries = False
             self._job = job
             stall = time.monotonic() - started
             wait = self._pace.wait_seconds(stall, job.changed_bytes, self._recorder.day_bytes)
