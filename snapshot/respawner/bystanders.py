@@ -37,12 +37,12 @@ def stands_by(code: str, expressions: Iterable[str], namespace: Mapping[str, Any
         return False
     names = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
     return not names & _REACH_EVERYTHING and all(
-        _is_plain(namespace[name]) or _is_of_a_library(namespace[name]) for name in names if name in namespace
+        is_plain(namespace[name]) or _is_of_a_library(namespace[name]) for name in names if name in namespace
     )
 
 
-def _is_plain(value: Any) -> bool:
-    """Of the exact type: a subclass may do anything."""
+def is_plain(value: Any) -> bool:
+    """Numbers, text, and containers of such, of the exact types: a subclass may do anything."""
     left = [value]
     seen = 0
     while left:

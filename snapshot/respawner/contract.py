@@ -64,6 +64,9 @@ SAFEPOINT_SECONDS_ENV = "RESPAWNER_SAFEPOINT_SECONDS"
 KEEP_SAFEPOINTS_ENV = "RESPAWNER_KEEP_SAFEPOINTS"
 """How many of the newest snapshots inside a cell stay, for as long as there is none after its end (3)."""
 
+MEMORY_ALERT_ENV = "RESPAWNER_MEMORY_ALERT"
+"""The part of the container's memory from which on a running cell is saved early and warned (0.9); 0: never."""
+
 FENCE_ENV = "RESPAWNER_FENCE"
 """Number of the session's hold on its GPUs; grows with every grant of the deployment."""
 

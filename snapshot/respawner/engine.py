@@ -16,9 +16,10 @@ The life of a timeline's head, step by step:
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from types import FrameType
@@ -27,20 +28,23 @@ from typing import Any
 from . import device_memory, reports
 from .capture import Moment
 from .claim import Claim
+from .container_memory import MemoryUse
+from .death import LastWords
 from .ending import SaveOnTerminate
-from .errors import DamagedError, NoSnapshotError, ResumeError
+from .errors import DamagedError, NoSnapshotError, ResumeError, SettingError
 from .guard import Guard
 from .listing import describe
 from .manifest import Manifest
-from .namespace import put_variables, user_names
+from .memory_watch import DEFAULT_SHARE, MemoryWatch, alert_share
+from .namespace import user_names
 from .pickling.limits import another_chance
-from .pickling.placeholder import Placeholder
 from .pickling.survivors import SURVIVORS
 from .progress import Screen, shown
 from .recorder import Recorder, explain
 from .restoring import Loaded, load, load_latest, put
-from .safepoints.frames import is_function, locals_of, name_of, put_locals
-from .safepoints.positions import is_bar
+from .safepoints.frames import name_of
+from .safepoints.in_place import of_use, put_in_place
+from .safepoints.loops import functions_of
 from .safepoints.stopped import Stopped
 from .safepoints.watch import SafePoints
 from .store.timeline import Timeline
@@ -74,10 +78,18 @@ class Engine:
             self.mine,
             partial(self.recorder.guarded, self._guard.cell_has_ended),
             self._terminate.check,
+            self._runs_anew,
             self._put_back,
         )
         self._restored: tuple[Timeline, Manifest] | None = None
+        self._last_words = LastWords(claim.timeline)
+        self._context = contextvars.copy_context()
+        """Of the running cell: ipykernel keeps there which cell an output belongs to."""
+        self._memory = MemoryWatch(self._alert_share(), self._memory_is_short, self._memory_is_enough)
         self._before_cell: tuple[Timeline, Manifest] | None = None
+        self._again = False
+        """Whether the cell that runs is the one that had stopped."""
+        self._source = ""
 
     # Steps of a cell -----------------------------------------------------------------------------------
 
@@ -89,7 +101,7 @@ class Engine:
         self.recorder.before_execution(what_comes)
         self._terminate.check()
 
-    def cell_begins(self, source: str) -> None:
+    def cell_begins(self, source: str, cell_id: str | None = None) -> None:
         if not self.started:
             self.recorder.guarded(self.start)
         self.recorder.guarded(self._leave_damaged)
@@ -97,30 +109,59 @@ class Engine:
         number = len(self.shell.history_manager.input_hist_raw)
         self.recorder.guarded(tell_running, self.timeline, number, first_line_of(source))
         self.recorder.cell_begins()
-        self.recorder.guarded(self.safepoints.cell_begins, number, source, self.recorder.stopped)
-        self._before_cell = self._newest_of_this_state() if self.recorder.stopped is not None else None
+        self._context = contextvars.copy_context()
+        stopped = self.recorder.stopped
+        self._again = stopped is not None and stopped.is_cell(source, cell_id)
+        self._source = source
+        self.recorder.guarded(self.safepoints.cell_begins, number, source, cell_id, stopped)
+        comes_again = self._again or self.safepoints.loops.to_come is not None
+        self._before_cell = self._newest_of_this_state() if comes_again else None
 
     def cell_ends(self, state: str, number: int, source: str, error: BaseException | None = None) -> None:
         if state != "ok" and self.safepoints.writes:  # whether its state is what comes back hangs on that
             with contextlib.suppress(KeyboardInterrupt):
                 self.recorder.wait_written(_LAST_SECONDS)
         cell = {"execution_count": number, "first_line": first_line_of(source), **self.safepoints.cell_ends()}
-        stopped = self.recorder.stopped
-        if stopped is not None and state == "ok" and stopped.source == source:
-            self._has_gone_on()  # it was run again, to its end
-        elif (
-            stopped is not None
-            and state != "ok"
-            and stopped.source == source
-            and self.safepoints.loops.to_come
-        ):
-            self.recorder.guarded(self._failed_on_the_way, stopped)
+        if self._again and self.recorder.stopped is not None:
+            self.recorder.guarded(self._ran_again, self.recorder.stopped, state)
+        self.safepoints.loops.cell_ends()
         if state != "ok" and self.safepoints.last is not None:
             print(f"Respawner: {reports.way_back(*self.safepoints.last)}")  # noqa: T201
         self.recorder.guarded(self._guard.cell_has_ended)
         self.recorder.cell_ended(Moment(self.shell.execution_count, "cell", state, cell))
         if error is not None and device_memory.is_exhausted(error):  # last: somebody may interrupt the wait
             self.recorder.guarded(self._relieve_device, error)
+
+    def _ran_again(self, stopped: Stopped, state: str) -> None:
+        """The cell that had stopped was run again, and has not gone on."""
+        if state == "ok":
+            if self.safepoints.loops.to_come is not None:
+                kept = self._keep_before_cell()
+                print(f"Respawner: {reports.did_not_go_on(stopped, kept)}")  # noqa: T201
+            self._let_go()
+        elif self.safepoints.loops.to_come is not None:
+            self._undo_run()
+
+    def _undo_run(self) -> None:
+        """A run of the stopped cell has failed before its loop: what it has made anew gives way to the state to go on from.
+
+        So what anybody changes after that is a change of that state, as it is before the run.
+        """
+        try:
+            with self._progress("putting back the state to go on from"):
+                loaded = self._load_stopped()
+                loaded.variables = of_use(loaded.variables, self.shell.user_ns)
+                put(self.shell, loaded, replace=False, with_history=False)
+        except Exception:
+            kept = self._keep_before_cell()
+            self._let_go()
+            self.recorder.notice(
+                f"the variables are as that cell left them; `%restore {kept}` brings back its safe point"
+            )
+            raise
+        self.recorder.stopped = loaded.stopped
+        self._goes_on_from(loaded)
+        print(f"Respawner: {reports.UNDONE}")  # noqa: T201
 
     def _relieve_device(self, error: BaseException) -> None:
         """An accelerator's memory is used up: what is on its way becomes durable, caches are given back."""
@@ -129,6 +170,26 @@ class Engine:
         found = device_memory.holders(variables)
         del variables
         print(f"Respawner: {device_memory.told(found, device_memory.give_back())}")  # noqa: T201
+
+    # Memory that runs out, told by the thread of `MemoryWatch` ------------------------------------------------
+
+    def _alert_share(self) -> float:
+        """A wrong setting is told; it must not keep anything from being saved."""
+        try:
+            return alert_share()
+        except SettingError as error:
+            self.recorder.notice(f"{error}. Until then the default counts.")
+            return DEFAULT_SHARE
+
+    def _memory_is_short(self, use: MemoryUse) -> None:
+        self.recorder.memory_is_short(True)
+        self.safepoints.hurry()
+        self.recorder.tell(reports.memory_is_short(use, self.recorder.last), self._context)
+
+    def _memory_is_enough(self) -> None:
+        self.recorder.memory_is_short(False)
+
+    # The capture -----------------------------------------------------------------------------------------------
 
     def capture_when_quiet(self, later: Callable[[Callable[[], None]], object]) -> None:
         """Capture the state at the end of the last cell; ``later(call)`` puts a call on the kernel's loop.
@@ -150,12 +211,15 @@ class Engine:
         """At the kernel's exit: everything becomes durable."""
         if self.mine():
             self.recorder.close(self.shell.kernel.log.warning)
+            self._last_words.end()
 
     def release(self) -> None:
         """Let another kernel have the timeline."""
         self._terminate.remove()
         self.safepoints.remove()
         self.recorder.release()
+        self._memory.stop()
+        self._last_words.remove()
         self._claim.lock.release()
 
     # Start ---------------------------------------------------------------------------------------------
@@ -177,6 +241,8 @@ class Engine:
         if self._claim.note:
             self.report["notes"].insert(0, self._claim.note)
         self.report["notes"] += note_of_unsaved(source, head)
+        if self._last_words.death is not None:
+            self.report["notes"].append(self._last_words.death.told(head))
         self.recorder.prepare()
         if head is not None or any(self.report.get(key) for key in ("damaged", "notes", "offered")):
             reports.show(self.report)
@@ -247,40 +313,57 @@ class Engine:
         self._verification = loaded.verification
         self.recorder.hold(loaded.verification.is_good)
 
-    def _put_back(self, frames: list[FrameType]) -> Loaded:
+    def _put_back(self, going: Stopped, frames: list[FrameType]) -> Loaded:
         """Make the running cell's state that of the safe point at which it stopped, as far as that is variables.
 
         ``frames``: the functions that run. The state is taken from the snapshot that other cells since then have
         left, where there were any. Raises `ResumeError` where other functions run.
         """
-        stopped = self.recorder.stopped
-        if stopped is None or self._restored is None:
-            raise ResumeError("there is no safe point to go on from")
-        functions = [frame for frame in frames if is_function(frame)]
+        functions = functions_of(frames)
         names = [name_of(frame) for frame in functions]
-        before = [name for name, _ in stopped.functions]
+        before = [name for name, _ in going.functions]
         if names != before:
             raise ResumeError(
                 f"the loop ran in {' > '.join(before) or 'the cell itself'} when it stopped, and now in "
                 f"{' > '.join(names) or 'the cell itself'}. Run it there, or respawner.start_over() lets it begin anew"
             )
+        if self.recorder.stopped is not None:
+            self.recorder.stopped = going  # without the variables: memory for one state less is needed
         with self._progress("going on"):
             loaded = self._load_stopped()
-            put_variables(self.shell, _of_use(loaded.variables, self.shell.user_ns), replace=False)
-            for frame, (_, variables) in zip(functions, (loaded.stopped or stopped).functions, strict=True):
-                put_locals(frame, _of_use(variables, locals_of(frame)))
+            told = put_in_place(
+                self.shell, loaded.variables, loaded.stopped or going, functions, self._source
+            )
         self._goes_on_from(loaded)
-        self._has_gone_on()
-        self.safepoints.steps = stopped.steps
-        print(f"Respawner: {reports.goes_on(stopped)}")  # noqa: T201
+        self._let_go()
+        self.safepoints.steps = going.steps
+        print("\n  ".join([f"Respawner: {reports.goes_on(going)}", *told]))  # noqa: T201
         return loaded
 
-    def _load_stopped(self) -> Loaded:
-        """The state before this cell; before the first run of it that failed on the way, where one did."""
+    def _runs_anew(self) -> None:
+        """Before the running cell's own state is saved: where that is the cell that had stopped, it takes the place."""
         stopped = self.recorder.stopped
-        place = self._find(stopped.base) if stopped is not None and stopped.base else self._before_cell
-        if place is not None:
-            loaded = load(self.shell, *place, eager=False)
+        if stopped is None or not (self._again or self.safepoints.loops.to_come):
+            return
+        self._let_go()
+        if stopped.loops:
+            kept = self._keep_before_cell()
+            print(f"Respawner: {reports.saved_anew(kept)}")  # noqa: T201
+
+    def _keep_before_cell(self) -> str:
+        """Id of the state before this run of the stopped cell, which retention leaves alone from now on."""
+        timeline, manifest = self._before_cell or self._find(None)
+        timeline.pin(manifest.id, "a cell that stopped was not continued from it")
+        return manifest.id
+
+    def _let_go(self) -> None:
+        """Where the cell stopped is nothing to go on from any more."""
+        self.recorder.stopped = None
+
+    def _load_stopped(self) -> Loaded:
+        """The state before this cell."""
+        if self._before_cell is not None:
+            loaded = load(self.shell, *self._before_cell, eager=False)
             if loaded.stopped is not None:
                 return loaded
         if self._restored is None:
@@ -289,24 +372,11 @@ class Engine:
 
     def _newest_of_this_state(self) -> tuple[Timeline, Manifest] | None:
         """The newest snapshot that this kernel has made of the state that it goes on from, or that one."""
-        self.recorder.wait_written(_DURABLE_SECONDS)
+        self.recorder.flush(_DURABLE_SECONDS)
         newest = self.recorder.last
         return (
             self._restored if newest is None or self.recorder.parent is not None else (self.timeline, newest)
         )
-
-    def _failed_on_the_way(self, stopped: Stopped) -> None:
-        """What the cell made before its loop is no state to go on from: that of before is kept for the next run."""
-        if stopped.base is None and self._before_cell is not None:
-            timeline, manifest = self._before_cell
-            timeline.pin(manifest.id, f"cell [{stopped.number}] goes on from it")
-            stopped.base = manifest.id
-
-    def _has_gone_on(self) -> None:
-        stopped, self.recorder.stopped = self.recorder.stopped, None
-        if stopped is not None and stopped.base is not None:
-            for timeline in (self.timeline, self._claim.source):
-                self.recorder.guarded(timeline.unpin, stopped.base)
 
     def _leave_damaged(self) -> None:
         """Fall back where the state that was restored turned out to be damaged. Shows a report."""
@@ -386,7 +456,7 @@ class Engine:
 
     def start_over(self) -> None:
         """Loops begin anew, with the variables as they are."""
-        self._has_gone_on()
+        self._let_go()
         self.safepoints.loops.start_over()
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -409,12 +479,3 @@ class Engine:
             "verifying_bytes": self._verification.remaining_bytes if self._verification else 0,
             **self.recorder.status(),
         }
-
-
-def _of_use(saved: dict[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
-    """What takes the place of what a cell has made again: not what was lost, nor bars that stand in its output."""
-    return {
-        name: value
-        for name, value in saved.items()
-        if not isinstance(value, Placeholder) and not is_bar(live.get(name))
-    }

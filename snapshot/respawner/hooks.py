@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from .engine import Engine
+from .safepoints.resumable import ResumableCells
 
 
 class Hooks:
@@ -31,11 +32,13 @@ class Hooks:
         }
         for event, callback in self._callbacks.items():
             shell.events.register(event, callback)
+        self._resumable = ResumableCells(shell)
 
         self._do_shutdown = shell.kernel.do_shutdown
         shell.kernel.do_shutdown = self._shutdown_asked
 
     def unregister(self) -> None:
+        self._resumable.unregister()
         for event, callback in self._callbacks.items():
             self._shell.events.unregister(event, callback)
         if self._shell.kernel.do_shutdown == self._shutdown_asked:
@@ -64,7 +67,7 @@ class Hooks:
     def _pre_run_cell(self, info: Any) -> None:
         if _is_a_cell(info) and self._engine.mine():
             self._running = info
-            self._engine.cell_begins(info.raw_cell)
+            self._engine.cell_begins(info.raw_cell, getattr(info, "cell_id", None))  # IPython 8.3
 
     def _post_run_cell(self, result: Any) -> None:
         info = result.info if result is not None else self._running  # None: an async cell was cancelled

@@ -1,4 +1,4 @@
-"""``%snapshot``, ``%snapshots``, ``%restore``, ``%forget`` and ``%restart_clean``."""
+"""``%snapshot``, ``%snapshots``, ``%restore``, ``%forget``, ``%restart_clean`` and ``%%resumable``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from typing import Any
 
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 from IPython.display import display
 
 from .engine import Engine
@@ -73,6 +73,16 @@ class RespawnerMagics(Magics):
         self._engine.clean_next_start()
         print("Restarting with an empty namespace; the next start says how to bring this state back.")  # noqa: T201
         restart_kernel(self.shell)
+
+    @cell_magic
+    def resumable(self, line: str, cell: str) -> None:
+        """``%%resumable``: the cell's training loops go on where they were when the kernel died.
+
+        As if each were written `for … in respawner.resume(…)`: the cell's outermost ``for`` loops and those in whose
+        bodies an optimizer steps, in functions that the cell defines too. The cell must be the same when it is run again.
+        """
+        # A cell that begins with it never comes here: see `safepoints.resumable`.
+        raise UsageError("%%resumable must be the first line of the cell; nothing was run")
 
     def _no_such(self, wanted: str) -> str:
         """One line, with what may have been meant."""

@@ -7,6 +7,7 @@ failures that `NamespacePickler` cannot foresee (those that it can cost only the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pickle
 import types
@@ -20,7 +21,7 @@ from .live import live_names, live_objects
 from .manifest import Skipped
 from .namespace import history_of, user_names
 from .pickling.deep_stack import run_deep
-from .pickling.limits import Again, TakesTooLong
+from .pickling.limits import OVERDONE, Again, TakesTooLong
 from .pickling.pickler import Entry, NamespacePickler
 from .pickling.placeholder import Placeholder
 from .pickling.segments import SegmentFile, Sizes
@@ -97,7 +98,8 @@ def pickle_namespace(
         "stopped": where,
     }
     attempt = functools.partial(_attempt, shell, live, Sizes())
-    with warnings_are_no_errors(), Watch({NamespacePickler.reducer_override.__code__}):
+    memory = OVERDONE.for_now() if inside_cell else contextlib.nullcontext()
+    with memory, warnings_are_no_errors(), Watch({NamespacePickler.reducer_override.__code__}):
         pieces, pickler = _attempt_all_ways(attempt, prelude, body)
     pickler.notes.update(dict.fromkeys(notes_of_activity(shell)))
     return Pickled(pieces, pickler, names, entries, history["Out"], _inside(where))

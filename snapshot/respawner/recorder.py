@@ -7,6 +7,7 @@ them tells (`last`, `error`, the status file, notices for the next cell) is kept
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import errno
 import logging
 import os
@@ -186,15 +187,16 @@ class Recorder:
             self.stall_seconds = time.perf_counter() - started
         return job
 
-    def capture_inside(self, moment: Moment) -> Job:
+    def capture_inside(self, moment: Moment, *, urgent: bool = False) -> Job:
         """Capture a running cell, at a moment at which its state is consistent.
 
-        When this returns, the cell may change everything. Raises `OverBudgetError`, and what goes wrong.
+        When this returns, the cell may change everything. Raises `OverBudgetError` unless it is urgent, and what goes
+        wrong.
         """
         moment.restless, self._torn_inside = self._torn_inside, False
         try:
             with interrupts_later():
-                job = self.capture(moment, within_budget=True)
+                job = self.capture(moment, within_budget=not urgent)
                 self._saver.freeze()
         except OverBudgetError as deferred:
             self._deferred_since = self._deferred_since or time.monotonic()
@@ -229,6 +231,21 @@ class Recorder:
         if job.manifest is None:
             raise job.error or RespawnerError("the state was not saved")
         return job.manifest
+
+    def memory_is_short(self, short: bool) -> None:
+        """Take no more memory for as long as that is so, and put nothing off. Any thread."""
+        self._saver.spare_memory(short)
+        if short and self.pending is not None and not self._cell_runs:
+            self._flush_wanted = True
+            if self.again is not None:
+                self.again()
+
+    def tell(self, text: str, context: contextvars.Context) -> None:
+        """In the cell that runs, which ``context`` is of, else with the next one. Any thread."""
+        if self._cell_runs:
+            context.run(print, f"Respawner: {text}", flush=True)
+        else:
+            self.notice(text)
 
     def delete(self, wanted: str) -> Manifest:
         """Delete one snapshot for good. Raises `StoreError` where that cannot be."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from .manifest import SAFEPOINT
+from .container_memory import MemoryUse
+from .manifest import SAFEPOINT, Manifest
 from .readable import age_seconds, readable_age, readable_size
 from .restoring import Loaded
-from .safepoints.stopped import Stopped
+from .safepoints.stopped import Stopped, title_of
 
 _SHOWN = 12
+_LARGEST = 3
 _OPEN_LINES = 4
 """Up to so many lines the details need no click."""
 
@@ -114,11 +116,41 @@ def way_back(snapshot: str, place: dict[str, Any]) -> str:
     return f"`%restore {snapshot}` brings back the last safe point of this cell, {_place(place)}{then}"
 
 
+def memory_is_short(use: MemoryUse, last: Manifest | None) -> str:
+    """What is told where memory runs out. ``last``: the newest snapshot, whose sizes nobody has to ask for now."""
+    largest = sorted(last.names, key=lambda name: -name.bytes)[:_LARGEST] if last is not None else []
+    named = ", ".join(f"{name.name} ({readable_size(name.bytes)})" for name in largest)
+    return (
+        f"memory runs out: {readable_size(use.used_bytes)} of this {use.of}'s {readable_size(use.limit_bytes)} are used "
+        f"({use.share:.0%}), and at its end the kernel is killed. This cell is saved at its next safe point (between "
+        "iterations of respawner.resume, or after an optimizer's step), whenever the last one was"
+        + (f". Largest when last saved: {named}" if named else "")
+    )
+
+
 def goes_on(stopped: Stopped) -> str:
     """What is told in a cell whose loop goes on."""
     loop = stopped.loops[-1]
-    name = f"loop {loop.name!r}" if loop.named else "the loop"
-    return f"{name} goes on with item {loop.count + 1}, after {stopped.steps} optimizer steps"
+    return f"{title_of(loop)} goes on with item {loop.count + 1}, after {stopped.steps} optimizer steps"
+
+
+UNDONE = (
+    "this run failed before its loop, so the variables are again those to go on from. Change what is to be changed, "
+    "and run the cell again; respawner.start_over() before it lets it begin anew"
+)
+
+
+def saved_anew(kept: str) -> str:
+    """What is told before a run that has begun anew is saved. ``kept``: the snapshot of the run before."""
+    return f"this run is saved now; `%restore {kept}` brings back where the last one stopped"
+
+
+def did_not_go_on(stopped: Stopped, kept: str) -> str:
+    """What is told where a cell was run again and its loop did not come. ``kept``: the snapshot to go on from."""
+    return (
+        f"the cell has run anew to its end: the loop at which it had stopped ({_place(stopped.facts())}) did not come. "
+        f"`%restore {kept}` brings back where it was"
+    )
 
 
 def _place(stopped: dict[str, Any]) -> str:

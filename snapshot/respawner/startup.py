@@ -22,6 +22,7 @@ from .gpu.magic import GpuMagics
 from .guard import ALWAYS, ASK, POLICIES
 from .hooks import Hooks
 from .magics import RespawnerMagics
+from .memory_watch import be_killed_before_the_server
 from .runtime import parent_of, process_start
 from .store.layout import default_store, open_store
 
@@ -65,6 +66,7 @@ def activate(shell: Any) -> Engine | None:
         return None
     _active = engine, Hooks(shell, engine)
     shell.register_magics(RespawnerMagics(shell, engine))
+    be_killed_before_the_server()
     os.environ[OWNER_ENV] = _mark(os.getpid(), str(name))
     atexit.register(engine.close)
     if shell.execution_count == 1:

@@ -13,7 +13,10 @@ _MARKER = "cell"
 
 def first_line_of(source: str) -> str:
     """How a cell is told to people."""
-    return source.strip().partition("\n")[0][:120]
+    first, _, rest = source.strip().partition("\n")
+    return (rest.strip() if first.startswith("%%resumable") and rest.strip() else first).partition("\n")[0][
+        :120
+    ]
 
 
 def tell_running(timeline: Timeline, execution_count: int, first_line: str) -> None:

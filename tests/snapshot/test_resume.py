@@ -256,26 +256,31 @@ def test_cells_between_restore_and_rerun_are_kept_and_so_is_the_place(open_noteb
     assert notebook.value("seen == [(i, 2) for i in range(40)]") == "True", "what has ended begins anew"
 
 
-def test_a_run_that_fails_before_its_loop_spoils_nothing(open_notebook: OpenNotebook) -> None:
-    """What it has made anew is not taken for the state to go on from, not even after another cell and another kill."""
+def test_a_run_that_fails_before_its_loop_spoils_nothing_and_what_is_mended_after_it_counts(
+    open_notebook: OpenNotebook,
+) -> None:
+    """What it has made anew gives way at once, so other cells change the state to go on from; also after another kill."""
     cell = (
-        "import os, time\nseen = []\nassert not os.path.exists('fail')\n"
-        "for i in respawner.resume(range(40)):\n    seen.append(i)\n    time.sleep(0.03)"
+        "import os, time\nseen, rates = [], set()\nassert not os.path.exists('fail')\n"
+        "for i in respawner.resume(range(40)):\n    seen.append(i); rates.add(step(rate['lr']))\n    time.sleep(0.03)"
     )
     notebook = open_notebook(**AT_EVERY).start()
-    notebook.run("import respawner")
+    notebook.run("import respawner; rate = {'lr': 1}\ndef step(rate):\n    return rate")
     notebook.client.execute(cell)
     wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 3)
     notebook.kill_at_once()
     (notebook.folder / "fail").touch()
-    assert (notebook.start().run(cell).error or "").startswith("AssertionError")
-    assert notebook.run("y = seen").error is None
-    assert notebook.value("y") == "[]"
+    ran = notebook.start().run(cell)
+    assert (ran.error or "").startswith("AssertionError")
+    assert "failed before its loop, so the variables are again those to go on from" in ran.text
+    assert notebook.value("seen == list(range(len(seen))) and len(seen) > 3") == "True"
+    notebook.run("rate['lr'] = 2; rates.add('mended')\ndef step(rate):\n    return rate * 10")
     notebook.restart_after_kill()
     (notebook.folder / "fail").unlink()
     ran = notebook.run(cell)
-    assert "the loop goes on with item" in ran.text
+    assert "goes on with item" in ran.text
     assert notebook.value("seen == list(range(40))") == "True"
+    assert notebook.value("rates == {1, 20, 'mended'}") == "True"
     assert notebook.timeline.pins() == {}
 
 
@@ -315,7 +320,7 @@ def test_an_interrupted_loop_goes_on_in_the_same_kernel_after_restore(open_noteb
     )
     assert notebook.run(f"%restore {snapshot}").error is None
     ran = notebook.run(cell)
-    assert "the loop goes on with item" in ran.text
+    assert "goes on with item" in ran.text
     assert notebook.value("seen == list(range(60))") == "True"
 
 
@@ -325,6 +330,171 @@ def test_counting_around_the_loop_is_refused_at_once(notebook: Notebook) -> None
     assert "write respawner.resume(…, counted=True)" in (ran.error or "")
     ran = notebook.run("print([(i, x) for i, x in respawner.resume('ab', counted=True)])")
     assert ran.text == "[(0, 'a'), (1, 'b')]\n"
+
+
+# Code that was edited -----------------------------------------------------------------------------------------
+
+TRAIN = """
+def train(epochs, lr=0.1):
+    history = []
+    factor = 2
+    for warm in respawner.resume(range(2)):
+        history.append('warm')
+    for epoch in respawner.resume(range(epochs)):
+        for i in respawner.resume(range(4)):
+            history.append((epoch, i, lr, factor))
+            time.sleep(0.03)
+    return history
+"""
+
+
+def stop_in_train(open_notebook: OpenNotebook) -> Notebook:
+    """A kernel after the one that died in ``result = train(4)``, in the second epoch."""
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import respawner, time")
+    notebook.run(TRAIN)
+    notebook.client.execute("result = train(4)")
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["variables"].get("train: epoch") == 1)
+    notebook.kill_at_once()
+    return notebook.start()
+
+
+def test_a_run_goes_on_in_a_function_that_was_edited(open_notebook: OpenNotebook) -> None:
+    """Lines have moved, a plain variable's statement and the order's code are others; the state is the old one."""
+    notebook = stop_in_train(open_notebook)
+    edited = TRAIN.replace("history = []", "history = []\n    added = [1]\n    # a comment")
+    edited = (
+        edited.replace("factor = 2", "factor = 3")
+        .replace("lr=0.1", "lr=0.2")
+        .replace("time.sleep", "time.sleep")
+    )
+    notebook.run(edited.replace("history.append((epoch", "history.append(('new', epoch"))
+    ran = notebook.run("result = train(4)")
+    assert ran.error is None, ran.error
+    assert "goes on with item" in ran.text
+    assert (
+        "train(): was edited: its new code runs; as edited: factor, lr; new, and so as its code has made it: added"
+        in ran.text
+    )
+    assert notebook.value("result[:2]") == "['warm', 'warm']"
+    assert (
+        notebook.value("[x[-4:-2] for x in result[2:]] == [(e, i) for e in range(4) for i in range(4)]")
+        == "True"
+    )
+    assert notebook.value("{x[-2:] for x in result if x[0] == 'new'}") == "{(0.2, 3)}"
+    assert notebook.value("{x[-2:] for x in result[2:] if x[0] != 'new'}") == "{(0.1, 2)}"
+
+
+def test_a_loop_that_edited_code_has_made_new_is_told_and_saved(open_notebook: OpenNotebook) -> None:
+    notebook = stop_in_train(open_notebook)
+    notebook.run(
+        TRAIN.replace(
+            "    for warm in",
+            "    for z in respawner.resume(range(30)):\n        time.sleep(0.03)\n    for warm in",
+        )
+    )
+    ran = notebook.run("result = train(4)")
+    assert (
+        "`for z in respawner.resume(range(30))` begins anew: it is none of the loops that there were"
+        in ran.text
+    )
+    found = re.search(
+        r"this run is saved now; `%restore (\S+)` brings back where the last one stopped", ran.text
+    )
+    assert found, ran.text
+    assert found[1] in notebook.timeline.pins()
+    assert "goes on with item" in ran.text, "where the old loop comes, it goes on all the same"
+    assert notebook.value("len(result)") == "18"
+
+
+def test_a_cell_whose_loop_is_gone_is_saved_and_says_that_it_did_not_go_on(
+    open_notebook: OpenNotebook,
+) -> None:
+    notebook = stop_in_train(open_notebook)
+    notebook.run(
+        "import torch\ndef train(epochs):\n    w = torch.nn.Parameter(torch.ones(2)); o = torch.optim.SGD([w], lr=0.1)\n"
+        "    for i in range(60):\n        w.sum().backward(); o.step(); time.sleep(0.02)"
+    )
+    count = len(notebook.manifests())
+    assert notebook.value("respawner.stopped()['functions']['train']['epochs']") == "4"
+    ran = notebook.run("result = train(4)")
+    assert "this run is saved now" in ran.text
+    assert notebook.value("respawner.stopped()") == "None", "and so its variables are let go of"
+    assert notebook.settle()["durable"]
+    assert notebook.manifests()[0].cell["safepoints"] > 1
+    assert len(notebook.manifests()) > count
+
+
+def test_an_inner_loop_that_does_not_come_is_refused_before_the_outer_goes_on_without_it(
+    open_notebook: OpenNotebook,
+) -> None:
+    notebook = stop_in_train(open_notebook)
+    notebook.run(TRAIN.replace("for i in respawner.resume(range(4))", "for i in range(4)"))
+    ran = notebook.run("result = train(4)")
+    assert "has gone on with item 2, and `for i in respawner.resume(range(4))` inside it" in (ran.error or "")
+    notebook.run(TRAIN)
+    assert "goes on with item" in notebook.run("result = train(4)").text
+    assert notebook.value("len(result)") == "18"
+
+
+def test_what_was_edited_in_the_cell_wins_over_the_state(open_notebook: OpenNotebook) -> None:
+    cell = (
+        "import respawner, time\nlr, size = 1, 2\nseen = []\ndef scale(x):\n    return x\n"
+        "for i in respawner.resume(range(30), name='it'):\n    seen.append((i, scale(lr), size))\n    size += 1\n    time.sleep(0.03)"
+    )
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.client.execute(cell)
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 3)
+    notebook.kill_at_once()
+    notebook.start()
+    edited = (
+        cell.replace("lr, size = 1, 2", "lr = 7\nsize = 2")
+        .replace("return x", "return -x")
+        .replace("range(30)", "range(33)")
+    )
+    ran = notebook.run(edited.replace("lr = 7\nsize = 2", "lr = 7"))
+    assert "loop 'it' goes on with item" in ran.text
+    assert "as edited: lr, scale" in ran.text
+    assert notebook.value("[(i, size) for i, _, size in seen] == [(i, i + 2) for i in range(33)]") == "True"
+    assert notebook.value("sorted({x for _, x, _ in seen})") == "[-7, 1]"
+
+
+def test_an_edited_cell_whose_loops_have_no_name_says_that_it_begins_anew(
+    open_notebook: OpenNotebook,
+) -> None:
+    """Jupyter's frontends tell the cell's id, by which it is known as the same one."""
+    cell = "import respawner, time\nclass Model: pass\nmodel = Model()\nfor i in respawner.resume(range(30)):\n    time.sleep(0.03)"
+    notebook = open_notebook(**AT_EVERY).start()
+    execute_with_id(notebook, cell)
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 3)
+    notebook.kill_at_once()
+    notebook.start()
+    told = Ran()
+    request = execute_with_id(notebook, cell + "\nend = 1")
+    while not any(m["content"].get("execution_state") == "idle" for m in told.messages):
+        message = notebook.client.get_iopub_msg(timeout=PATIENCE_SECONDS)
+        if message["parent_header"].get("msg_id") == request:
+            told.take(message)
+    assert "begins anew, because the cell was edited since it stopped before item" in told.text
+    assert "respawner.resume(…, name='epochs')" in told.text
+    assert "this run is saved now" in told.text
+    assert notebook.value("__import__('gc').collect() and respawner.stopped()") == "None"
+    assert notebook.value("sum(type(x) is Model for x in __import__('gc').get_objects())") == "1"
+
+
+def execute_with_id(notebook: Notebook, code: str) -> str:
+    """As JupyterLab sends it."""
+    session = notebook.client.session
+    content = {
+        "code": code,
+        "silent": False,
+        "store_history": True,
+        "user_expressions": {},
+        "allow_stdin": False,
+    }
+    message = session.msg("execute_request", content, metadata={"cellId": "the-cell"})
+    notebook.client.shell_channel.send(message)
+    return str(message["header"]["msg_id"])
 
 
 # Positions ---------------------------------------------------------------------------------------------------

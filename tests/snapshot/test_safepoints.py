@@ -128,7 +128,7 @@ def test_a_kernel_that_dies_in_a_cell_comes_back_at_the_last_safe_point(open_not
     assert ran.prompt == 3
 
 
-def test_a_cell_that_is_interrupted_or_fails_leaves_its_last_safe_point_as_the_target(
+def test_a_cell_that_fails_leaves_its_last_safe_point_as_the_target(
     open_notebook: OpenNotebook,
 ) -> None:
     notebook = open_notebook(**AT_EVERY).start()
@@ -140,6 +140,26 @@ def test_a_cell_that_is_interrupted_or_fails_leaves_its_last_safe_point_as_the_t
     ran = notebook.start().run("pass")
     assert f"snapshot {safe.id}" in ran.text
     assert f"failed, and `%restore {failed.id}` brings back its state then" in ran.text
+
+
+def test_a_cell_that_is_interrupted_leaves_its_last_safe_point_as_the_target(
+    open_notebook: OpenNotebook,
+) -> None:
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(TRAINING)
+    notebook.client.execute("result = train(1000)")
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["steps"] > 7)
+    notebook.manager.interrupt_kernel()
+    notebook.run("pass", store_history=False)
+    notebook.kill()
+    interrupted = notebook.manifests()[0]
+    assert interrupted.state == "interrupted"
+    safe = next(found for found in notebook.manifests() if found.kind == SAFEPOINT)
+    assert notebook.timeline.target() == safe
+    ran = notebook.start().run("import respawner; place = respawner.stopped()")
+    assert f"snapshot {safe.id}" in ran.text
+    assert f"was interrupted, and `%restore {interrupted.id}` brings back its state then" in ran.text
+    assert notebook.value("place['steps']") == str(safe.cell["safepoint"]["steps"])
 
 
 def test_a_finished_cell_is_restored_as_it_ended(open_notebook: OpenNotebook) -> None:
@@ -274,3 +294,28 @@ def test_scaler_in_the_middle_of_an_iteration(open_notebook: OpenNotebook) -> No
     notebook.restart_after_kill()
     notebook.run("o.zero_grad(); s.scale(w.sum()).backward(); s.step(o); s.update()")
     assert notebook.value("(s.get_scale(), s._get_growth_tracker())") == "(8.0, 1)"
+
+
+def test_object_whose_lock_the_cell_holds_at_a_safe_point_is_saved_at_its_end(
+    open_notebook: OpenNotebook,
+) -> None:
+    """At the safe point its own code waits for the lock that the cell holds, and is given up: then, and not later."""
+    notebook = open_notebook(**AT_EVERY, RESPAWNER_OBJECT_SECONDS="0.3").start()
+    notebook.run(
+        "import threading, time, respawner\nlock = threading.Lock()\nrespawner.exclude('lock')\n"
+        "class Log:\n    def __getstate__(self):\n        with lock:\n            return dict(self.__dict__)\n"
+        "log = Log(); log.lines = [1]"
+    )
+    notebook.client.execute(
+        "with lock:\n    for i in respawner.resume(range(3)):\n        time.sleep(0.1)\n"
+        "for i in respawner.resume(range(1000)):\n    time.sleep(0.02)"
+    )
+    held = wait_for_safepoint(notebook)
+    assert [(lost.path, lost.reason) for lost in held.skipped] == [
+        ("log", "its own code did not return within 0.3 s")
+    ]
+    free = wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 5)
+    assert free.skipped == [], "the first loop is over, and with it the lock's being held"
+    notebook.manager.interrupt_kernel()
+    assert notebook.settle()["durable"]
+    assert notebook.manifests()[0].skipped == []

@@ -2,17 +2,20 @@
 
 An object that is given up for that is remembered, so that the next cell does not wait for it again. It gets
 another chance when a hundred times the deadline is over (so waiting never takes more than about a hundredth
-of the time), and at every ``%snapshot``.
+of the time), and at every ``%snapshot``. What a running cell's safe point finds is not remembered: the cell may
+hold the lock that the object waits for, and how often it is tried is the pace's business.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import weakref
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
+from ..container_memory import memory_use
 from ..contract import MOST_OBJECT_BYTES_ENV, OBJECT_SECONDS_ENV
 
 _DEFAULT_SECONDS = 5.0
@@ -50,16 +53,8 @@ def most_object_bytes() -> int:
 
 def free_bytes() -> int:
     """Memory that this process may still take: the machine's, or what is left of the container's."""
-    left = [_meminfo_available()]
-    for limit_file, usage_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            left.append(int(Path(limit_file).read_text()) - int(Path(usage_file).read_text()))
-        except (OSError, ValueError):  # another version of cgroups, or "max"
-            continue
-    return max(0, min(left))
+    use = memory_use()
+    return 1 << 62 if use is None else use.free_bytes
 
 
 def memory_is_left() -> bool:
@@ -69,16 +64,6 @@ def memory_is_left() -> bool:
     except MemoryError:
         return False
     return True
-
-
-def _meminfo_available() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    except (OSError, ValueError, IndexError):
-        pass
-    return 1 << 62
 
 
 class Overdone:
@@ -113,6 +98,15 @@ class Overdone:
         for key in gone:
             del self._known[key]
         return {cls for _, cls, _, _ in self._known.values()}
+
+    @contextlib.contextmanager
+    def for_now(self) -> Iterator[None]:
+        """What is remembered inside is forgotten at the end: a running cell may hold the lock that an object wants."""
+        before = dict(self._known)
+        try:
+            yield
+        finally:
+            self._known = {key: known for key, known in self._known.items() if key in before}
 
     def forget(self) -> None:
         self._known.clear()

@@ -7,6 +7,7 @@ between (a library that calls back) is passed over: its variables are not anybod
 from __future__ import annotations
 
 import ast
+import copy
 import ctypes
 import functools
 import inspect
@@ -18,6 +19,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from ..bystanders import is_installed
+from .edits import header_of
 
 _OURS = str(Path(__file__).parents[1])
 _PLAIN = (int, float, str, bool, type(None))
@@ -69,6 +71,43 @@ def site_of(frames: list[FrameType]) -> str:
 
 def _first_line(frame: FrameType) -> int:
     return frame.f_code.co_firstlineno if is_function(frame) else 0
+
+
+def path_of(frames: list[FrameType]) -> str:
+    """The functions through which the innermost is reached; `site_of` without the lines, which an edit moves."""
+    return " > ".join(name_of(frame) for frame in frames)
+
+
+def text_of(frame: FrameType) -> str:
+    """A function's source without its layout and comments; empty where nobody knows it."""
+    return _text_of(frame.f_code)
+
+
+@functools.lru_cache(maxsize=64)
+def _text_of(code: CodeType) -> str:
+    tree = source_tree(code)
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == code.co_name:
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            if first == code.co_firstlineno:
+                bare = copy.copy(node)
+                bare.decorator_list = []
+                return ast.unparse(bare)
+    return ""
+
+
+def header_around(frame: FrameType) -> str:
+    """``for x in loader`` of the loop statement whose iterable is being evaluated; empty where it is none."""
+    tree = source_tree(frame.f_code)
+    first, last = _lines_of(frame.f_code)
+    for node in ast.walk(tree) if tree is not None else ():
+        if (
+            isinstance(node, ast.For | ast.AsyncFor)
+            and first <= node.lineno <= last
+            and node.lineno <= frame.f_lineno <= (node.iter.end_lineno or 0)
+        ):
+            return header_of(node)
+    return ""
 
 
 def locals_of(frame: FrameType) -> dict[str, Any]:

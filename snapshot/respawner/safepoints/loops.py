@@ -10,8 +10,10 @@ that had ended are passed over.
 from __future__ import annotations
 
 import ast
+import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -19,10 +21,22 @@ from ..errors import ResumeError
 from ..pickling.placeholder import Placeholder
 from ..processstate import put_random_state
 from ..restoring import Loaded
-from .frames import loop_variables, notebook_frames, site_of, source_tree
-from .positions import at_position, start_of, worth_saving
-from .stopped import LoopPosition, Stopped
+from .edits import loop_headers
+from .frames import (
+    header_around,
+    is_function,
+    loop_variables,
+    name_of,
+    notebook_frames,
+    path_of,
+    site_of,
+    source_tree,
+    text_of,
+)
+from .positions import at_position, is_longer_or_shorter, start_of, worth_saving
+from .stopped import LoopKey, LoopPosition, Stopped, title_of
 
+_LINES = re.compile(r":-?\d+(?= > |$)")
 _COUNT_FROM_ZERO = {
     "enumerate": "respawner.resume(…, counted=True)",
     "zip": "respawner.resume(zip(…))",
@@ -50,26 +64,43 @@ class ResumableLoop:
         return resume, (self._iterable, self._name, self._counted)
 
 
+@dataclass
+class Level:
+    """The loops that are next to each other: in one iteration of the loop around them, or in the cell.
+
+    Keys of those that have ended, and of all that have begun: one that was left by ``break`` never ends.
+    """
+
+    done: list[LoopKey] = field(default_factory=list)
+    begun: list[LoopKey] = field(default_factory=list)
+
+
 class RunningLoop:
     """One iteration over the iterable, from its first item to its end. ``count``: items that are done."""
 
-    def __init__(self, loops: Loops, iterable: Any, name: str | None, site: str, counted: bool) -> None:
-        self.name = name or site
+    def __init__(
+        self, loops: Loops, iterable: Any, name: str | None, frames: list[FrameType], counted: bool
+    ) -> None:
+        self.site = site_of(frames)
+        self.path = path_of(frames)
+        self.header = header_around(frames[-1]) if frames else ""
+        self.name = name or self.site
         self.named = name is not None
-        self.site = site
         self.iterable = iterable
         self.count = 0
         self.start: dict[str, Any] = {}
-        self.done: list[tuple[str, str]] = []
-        """Keys of the loops that have ended in the iteration that runs."""
+        self.inside = Level()
+        """Of the iteration that runs."""
+        self.strays = False
+        """It has begun anew on the way, and the run that stopped did not have it."""
         self._loops = loops
         self._counted = counted
         self._iterator: Iterator[Any] | None = None
         self._runs = False
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.name, self.site
+    def key(self) -> LoopKey:
+        return self.name, self.site, self.header
 
     def begin(self) -> None:
         self.start = start_of(self.iterable)
@@ -78,14 +109,20 @@ class RunningLoop:
     def go_on(self, position: LoopPosition) -> None:
         """Begin behind the items that are done."""
         usable = position.iterable is not None and not isinstance(position.iterable, Placeholder)
-        if usable and worth_saving(self.iterable):
+        if (
+            usable
+            and worth_saving(self.iterable)
+            and not is_longer_or_shorter(self.iterable, position.iterable)
+        ):
             self.iterable = position.iterable
         self.count, self.start = position.count, position.start
         self._iterator = at_position(self.iterable, self.count, self.start)
 
     def position(self) -> LoopPosition:
         iterable = self.iterable if worth_saving(self.iterable) else None
-        return LoopPosition(self.name, self.named, self.site, self.count, self.start, iterable)
+        return LoopPosition(
+            self.name, self.named, self.site, self.count, self.start, iterable, self.path, self.header
+        )
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -96,8 +133,8 @@ class RunningLoop:
         if self._runs:
             self._runs = False
             self.count += 1
-            if self.done:
-                self.done = []
+            if self.inside.begun:
+                self.inside = Level()
         self._loops.at_boundary(self)
         try:
             item = next(self._iterator)
@@ -116,56 +153,75 @@ class RunningLoop:
 class Loops:
     """The loops of the running cell. ``boundary()`` is called where a state could be saved.
 
-    ``put_back(frames)`` loads the state of the safe point and puts it in place.
+    ``put_back(going, frames)`` loads the state of the safe point and puts it in place.
     """
 
     def __init__(
         self,
         namespace: dict[str, Any],
         boundary: Callable[[], None],
-        put_back: Callable[[list[FrameType]], Loaded],
+        put_back: Callable[[Stopped, list[FrameType]], Loaded],
     ) -> None:
         self._namespace = namespace
         self._boundary = boundary
         self._put_back = put_back
         self._source = ""
         self._going: Stopped | None = None
+        self._begins_anew: Stopped | None = None
+        """Where the cell was, if it has been edited since and none of its loops could be found again by name."""
         self._matched = 0
         """How many of the loops that were around the safe point have been entered again."""
+        self._passed: list[LoopKey] = []
+        """Of the ended loops at the level that is looked at, those that have been passed over."""
         self._running: list[weakref.ref[RunningLoop]] = []
-        self._done: list[tuple[str, str]] = []
+        self._level = Level()
 
-    def cell_begins(self, source: str, stopped: Stopped | None) -> None:
+    def cell_begins(self, source: str, cell_id: str | None, stopped: Stopped | None) -> None:
         self._source = source
-        self._running, self._done, self._matched = [], [], 0
-        comes_again = stopped is not None and (
-            stopped.source == source or any(loop.named for loop in stopped.loops)
-        )
-        self._going = stopped if comes_again else None
+        self._running, self._level, self._passed, self._matched = [], Level(), [], 0
+        self._going = self._begins_anew = None
+        if stopped is None or not stopped.loops:
+            return
+        if stopped.source == source or any(loop.named for loop in stopped.loops):
+            self._going = stopped.light()
+        elif stopped.is_cell(source, cell_id):
+            self._begins_anew = stopped.light()
+
+    def cell_ends(self) -> None:
+        self._going = self._begins_anew = None
 
     @property
-    def to_come(self) -> bool:
-        """Whether the cell may still go on where it stopped, and has not yet."""
-        return self._going is not None and bool(self._going.loops)
+    def to_come(self) -> Stopped | None:
+        """Where the cell may still go on, and has not yet."""
+        return self._going
 
     @property
     def on_the_way(self) -> bool:
-        """Whether the cell runs towards the place where it stopped: what it is until then is no state to save."""
-        return self.to_come and bool(self._matched or not self._changed())
+        """Whether the cell runs towards the place where it stopped: what it is until then is no state to save.
+
+        Not so in loops that the run before did not have, nor where its code was edited and none of its loops has
+        come yet: that may be all there is.
+        """
+        if self._going is None:
+            return False
+        if self._matched:
+            return True
+        strays = any(loop.strays for loop in self.running())
+        return not strays and not self._is_edited(notebook_frames(self._namespace))
 
     def start_over(self) -> None:
         """The loops of the running cell that are yet to come begin anew."""
-        self._going = None
+        self.cell_ends()
 
     def running(self) -> list[RunningLoop]:
         """Outermost first. A loop that was left by ``break`` or an exception is nobody's any more, and so is gone."""
         return [loop for reference in self._running if (loop := reference()) is not None]
 
-    def positions(self) -> tuple[list[LoopPosition], list[list[tuple[str, str]]]]:
-        """Where all of them are, and for each level what has ended there before."""
+    def positions(self) -> tuple[list[LoopPosition], list[Level]]:
+        """Where all of them are, and each level: the cell's, and that of every loop but the innermost."""
         running = self.running()
-        levels = [self._done, *(loop.done for loop in running)]
-        return [loop.position() for loop in running], [list(done) for done in levels[: max(1, len(running))]]
+        levels = [self._level, *(loop.inside for loop in running[:-1])]
+        return [loop.position() for loop in running], levels
 
     def resumable(self, iterable: Iterable[Any], name: str | None, counted: bool) -> ResumableLoop:
         if name is not None and not isinstance(name, str):
@@ -175,19 +231,29 @@ class Loops:
     def enter(self, iterable: Any, name: str | None, counted: bool) -> Iterator[Any]:
         frames = notebook_frames(self._namespace)
         _refuse_to_count_from_zero(frames)
-        loop = RunningLoop(self, iterable, name, site_of(frames), counted)
+        loop = RunningLoop(self, iterable, name, frames, counted)
         around = [other for other in self.running() if other.site != loop.site]
         level = len(around)
-        if self._going is not None and level == self._matched and level < len(self._going.loops):
-            if self._is_the_same(loop, self._going.loops[level]):
+        beside = around[-1].inside if around else self._level
+        going = self._going
+        if going is None or level != self._matched:
+            self._tell_that_it_begins_anew(loop)
+            loop.begin()
+        else:
+            edited = self._is_edited(frames)
+            by_order = edited and not loop.named
+            ended = by_order and self._had_ended(loop, going.done[level], edited)
+            if not ended and self._is_the_same(loop, going.loops[level], frames, edited):
                 self._go_on(loop, around, frames)
-            elif self._had_ended(loop, self._going.done[level]):
-                (around[-1].done if around else self._done).append(loop.key)
+            elif ended or (not by_order and self._had_ended(loop, going.done[level], edited)):
+                beside.done.append(loop.key)
+                beside.begun.append(loop.key)
                 return iter(())
             else:
+                self._stray(loop, going, edited)
                 loop.begin()
-        else:
-            loop.begin()
+        if loop.key not in beside.begun:
+            beside.begun.append(loop.key)
         self._running = [weakref.ref(other) for other in (*around, loop)]
         return loop
 
@@ -196,48 +262,139 @@ class Loops:
             running = [reference() for reference in self._running]
             if loop in running:
                 del self._running[running.index(loop) + 1 :]
+        if self._going is not None and self._matched:
+            self._check_that_inner_loop_came(self._going, loop)
         self._boundary()
 
     def ended(self, loop: RunningLoop) -> None:
         running = self.running()
         around = running[: running.index(loop)] if loop in running else running
-        done = around[-1].done if around else self._done
+        done = (around[-1].inside if around else self._level).done
         if loop.key not in done:
             done.append(loop.key)
         self._running = [weakref.ref(other) for other in around]
 
-    def _changed(self) -> bool:
-        return self._going is not None and self._going.source != self._source
+    def _check_that_inner_loop_came(self, going: Stopped, loop: RunningLoop) -> None:
+        """Raises `ResumeError` at the end of an iteration in which the innermost loop should have gone on."""
+        level = next((n for n, other in enumerate(self.running()) if other is loop), self._matched)
+        if level < self._matched and loop.count > going.loops[level].count:
+            raise ResumeError(
+                f"{title_of(loop)} has gone on with item {loop.count}, and {title_of(going.loops[-1])} inside it, in "
+                "which the cell stopped, did not come in that iteration. Let it run there as before; "
+                "respawner.start_over() lets all loops begin anew, with the variables as they are"
+            )
 
-    def _is_the_same(self, loop: RunningLoop, wanted: LoopPosition) -> bool:
-        if loop.named != wanted.named or loop.name != wanted.name:
+    # Finding a loop again ---------------------------------------------------------------------------------
+
+    def _is_edited(self, frames: list[FrameType]) -> bool:
+        """Whether the cell or one of these functions is another than in the run that stopped."""
+        going = self._going
+        return going is not None and (going.source != self._source or bool(edited_functions(going, frames)))
+
+    def _is_the_same(
+        self, loop: RunningLoop, wanted: LoopPosition, frames: list[FrameType], edited: bool
+    ) -> bool:
+        if loop.named != wanted.named:
             return False
-        # A named loop is found again in a cell that was changed, wherever it stands now.
-        return loop.named if self._changed() else loop.site == wanted.site
+        if not edited:
+            return (loop.name, loop.site) == (wanted.name, wanted.site)
+        # A named loop is found again in edited code, wherever it stands now; another by what it is.
+        return loop.name == wanted.name if loop.named else self._is_like(loop, wanted, frames)
 
-    def _had_ended(self, loop: RunningLoop, done: list[tuple[str, str]]) -> bool:
-        if self._changed():
-            return loop.named and any(name == loop.name for name, _ in done)
-        return loop.key in done
+    def _is_like(self, loop: RunningLoop, wanted: LoopPosition, frames: list[FrameType]) -> bool:
+        """Whether it is that one in a function that was edited: the same statement, or the same one of as many."""
+        going = self._going
+        if going is None or going.source != self._source or not loop.header or loop.path != wanted.path:
+            return False
+        if loop.header == wanted.header:
+            return True
+        depth = len(functions_of(frames)) - 1
+        if not 0 <= depth < len(going.texts):
+            return False
+        before, now = loop_headers(going.texts[depth]), loop_headers(text_of(frames[-1]))
+        if len(before) != len(now) or wanted.header not in before or loop.header not in now:
+            return False
+        return before.index(wanted.header) == now.index(loop.header)
+
+    def _had_ended(self, loop: RunningLoop, done: list[LoopKey], edited: bool) -> bool:
+        if not edited:
+            return loop.key in done
+        if loop.named:
+            return any(name == loop.name for name, *_ in done)
+        # Lines have moved: as many of the same statements as had ended are passed over, in order.
+        same = [
+            key for key in done if key not in self._passed and _without_lines(key) == _without_lines(loop.key)
+        ]
+        self._passed += same[:1]
+        return bool(same)
 
     def _go_on(self, loop: RunningLoop, around: list[RunningLoop], frames: list[FrameType]) -> None:
         going = self._going
         if going is None:
             raise AssertionError("nothing to go on from")
         level = len(around)
+        self._passed = []
         if level < len(going.loops) - 1:
             loop.go_on(going.loops[level])
             self._matched += 1
             return
         _check_loops_around(loop, going, frames)
-        loaded = self._put_back(frames)
+        loaded = self._put_back(going, frames)
         state = loaded.stopped or going
         loop.go_on(state.loops[level])
         put_random_state(loaded.random)  # passing over has drawn numbers
-        self._done = list(state.done[0])
-        for other, done in zip(around, state.done[1:], strict=False):
-            other.done = list(done)
+        for place, done, begun in zip(
+            [self._level, *(other.inside for other in around)], state.done, state.begun, strict=False
+        ):
+            place.done, place.begun = list(done), list(begun)
         self._going = None
+
+    # Telling ----------------------------------------------------------------------------------------------
+
+    def _stray(self, loop: RunningLoop, going: Stopped, edited: bool) -> None:
+        """A loop that is not the one to go on with begins anew: told where the run before did not have it."""
+        level = self._matched
+        begun = going.begun[level] if level < len(going.begun) else []
+        known = loop.key in begun or (
+            edited and any(_without_lines(key) == _without_lines(loop.key) for key in begun)
+        )
+        if known:
+            return
+        loop.strays = True
+        wanted = going.loops[level]
+        print(  # noqa: T201
+            f"Respawner: {title_of(loop)} begins anew: it is none of the loops that there were when cell "
+            f"[{going.number}] stopped. Where {title_of(wanted)} comes, that goes on with item {wanted.count + 1}"
+        )
+
+    def _tell_that_it_begins_anew(self, loop: RunningLoop) -> None:
+        stopped, self._begins_anew = self._begins_anew, None
+        if stopped is not None:
+            print(  # noqa: T201
+                f"Respawner: {title_of(loop)} begins anew, because the cell was edited since it stopped before item "
+                f"{stopped.loops[-1].count + 1} of {title_of(stopped.loops[-1])}. A loop with a name goes on in an "
+                "edited cell too: respawner.resume(…, name='epochs')"
+            )
+
+
+def functions_of(frames: list[FrameType]) -> list[FrameType]:
+    return [frame for frame in frames if is_function(frame)]
+
+
+def edited_functions(stopped: Stopped, frames: list[FrameType]) -> list[str]:
+    """Names of the running functions whose source is another than when the cell stopped."""
+    pairs = zip(functions_of(frames), stopped.functions, stopped.texts, strict=False)
+    return [
+        name
+        for frame, (name, _), before in pairs
+        if name_of(frame) == name and before and (now := text_of(frame)) and now != before
+    ]
+
+
+def _without_lines(key: LoopKey) -> LoopKey:
+    name, site, header = key
+    bare = _LINES.sub("", site)
+    return bare if name == site else name, bare, header
 
 
 def _check_loops_around(loop: RunningLoop, stopped: Stopped, frames: list[FrameType]) -> None:

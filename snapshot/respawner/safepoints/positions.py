@@ -31,6 +31,15 @@ def worth_saving(iterable: Any) -> bool:
     return not hasattr(type(iterable), "__next__") and not is_bar(iterable)
 
 
+def is_longer_or_shorter(now: Any, saved: Any) -> bool:
+    """Whether a ``range`` begins as it did and has another end: somebody wants more epochs, or fewer."""
+    return (
+        isinstance(now, range)
+        and isinstance(saved, range)
+        and (now.start, now.step) == (saved.start, saved.step)
+    )
+
+
 def at_position(iterable: Iterable[Any], count: int, start: dict[str, Any]) -> Iterator[Any]:
     """An iterator whose next item is number ``count`` (from 0) of an iteration that began at ``start``.
 

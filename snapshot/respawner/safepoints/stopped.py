@@ -6,11 +6,14 @@ cells first, and the kernel may die again. In the pickle it is a plain dict, so 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..pickling.pickler import Entry
 from ..unsaved import first_line_of
+
+LoopKey = tuple[str, str, str]
+"""Name, site and statement."""
 
 
 @dataclass
@@ -21,12 +24,23 @@ class LoopPosition:
     named: bool
     """Whether the user has named it; else the name is where it stands."""
     site: str
+    """Through which lines of which functions it is reached."""
     count: int
     """Items that are done; the iteration in which a loop inside it runs is not."""
     start: dict[str, Any] = field(default_factory=dict)
     """Random states when it began (see `positions`)."""
     iterable: Any = None
     """What it runs over, None for an iterator: that cannot be saved, and is made again by the cell."""
+    path: str = ""
+    """The site without lines, and the loop's statement: what it is found by where a function was edited."""
+    header: str = ""
+
+
+def title_of(loop: Any) -> str:
+    """How a position, or a loop that runs, is told to people."""
+    if loop.named:
+        return f"loop {loop.name!r}"
+    return f"`{loop.header}`" if loop.header else "the loop"
 
 
 @dataclass
@@ -43,11 +57,23 @@ class Stopped:
     around: dict[str, Any] = field(default_factory=dict)
     """Variables of the plain ``for`` loops around the innermost resumable one."""
     loops: list[LoopPosition] = field(default_factory=list)
-    done: list[list[tuple[str, str]]] = field(default_factory=list)
+    done: list[list[LoopKey]] = field(default_factory=list)
     """For each level of loops, the keys of those that had ended by then."""
+    begun: list[list[LoopKey]] = field(default_factory=list)
+    """The same of all that had begun, those that were left by ``break`` too."""
     functions: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    base: str | None = None
-    """The snapshot that is put in place, where a run of the cell has failed on the way and changed variables since."""
+    texts: list[str] = field(default_factory=list)
+    """Sources of those functions (see `frames.text_of`)."""
+    cell_id: str | None = None
+    """Jupyter's, which stays when the cell is edited; None where the frontend does not tell."""
+
+    def is_cell(self, source: str, cell_id: str | None) -> bool:
+        """Whether that is the cell, as it was or edited."""
+        return self.source == source or (cell_id is not None and cell_id == self.cell_id)
+
+    def light(self) -> Stopped:
+        """The place without the variables, which are large and can be loaded again."""
+        return replace(self, functions=[(name, {}) for name, _ in self.functions])
 
     @property
     def first_line(self) -> str:
@@ -78,4 +104,9 @@ class Stopped:
     def from_pickle(cls, saved: dict[str, Any]) -> Stopped:
         loops = [LoopPosition(**{**loop, "iterable": loop["iterable"][1]}) for loop in saved["loops"]]
         functions = [(name.removesuffix("()"), variables) for name, variables in saved["functions"]]
+        known = {item.name for item in fields(cls)}
+        saved = {key: value for key, value in saved.items() if key in known}
+        saved.setdefault("begun", saved["done"])
+        for levels in ("done", "begun"):  # older ones lack the statement
+            saved[levels] = [[(*key, "")[:3] for key in keys] for keys in saved[levels]]
         return cls(**{**saved, "loops": loops, "functions": functions})

@@ -21,7 +21,7 @@ from ..manifest import SAFEPOINT
 from ..recorder import Recorder
 from ..restoring import Loaded
 from ..saving.job import Job
-from .frames import counters, is_function, locals_of, loop_variables, name_of, notebook_frames
+from .frames import counters, is_function, locals_of, loop_variables, name_of, notebook_frames, text_of
 from .loops import Loops
 from .optimizer_steps import OptimizerSteps
 from .pace import RETRY_SECONDS, Pace
@@ -35,7 +35,7 @@ class SafePoints:
     """``mine()`` says whether this is the kernel's own process and main thread.
 
     ``reached()`` is called at the first safe point of a cell: the state that it began with can be worked with.
-    ``captured()`` is called after every attempt. ``put_back`` is for `Loops`.
+    ``before_capture()`` and ``captured()`` are called around every attempt. ``put_back`` is for `Loops`.
     """
 
     def __init__(
@@ -45,7 +45,8 @@ class SafePoints:
         mine: Callable[[], bool],
         reached: Callable[[], None],
         captured: Callable[[], None],
-        put_back: Callable[[list[FrameType]], Loaded],
+        before_capture: Callable[[], None],
+        put_back: Callable[[Stopped, list[FrameType]], Loaded],
     ) -> None:
         self.loops = Loops(shell.user_ns, self._at_boundary, put_back)
         self.steps = 0
@@ -55,9 +56,11 @@ class SafePoints:
         self._mine = mine
         self._reached = reached
         self._captured = captured
+        self._before_capture = before_capture
         self._pace = self._read_pace()
         self._number = 0
         self._source = ""
+        self._cell_id: str | None = None
         self._written = 0
         self._job: Job | None = None
         """The newest of this cell, that may be on its way to the disk."""
@@ -67,21 +70,29 @@ class SafePoints:
         """On the monotonic clock; 0 until the first safe point of a cell, infinite while no cell runs."""
         self._first_due = math.inf
         self._not_before = 0.0
+        self._hurries = False
         self._optimizers = OptimizerSteps(self._optimizer_stepped)
 
-    def cell_begins(self, number: int, source: str, stopped: Stopped | None) -> None:
-        self._number, self._source = number, source
+    def cell_begins(self, number: int, source: str, cell_id: str | None, stopped: Stopped | None) -> None:
+        self._number, self._source, self._cell_id = number, source, cell_id
         self._written = self.steps = 0
         self.last = self._job = None
-        self.loops.cell_begins(source, stopped)
+        self.loops.cell_begins(source, cell_id, stopped)
         self._first_due = max(time.monotonic() + self._pace.least_seconds, self._not_before)
         self._due = 0.0
+        self._hurries = False
 
     def cell_ends(self) -> dict[str, Any]:
         """What is to be noted with the state at the cell's end: only what is on the disk can take a failed cell's place."""
         self._due = math.inf
         self._look_at_the_last()
         return {"safepoints": self._written} if self._written else {}
+
+    def hurry(self) -> None:
+        """The running cell's next safe point is due, whatever pace and budget say. Any thread."""
+        if self._due != math.inf:
+            self._hurries, self._first_due = True, 0.0
+            self._due = min(self._due, time.monotonic())
 
     @property
     def writes(self) -> bool:
@@ -124,8 +135,10 @@ class SafePoints:
         try:
             if not _devices_are_ready():
                 return
+            self._before_capture()
             moment = self._moment(at)
-            job = self._recorder.capture_inside(moment)
+            job = self._recorder.capture_inside(moment, urgent=self._hurries)
+            self._hurries = False
             self._job = job
             stall = time.monotonic() - started
             wait = self._pace.wait_seconds(stall, job.changed_bytes, self._recorder.day_bytes)
@@ -140,7 +153,8 @@ class SafePoints:
     def _moment(self, at: str) -> Moment:
         frames = notebook_frames(self._shell.user_ns)
         around = loop_variables(frames)
-        loops, done = self.loops.positions()
+        loops, levels = self.loops.positions()
+        functions = [frame for frame in frames if is_function(frame)]
         stopped = Stopped(
             number=self._number,
             source=self._source,
@@ -149,8 +163,11 @@ class SafePoints:
             variables={**around, **counters(frames)},
             around=around,
             loops=loops,
-            done=done,
-            functions=[(name_of(frame), _state_of(frame)) for frame in frames if is_function(frame)],
+            done=[list(level.done) for level in levels],
+            begun=[list(level.begun) for level in levels],
+            functions=[(name_of(frame), _state_of(frame)) for frame in functions],
+            texts=[text_of(frame) for frame in functions],
+            cell_id=self._cell_id,
         )
         cell = {
             "execution_count": self._number,

@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import threading
-from pathlib import Path
 
+from ..container_memory import limit_bytes
 from ..manifest import CHUNK_BYTES
 
 _DEFAULT_LIMIT_BYTES = 2 << 30
 _SHARE_OF_MEMORY = 8
 """At most this part of the memory that the container (or the machine) has."""
 _BLOCK_BYTES = 16 << 20
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 class Arena:
     """Slots of `CHUNK_BYTES`. Thread-safe."""
 
     def __init__(self, limit_bytes: int | None = None) -> None:
-        self.limit_bytes = default_limit() if limit_bytes is None else limit_bytes
+        self.limit_bytes = self._most_bytes = default_limit() if limit_bytes is None else limit_bytes
         self._blocks: list[mmap.mmap] = []
         self._free: list[int] = []
         self._used = 0
@@ -64,6 +62,12 @@ class Arena:
                 self._free.clear()
                 self._blocks.clear()
 
+    def spare(self, memory_is_short: bool) -> None:
+        """Do not grow for as long as memory is short: whoever needs more waits for the disk."""
+        if memory_is_short:
+            self.trim()
+        self.limit_bytes = self.size_bytes if memory_is_short else self._most_bytes
+
     def _grow(self) -> bool:
         block = self._new_block()
         if block is not None:
@@ -90,10 +94,4 @@ def _address(block: mmap.mmap) -> int:
 
 def default_limit() -> int:
     """2 GiB, or an eighth of the memory that there is."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in _CGROUP_LIMITS:
-        try:
-            total = min(total, int(Path(path).read_text()))
-        except (OSError, ValueError):  # no such cgroup version, or "max"
-            continue
-    return min(_DEFAULT_LIMIT_BYTES, total // _SHARE_OF_MEMORY)
+    return min(_DEFAULT_LIMIT_BYTES, limit_bytes() // _SHARE_OF_MEMORY)

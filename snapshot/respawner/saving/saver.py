@@ -102,6 +102,10 @@ class Saver:
             self._frozen_bytes = max(self._frozen_bytes, job.changed_bytes)
             job.freeze(self.arena)
 
+    def spare_memory(self, memory_is_short: bool) -> None:
+        """See `Arena.spare`. Any thread."""
+        self.arena.spare(memory_is_short)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Whether everything submitted so far has ended, well or not, within ``timeout`` seconds."""
         with self._changed:

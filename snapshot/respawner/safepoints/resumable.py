@@ -1,0 +1,178 @@
+"""``%%resumable``: a cell whose training loops go on, without wrapping them by hand.
+
+The line is taken away before the cell is parsed (an empty one keeps the others' numbers), and the parsed loops are
+wrapped, so that the cell runs as any other: ``await``, its last expression and its tracebacks are IPython's own.
+
+Wrapped are the cell's own outermost ``for`` loops, and all in whose bodies training happens, in the functions that the
+cell defines too: a step of an optimizer or a backward pass, there or in a function of the notebook that is called. Not
+wrapped are the many small ones inside (over parameters, say): a boundary of theirs costs more than they do.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from types import CodeType
+from typing import Any
+
+from IPython.core.error import InputRejected, UsageError
+
+_LINE = re.compile(r"%%resumable\b[ \t]*(.*)")
+_TRAINS = {"backward", "step"}
+_LOOPS = (ast.For, ast.AsyncFor, ast.While)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+class RejectedCell(InputRejected, UsageError):
+    """Shown as one line; the cell does not run."""
+
+
+class ResumableCells:
+    """Registers on construction; `unregister` takes everything back."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._rest: str | None = None
+        """What stands behind ``%%resumable`` in the cell that is about to run; None where it is another cell."""
+        self._cell_runs = False
+        shell.input_transformer_manager.cleanup_transforms.insert(0, self._without_the_line)
+        shell.ast_transformers.append(self)
+        shell.events.register("pre_run_cell", self._cell_begins)
+        shell.events.register("post_run_cell", self._cell_ends)
+
+    def unregister(self) -> None:
+        for registered, ours in (
+            (self._shell.input_transformer_manager.cleanup_transforms, self._without_the_line),
+            (self._shell.ast_transformers, self),
+        ):
+            if ours in registered:
+                registered.remove(ours)
+        self._shell.events.unregister("pre_run_cell", self._cell_begins)
+        self._shell.events.unregister("post_run_cell", self._cell_ends)
+
+    def _without_the_line(self, lines: list[str]) -> list[str]:
+        first = next((number for number, line in enumerate(lines) if line.strip()), None)
+        if first is None or not _LINE.match(lines[first].lstrip()) or self._cell_runs:
+            return lines  # behind another magic it stays, and says that it cannot be there
+        # The comment keeps IPython from taking the line away.
+        return [*lines[:first], "# resumable\n", *lines[first + 1 :]]
+
+    def _cell_ends(self, result: Any) -> None:
+        self._cell_runs = False
+
+    def _cell_begins(self, info: Any) -> None:
+        self._cell_runs = True
+        found = _LINE.match(info.raw_cell.lstrip())
+        self._rest = found[1].strip() if found else None
+
+    def visit(self, tree: ast.Module) -> ast.Module:
+        """IPython calls it with every cell. Raises `RejectedCell` where a loop cannot be made to go on."""
+        rest, self._rest = self._rest, None
+        if rest is None:
+            return tree
+        if rest:
+            raise RejectedCell(f"%%resumable takes nothing behind it, and there is {rest!r}")
+        namespace = self._shell.user_ns
+        return resumable(tree, lambda name: _code_of(namespace.get(name)))
+
+
+def resumable(tree: ast.Module, code_of: Any) -> ast.Module:
+    """Wrap the loops of a cell. ``code_of(name)``: of a function that other cells have defined, else None.
+
+    Raises `RejectedCell`.
+    """
+    training = _Training(tree, code_of)
+    wrapped = 0
+    impossible: list[str] = []
+    for node, outermost in _loops(tree):
+        if not (outermost and isinstance(node, ast.For)) and not training.is_in(node.body):
+            continue
+        if isinstance(node, ast.For):
+            wrapped += 1
+            if not any(_is_resume(part) for part in ast.walk(node.iter)):
+                node.iter = _wrapped(node.iter)
+        elif isinstance(node, ast.AsyncFor):
+            impossible.append(f"`async for` in line {node.lineno}: what it runs over cannot be passed over")
+        elif not any(isinstance(part, ast.For) and training.is_in(part.body) for part in _inside(node)):
+            impossible.append(
+                f"`while` in line {node.lineno}: it has no items to count, so nothing tells where one round ends; write "
+                f"`for step in itertools.count():` with `if not ({ast.unparse(node.test)}): break` at its beginning"
+            )
+    if impossible:
+        raise RejectedCell(f"%%resumable cannot make this go on: {'; '.join(impossible)}")
+    if not wrapped:
+        raise RejectedCell(
+            "%%resumable found no `for` loop in this cell that could go on. Put it into the cell that has the loop, or "
+            "the function with the loop, or write `for … in respawner.resume(…)` there"
+        )
+    return ast.fix_missing_locations(tree)
+
+
+def _loops(tree: ast.Module) -> list[tuple[Any, bool]]:
+    """Every loop statement of the cell and its functions, and whether it is one of the cell's own outermost."""
+    found: list[tuple[Any, bool]] = []
+
+    def look(node: ast.AST, outermost: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            is_loop = isinstance(child, _LOOPS)
+            if is_loop:
+                found.append((child, outermost))
+            look(child, outermost and not is_loop and not isinstance(child, (*_FUNCTIONS, ast.ClassDef)))
+
+    look(tree, True)
+    return found
+
+
+class _Training:
+    """Whether statements train: by themselves, or in functions that they call."""
+
+    def __init__(self, tree: ast.Module, code_of: Any) -> None:
+        self._code_of = code_of
+        self._defined = {node.name: node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)}
+        self._known: dict[str, bool] = {}
+
+    def is_in(self, body: list[ast.stmt]) -> bool:
+        calls = [node.func for part in body for node in ast.walk(part) if isinstance(node, ast.Call)]
+        names = {_name_of(called) for called in calls}
+        return bool(names & _TRAINS) or any(self._trains(name) for name in names)
+
+    def _trains(self, name: str) -> bool:
+        if name not in self._known:
+            self._known[name] = False  # where it calls itself
+            if name in self._defined:
+                self._known[name] = self.is_in(self._defined[name].body)
+            elif (code := self._code_of(name)) is not None:
+                self._known[name] = bool(_TRAINS & set(code.co_names)) or any(
+                    map(self._trains, code.co_names)
+                )
+        return self._known[name]
+
+
+def _code_of(value: Any) -> CodeType | None:
+    """Of a notebook's function; libraries' are not looked into."""
+    code = getattr(value, "__code__", None)
+    return code if isinstance(code, CodeType) and getattr(value, "__module__", None) == "__main__" else None
+
+
+def _inside(node: ast.While) -> list[ast.AST]:
+    return [part for statement in node.body for part in ast.walk(statement)]
+
+
+def _is_resume(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and _name_of(node.func) == "resume"
+
+
+def _name_of(called: ast.expr) -> str:
+    """``step`` of ``self.optimizer.step``."""
+    return str(getattr(called, "attr", None) or getattr(called, "id", ""))
+
+
+def _wrapped(iterable: ast.expr) -> ast.expr:
+    """``respawner.resume(iterable)``, whatever the notebook calls ``respawner``; inside of a progress bar."""
+    if isinstance(iterable, ast.Call) and iterable.args and _name_of(iterable.func) == "tqdm":
+        iterable.args[0] = _wrapped(iterable.args[0])
+        return iterable
+    module = ast.parse("__import__('respawner').resume", mode="eval").body
+    for part in ast.walk(module):
+        ast.copy_location(part, iterable)
+    return ast.copy_location(ast.Call(module, [iterable], []), iterable)
