@@ -26,6 +26,7 @@ def test_same_files_and_choices_give_the_same_digest(checkout):
         "base/packages.txt",
         "notebook/Dockerfile",
         "notebook/overrides.json",
+        "notebook/session-environment.sh",
         "notebook/requirements/scientific.txt",
         "notebook/requirements/jupyter.txt",
     ],

@@ -205,7 +205,12 @@ def _explained(error: CommandError, image: str, log_file: Path) -> BuildError | 
 
 def _write_context(recipe: Recipe, work: Path) -> None:
     """Lay the recipe's files beside `wheels/`; what else is there does not go to the engine."""
-    for name in ("base/packages.txt", "notebook/Dockerfile", "notebook/overrides.json"):
+    for name in (
+        "base/packages.txt",
+        "notebook/Dockerfile",
+        "notebook/overrides.json",
+        "notebook/session-environment.sh",
+    ):
         (work / Path(name).name).write_text(recipe.files[name], encoding="utf-8")
     (work / ".dockerignore").write_text("rootfs\nlock\nwheels/.*\nwheels/*.json\n", encoding="utf-8")
 

@@ -96,6 +96,7 @@ def read_recipe(images: Path, torch: str, base: str | None, name: str | None = N
         "base/packages.txt",
         "notebook/Dockerfile",
         "notebook/overrides.json",
+        "notebook/session-environment.sh",
         *(f"notebook/requirements/{layer}.txt" for layer in version.layers if layer != "torch"),
     ]
     optional = [f"notebook/requirements/{layer}.source.txt" for layer in version.layers]
