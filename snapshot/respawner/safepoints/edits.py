@@ -70,7 +70,10 @@ def loop_headers(source: str) -> list[str]:
 
 
 def header_of(loop: ast.For | ast.AsyncFor) -> str:
-    return f"for {ast.unparse(loop.target)} in {ast.unparse(loop.iter)}"
+    bare = type(loop)(
+        target=loop.target, iter=loop.iter, body=[ast.Pass()], orelse=[], lineno=1, col_offset=0
+    )
+    return ast.unparse(bare).partition(":\n    pass")[0]
 
 
 @functools.lru_cache(maxsize=32)
