@@ -61,6 +61,11 @@ class SafePoints:
         self._written = 0
         self._job: Job | None = None
         """The newest of this cell, that may be on its way to the disk."""
+        self._stall = self._wait = self._durable = 0.0
+        """Seconds that the newest held the cell up, that are left until the next, and until one was on the disk."""
+        self._seen = math.inf
+        self._longest_gap = 0.0
+        """When the last safe point of this cell was, and the most seconds between two."""
         self.last: tuple[str, dict[str, Any]] | None = None
         """Id and place (`Stopped.facts`) of the last snapshot of this cell that is on the disk."""
         self._due = math.inf
@@ -73,6 +78,7 @@ class SafePoints:
         self._number, self._source = number, source
         self._written = self.steps = 0
         self.last = self._job = None
+        self._seen, self._longest_gap = math.inf, 0.0
         self.loops.cell_begins(source, stopped)
         self._first_due = max(time.monotonic() + self._pace.least_seconds, self._not_before)
         self._due = 0.0
@@ -82,6 +88,20 @@ class SafePoints:
         self._due = math.inf
         self._look_at_the_last()
         return {"safepoints": self._written} if self._written else {}
+
+    def status(self) -> dict[str, float | None]:
+        """How often the running cell is saved, and how much of its work a kill would cost, in seconds.
+
+        Both as the last snapshots inside cells went; None before the first is on the disk.
+        """
+        self._look_at_the_last()
+        if not self._durable:
+            return {"safepoint_every_seconds": None, "at_most_lost_seconds": None}
+        every = self._stall + max(self._wait, self._durable) + self._longest_gap
+        return {
+            "safepoint_every_seconds": round(every, 3),
+            "at_most_lost_seconds": round(every + self._durable, 3),
+        }
 
     @property
     def writes(self) -> bool:
@@ -93,6 +113,7 @@ class SafePoints:
         if job is not None and job.done.is_set():
             self._job = None
             if job.manifest is not None:
+                self._durable = job.seconds
                 self._written += 1
                 self.last = job.id, job.facts["cell"]["safepoint"]
 
@@ -102,12 +123,19 @@ class SafePoints:
 
     def _optimizer_stepped(self) -> None:
         self.steps += 1
-        if time.monotonic() >= self._due and not self.loops.running():
+        if self._is_due() and not self.loops.running():
             self._arrive("optimizer")
 
     def _at_boundary(self) -> None:
-        if time.monotonic() >= self._due:
+        if self._is_due():
             self._arrive("loop")
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if now - self._seen > self._longest_gap:
+            self._longest_gap = now - self._seen
+        self._seen = now
+        return now >= self._due
 
     def _arrive(self, at: str) -> None:
         if not self._mine():
@@ -127,14 +155,16 @@ class SafePoints:
             moment = self._moment(at)
             job = self._recorder.capture_inside(moment)
             self._job = job
-            stall = time.monotonic() - started
-            wait = self._pace.wait_seconds(stall, job.changed_bytes, self._recorder.day_bytes)
+            self._stall = time.monotonic() - started
+            wait = self._pace.wait_seconds(self._stall, job.changed_bytes, self._recorder.day_bytes)
         except OverBudgetError as deferred:
             wait = deferred.wait_seconds
         except Exception:  # the recorder tells it; the cell goes on
             _LOG.debug("respawner: no snapshot at a safe point", exc_info=True)
             wait = RETRY_SECONDS
-        self._due = self._not_before = time.monotonic() + wait
+        self._wait = wait
+        self._seen = time.monotonic()
+        self._due = self._not_before = self._seen + wait
         self._captured()
 
     def _moment(self, at: str) -> Moment:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,12 +73,15 @@ class Job:
     sources: list[Source] = field(default_factory=list)
     manifest: Manifest | None = None
     error: BaseException | None = None
+    seconds: float = 0.0
+    """From the capture until it was on the disk."""
     done: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.sources = [source for p in self.payloads for source in p.stream.sources.values()]
         self._live = len(self.sources)
         self._changed = threading.Condition()
+        self._captured = time.monotonic()
 
     @property
     def id(self) -> str:
@@ -103,6 +107,10 @@ class Job:
         }
 
     # The writing thread's side -------------------------------------------------------------------------
+
+    def published(self, manifest: Manifest) -> None:
+        self.seconds = time.monotonic() - self._captured
+        self.manifest = manifest
 
     def take(self, source: Source, arena: Arena, target: int) -> None:
         """Copy the chunk's bytes to the address ``target``, from wherever they are; they are gone then."""

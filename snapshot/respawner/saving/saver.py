@@ -154,7 +154,7 @@ class Saver:
                     continue
                 job = self._running = self._queue.popleft()
             try:
-                job.manifest = self._save(job)
+                job.published(self._save(job))
             except BaseException as error:  # also a MemoryError: the thread must go on
                 job.error = error
                 _LOG.debug("respawner: saving %s failed", job.id, exc_info=True)
