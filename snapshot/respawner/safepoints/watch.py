@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from ..capture import Moment
+from ..device.hardware import is_recording
 from ..errors import OverBudgetError, SettingError
 from ..manifest import SAFEPOINT
 from ..recorder import Recorder
@@ -150,7 +150,7 @@ class SafePoints:
         self._look_at_the_last()
         started = time.monotonic()
         try:
-            if not _devices_are_ready():
+            if is_recording():
                 return
             moment = self._moment(at)
             job = self._recorder.capture_inside(moment)
@@ -196,17 +196,6 @@ class SafePoints:
         except SettingError as error:
             self._recorder.notice(f"{error}. Until then the default counts.")
             return Pace()
-
-
-def _devices_are_ready() -> bool:
-    """Wait for what CUDA still computes, on any stream. False while a graph is recorded: a copy would break that."""
-    cuda = getattr(sys.modules.get("torch"), "cuda", None)
-    if cuda is None or not cuda.is_initialized():
-        return True
-    if cuda.is_current_stream_capturing():
-        return False
-    cuda.synchronize()
-    return True
 
 
 def _state_of(frame: FrameType) -> dict[str, Any]:
