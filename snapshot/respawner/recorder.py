@@ -199,6 +199,11 @@ class Recorder:
             self.stall_seconds = time.perf_counter() - started
         return job
 
+    def expect_inside(self) -> None:
+        """A cell has safe points: it may change all memory of the state that it began with."""
+        if self.last is not None:
+            self._saver.expect(sum(payload.stream.length for payload in self.last.payloads))
+
     def capture_inside(self, moment: Moment) -> Job:
         """Capture a running cell, at a moment at which its state is consistent.
 

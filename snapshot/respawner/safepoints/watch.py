@@ -143,6 +143,8 @@ class SafePoints:
         if not self._due:
             self._due = self._first_due if self._pace.share else math.inf
             self._reached()
+            if self._pace.share:
+                self._recorder.expect_inside()
             if time.monotonic() < self._due:
                 return
         if self._recorder.writes or self._recorder.busy or self.loops.on_the_way:

@@ -81,6 +81,7 @@ class Saver:
         self._gate: Callable[[], bool] | None = None
         self._distrusted = False
         self._frozen_bytes = 0
+        self._awaken = False
         self._known = KnownChunks()
 
     # Any thread ---------------------------------------------------------------------------------------
@@ -97,6 +98,17 @@ class Saver:
         """Open the writer in its own thread, so that the first capture need not wait for it."""
         with self._changed:
             self._ensure_thread()
+
+    def expect(self, size_bytes: int) -> None:
+        """So much may have to be copied soon: have the memory for it ready, by the writing thread.
+
+        Copying into memory that was never touched takes several times as long, and the cell waits for it.
+        """
+        with self._changed:
+            self._frozen_bytes = max(self._frozen_bytes, size_bytes)
+            self._awaken = True
+            self._ensure_thread()
+            self._changed.notify_all()
 
     def submit(self, job: Job) -> None:
         with self._changed:
@@ -168,10 +180,13 @@ class Saver:
             if not self._queue:
                 self.arena.warm(self._frozen_bytes)
             with self._changed:
-                if not self._changed.wait_for(lambda: self._queue, _QUIET_SECONDS):
+                if not self._changed.wait_for(lambda: self._queue or self._awaken, _QUIET_SECONDS):
                     self._frozen_bytes = 0
                     self.arena.trim()
                     _trim_rings()
+                    continue
+                self._awaken = False
+                if not self._queue:
                     continue
                 job = self._running = self._queue.popleft()
             try:
