@@ -35,6 +35,7 @@ SAVES = 2
 """Calls of `torch.save` in a turn."""
 UNLIMITED = str(10**15)
 KILL_PACE_SECONDS = 2
+_ATTEMPTS = 5
 
 
 def main() -> int:
@@ -124,11 +125,7 @@ class TrainingBench:
             ours.stop()
 
     def _our_stalls(self, ours: Kernel) -> None:
-        window = self._train(ours, self._stall_seconds)
-        if not window.snapshots:
-            raise BenchError(
-                f"no snapshot within {self._stall_seconds:.0f} s of training {self.workload.name}"
-            )
+        window = self._train_until_saved(ours, self._stall_seconds)
         self.stalls["ours"].append(window.at_snapshots())
 
     def _their_stalls(self, nothing: Kernel) -> None:
@@ -144,9 +141,7 @@ class TrainingBench:
         try:
             ours.start().run(self.workload.setup)
             least = float(self._least_seconds)
-            found = self._train(ours, least + min(5.0, least)).snapshots
-            if not found:
-                raise BenchError(f"no snapshot within {least:.0f} s of training {self.workload.name}")
+            found = self._train_until_saved(ours, least + min(5.0, least)).snapshots
             self.added_bytes = found[-1].added_bytes
             self.every_seconds = ours.value("__import__('respawner').status()['safepoint_every_seconds']")
             window = self.every_seconds if self.every_seconds > 1.1 * least else 2.2 * self.every_seconds
@@ -159,6 +154,14 @@ class TrainingBench:
                 )
         finally:
             ours.stop()
+
+    def _train_until_saved(self, kernel: Kernel, seconds: float) -> Window:
+        """A cell that trains for so long, or longer ones until one has a snapshot that was written before it ended."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            window = self._train(kernel, attempt * seconds)
+            if window.snapshots:
+                return window
+        raise BenchError(f"no snapshot within {_ATTEMPTS * seconds:.0f} s of training {self.workload.name}")
 
     def _train(self, kernel: Kernel, seconds: float, saves: int = 0, path: Path | None = None) -> Window:
         """A cell that trains for so long. Its snapshots are looked at while it runs: after it they go."""
