@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-.PHONY: up down status fast test test-long test-cluster lint format bench-spawn bench-snapshot bench-restore bench-leases capabilities dockerspawner-suite tour pythons image-suite clean
+.PHONY: up down status fast test test-long test-cluster lint format bench-spawn bench-snapshot bench-restore bench-training bench-leases capabilities dockerspawner-suite tour pythons image-suite clean
 
 up: $(VENV)/.installed
 	@$(BIN)/respawner-hub up
@@ -53,6 +53,10 @@ bench-snapshot: $(VENV)/.installed-dev
 
 bench-restore: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.bench.restore
+
+# What snapshots inside a training cell cost, and what a kill loses; beside torch.save and nothing.
+bench-training: $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.bench.training
 
 # The lease policy on a real trace, beside FIFO, EASY backfill and static partition, and how long a decision takes.
 # TRACE=file GPUS=n play another trace.

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .device.hardware import synchronize
 from .manifest import CHUNK_BYTES, DIGEST_BYTES, SAFEPOINT, Name
 from .pickled import pickle_namespace
 from .pickling.pickler import Entry, type_name
-from .pickling.regions import SMALL_BYTES, Union
+from .pickling.regions import SMALL_BYTES, RegionTable, Union
 from .processstate import Baseline
 from .safepoints.stopped import Stopped
 from .saving.hashing import digests_of
@@ -26,6 +28,9 @@ from .store.digest import ALGORITHMS, PREFERRED
 from .store.timeline import new_id
 from .store.unwritten import known_digests
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .device.memory import DeviceMemory
 
 
 @dataclass
@@ -54,14 +59,15 @@ def capture(
     """One consistent state, pickled and hashed, as a job for the `Saver`. Copies no large memory.
 
     ``stored`` says which chunks need not be written. Raises `CaptureError` where the
-    namespace cannot be pickled.
+    namespace cannot be pickled, `DeviceError` where a device has failed.
     """
+    synchronize()
     pickled = pickle_namespace(
         shell, moment.next_count, baseline, excluded, moment.stopped, inside_cell=moment.kind == SAFEPOINT
     )
     pickler = pickled.pickler
     unions, union_of = pickler.regions.merge()
-    payloads, small, places = _plan_payloads(unions, stored, moment.restless)
+    payloads, small, places = _plan_payloads(unions, pickler.regions, stored, moment.restless)
     return Job(
         facts={
             "id": new_id(),
@@ -76,6 +82,7 @@ def capture(
             "skipped": pickled.skipped(),
             "notes": list(pickler.notes),
             "labels": moment.labels,
+            "devices": pickler.regions.belongs_on,
         },
         skeleton=pickled.pieces,
         regions=pickler.regions.rows(unions, union_of, places),
@@ -87,11 +94,12 @@ def capture(
 
 
 def _plan_payloads(
-    unions: list[Union], stored: Stored, restless: bool
+    unions: list[Union], regions: RegionTable, stored: Stored, restless: bool
 ) -> tuple[list[PlannedPayload], bytearray, list[tuple[int, int]]]:
     """Hash the memory; returns the payloads, the joined small memory, and for each union its payload's id
     and its offset there. Payloads are numbered from 1 in their order; 0 is the small memory."""
-    large = [union for union in unions if union.length >= SMALL_BYTES]
+    large = [union for union in unions if union.length >= SMALL_BYTES and not union.device]
+    of_devices = iter(_read_small(unions, regions))
     digests = iter(_digests([(union.start, union.length) for union in large]))
     payloads: list[PlannedPayload] = []
     places: list[tuple[int, int]] = []
@@ -100,9 +108,12 @@ def _plan_payloads(
     for union in unions:
         if union.length < SMALL_BYTES:
             places.append((0, len(small)))
-            small += union.memory()
+            small += next(of_devices) if union.device else union.memory()
         else:
-            stream = _plan(union, next(digests), stored, set() if restless else planned)
+            if union.device:
+                stream = _plan_on_device(union, regions, stored)
+            else:
+                stream = _plan(union, next(digests), stored, set() if restless else planned)
             payloads.append(PlannedPayload(union.first.kind, union.first.about, stream))
             places.append((len(payloads), 0))
     return payloads, small, places
@@ -140,6 +151,42 @@ def _plan(union: Union, digests: bytes, stored: Stored, planned: set[tuple[bytes
             planned.add((digest, length))
             sources[index] = Source(union.start + start, length)
     return PlannedStream(union.length, digests, sources)
+
+
+def _plan_on_device(union: Union, regions: RegionTable, stored: Stored) -> PlannedStream:
+    """The same for a device's memory: what the device says has changed must be read, and is hashed then."""
+    from .device.memory import DeviceMemory  # needs torch
+
+    memory = DeviceMemory.of(regions.covering(union))
+    memory.look()
+    digests = bytearray(DIGEST_BYTES * -(-union.length // CHUNK_BYTES))
+    sources: dict[int, Source] = {}
+    for index, (place, made_there) in enumerate(memory.chunks()):
+        digest = None if made_there is None else stored.known.digest_of(place, made_there)
+        if digest is not None and stored.has(digest, place.length):
+            digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = digest
+        else:
+            sources[index] = Source(place.address, place.length, memory)
+    whole = None if sources else stored.stream(bytes(digests), union.length)
+    return PlannedStream(union.length, bytes(digests), sources, whole, memory)
+
+
+def _read_small(unions: list[Union], regions: RegionTable) -> list[bytes]:
+    """The bytes of devices' small unions, in their order: in one go a device, not one after the other."""
+    small = [union for union in unions if union.device and union.length < SMALL_BYTES]
+    if not small:
+        return []
+    from .device.memory import DeviceMemory  # needs torch, which is there where a device's memory is
+
+    found: dict[int, bytes] = {}
+    by_device: dict[str, list[tuple[int, DeviceMemory]]] = defaultdict(list)
+    for number, union in enumerate(small):
+        by_device[union.device].append((number, DeviceMemory.of(regions.covering(union))))
+    for memories in by_device.values():
+        pieces = [memory.piece(memory.address, memory.length) for _, memory in memories]
+        for (number, _), data in zip(memories, memories[0][1].lane.read_small(pieces), strict=True):
+            found[number] = data
+    return [found[number] for number in range(len(small))]
 
 
 def _name(item: Entry, bytes_by_name: dict[str, int]) -> Name:

@@ -12,19 +12,12 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+from .device.hardware import is_exhausted as is_exhausted
 from .gpu.tensors import held
 from .readable import readable_size
 from .safepoints.frames import is_function, is_notebooks, locals_of, name_of
 
 _SHOWN = 5
-
-
-def is_exhausted(error: BaseException | None) -> bool:
-    """Whether torch raised it because a device's memory is used up (`torch.OutOfMemoryError`)."""
-    classes = type(error).__mro__
-    return any(
-        c.__name__ == "OutOfMemoryError" and c.__module__.partition(".")[0] == "torch" for c in classes
-    )
 
 
 def variables_of(error: BaseException, namespace: dict[str, Any]) -> dict[str, Any]:

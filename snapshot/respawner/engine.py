@@ -478,4 +478,5 @@ class Engine:
             "variables": len(user_names(self.shell, self.recorder.excluded)),
             "verifying_bytes": self._verification.remaining_bytes if self._verification else 0,
             **self.recorder.status(),
+            **self.safepoints.status(),
         }

@@ -46,6 +46,10 @@ class TornError(CaptureError):
     """What was captured has changed before it was written; the next capture has the new state."""
 
 
+class DeviceError(CaptureError):
+    """An accelerator has failed for the rest of the process. What it held is in the last good snapshot: restart the kernel."""
+
+
 class BuiltOnDamageError(CaptureError):
     """The state goes on from one that turned out to be damaged; it is not published."""
 

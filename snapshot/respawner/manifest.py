@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -180,6 +181,8 @@ class Manifest:
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    devices: dict[str, str | None] = field(default_factory=dict)
+    """Accelerators that tensors belong on, as ``cuda:0``, with the hardware's UUID where it has one."""
     added_bytes: int | None = None
     """What was written to packs for it; None where it was not counted."""
 
@@ -217,6 +220,8 @@ class Manifest:
         ]
         data["names"] = [asdict(name) for name in self.names]
         data["skipped"] = [asdict(skipped) for skipped in self.skipped]
+        if self.devices:
+            data["devices"] = self.devices
         if self.added_bytes is not None:
             data["added_bytes"] = self.added_bytes
         data["checksum"] = _checksum(data)
@@ -259,6 +264,12 @@ class Manifest:
         for key in ("labels", "notes", "live"):
             if not all(isinstance(item, str) for item in data[key]):
                 raise ValueError(f"{key} has what is no text: {data[key]!r}")
+        devices = data.get("devices", {})
+        if not isinstance(devices, dict) or not all(
+            re.fullmatch(r"[a-z0-9_]+:[0-9]{1,4}", name) and isinstance(uuid, str | None)
+            for name, uuid in devices.items()
+        ):
+            raise ValueError(f"devices is {devices!r}")
         added = data.get("added_bytes")
         if added is not None and (type(added) is not int or added < 0):
             raise ValueError(f"added_bytes is {added!r}, not a number of bytes")
@@ -284,6 +295,7 @@ class Manifest:
             skipped=[Skipped(s["path"], s["type"], s["reason"]) for s in data["skipped"]],
             notes=list(data["notes"]),
             labels=list(data["labels"]),
+            devices=devices,
             added_bytes=added,
         )
 

@@ -18,7 +18,15 @@ from typing import Any
 
 from .bystanders import stands_by
 from .capture import Moment, capture
-from .errors import BuiltOnDamageError, FencedError, OverBudgetError, RespawnerError, StoreError, TornError
+from .errors import (
+    BuiltOnDamageError,
+    DeviceError,
+    FencedError,
+    OverBudgetError,
+    RespawnerError,
+    StoreError,
+    TornError,
+)
 from .interrupts import interrupts_later
 from .manifest import Manifest
 from .processstate import Baseline
@@ -39,6 +47,11 @@ _LOOK_SECONDS = 0.5
 _LOG_SECONDS = 5.0
 _UNBUDGETED_BYTES = 16 << 20
 """Less is always written: a notebook of small states never comes near the budget."""
+_HOPES: dict[type[BaseException], str] = {
+    FencedError: "",
+    DeviceError: " Nothing more is saved in this kernel: restart it, and it comes back with that snapshot.",
+}
+"""What is to be expected after a failure, where it is not another attempt."""
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -186,6 +199,11 @@ class Recorder:
             self._capturing.release()
             self.stall_seconds = time.perf_counter() - started
         return job
+
+    def expect_inside(self) -> None:
+        """A cell has safe points: it may change all memory of the state that it began with."""
+        if self.last is not None:
+            self._saver.expect(sum(payload.stream.length for payload in self.last.payloads))
 
     def capture_inside(self, moment: Moment, *, urgent: bool = False) -> Job:
         """Capture a running cell, at a moment at which its state is consistent.
@@ -391,7 +409,7 @@ class Recorder:
                     if self.last
                     else "there is no snapshot of this run"
                 )
-                hope = "" if isinstance(error, FencedError) else " Trying again after every cell."
+                hope = _HOPES.get(type(error), " Trying again after every cell.")
                 self.notice(f"the state could not be saved ({self.error}); {last}.{hope}")
         self._tell_status()
 

@@ -182,7 +182,7 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: 
         lost=losses.now + unpickler.failures,
         lost_before=losses.before,
         alive=sorted({path for path, _ in losses.alive}),
-        notes=notes + losses.notes,
+        notes=notes + losses.notes + memory.moves(),
         verification=Verification(reader, memory.mapped),
         stopped=Stopped.from_pickle(body["stopped"]) if body.get("stopped") else None,
     )

@@ -17,11 +17,11 @@ Measure = Callable[[Path, int, int], tuple[str, dict[str, Any]]]
 """Gets a scratch folder, the turns and the state's megabytes; returns a table for people and the JSON object."""
 
 
-def run_as_command(name: str, measure: Measure) -> int:
+def run_as_command(name: str, measure: Measure, full_megabytes: int = state.FULL_MB) -> int:
     """Print the table on stderr and the object as the last line of stdout; returns the exit status."""
     try:
         repetitions = positive_setting("REPETITIONS", 5)
-        megabytes = positive_setting("STATE_MB", state.FULL_MB)
+        megabytes = positive_setting("STATE_MB", full_megabytes)
         with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=scratch_parent()) as folder:
             shown, result = measure(Path(folder), repetitions, megabytes)
     except (BenchError, CellFailed, KernelDied) as error:

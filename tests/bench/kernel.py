@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,23 +121,32 @@ class Kernel:
 
     # Cells ---------------------------------------------------------------------------------------------
 
-    def run(self, *cells: str, hidden: bool = False) -> float:
+    def run(self, *cells: str, hidden: bool = False, meanwhile: Callable[[], object] | None = None) -> float:
         """Send the cells at once, one after the other; seconds from the first request to the last reply.
 
-        ``hidden`` is what frontends do for themselves: no history, no snapshot. Raises `CellFailed`.
+        ``hidden`` is what frontends do for themselves: no history, no snapshot. ``meanwhile`` is called every
+        second. Raises `CellFailed`.
         """
         started = time.perf_counter()
         waiting = [self._client.execute(c, silent=hidden, store_history=not hidden) for c in cells]
         for cell, request in zip(cells, waiting, strict=True):
-            content = self._reply_to(request)
+            content = self._reply_to(request, meanwhile)
             ended = time.perf_counter()
             if content["status"] != "ok":
                 raise CellFailed(f"{content.get('ename')}: {content.get('evalue')} (in {_first_line(cell)})")
         return ended - started
 
+    def begin(self, cell: str) -> None:
+        """Send a cell, whose reply nobody waits for."""
+        self._client.execute(cell)
+
+    @property
+    def lives(self) -> bool:
+        return bool(self._manager.is_alive())
+
     def run_to_death(self, cell: str) -> None:
         """Send a cell that kills the kernel."""
-        self._client.execute(cell)
+        self.begin(cell)
         self._manager.provisioner.process.wait(self.patience_seconds)
         self._forget()
 
@@ -153,14 +163,16 @@ class Kernel:
         if self.value("__import__('respawner').flush()") is not True:
             raise CellFailed("not saved: " + str(self.value("__import__('respawner').status()['error']")))
 
-    def _reply_to(self, request: str) -> dict[str, Any]:
+    def _reply_to(self, request: str, meanwhile: Callable[[], object] | None = None) -> dict[str, Any]:
         deadline = time.monotonic() + self.patience_seconds
         while time.monotonic() < deadline:
             try:
                 reply = self._client.get_shell_msg(timeout=1)
             except Exception as error:  # queue.Empty; look whether it still lives
-                if not self._manager.is_alive():
+                if not self.lives:
                     raise KernelDied("the kernel ended while a cell ran") from error
+                if meanwhile is not None:
+                    meanwhile()
                 continue
             if reply["parent_header"].get("msg_id") == request:
                 return reply["content"]

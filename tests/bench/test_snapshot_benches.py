@@ -28,6 +28,14 @@ SNAPSHOT_KEYS = {
     "peak_extra_share",
     "epochs_store_vs_ideal",
 }
+TRAINING_KEYS = {
+    "stall_median_vs_torch_save",
+    "stall_worst_vs_torch_save",
+    "slowdown",
+    "lost_seconds_p95",
+    "stated_age_s",
+    "bytes_per_hour",
+}
 RESTORE_KEYS = {"first_cell_vs_torch_load", "all_touched_vs_torch_load"}
 OF_PEERS = {"idle_cell_vs_elastic_kernel"}
 """Null where the peer cannot be had."""
@@ -58,7 +66,25 @@ def test_one_small_turn_ends_with_a_json_object_and_leaves_nothing(module: str, 
     assert set(scratch_parent().glob(f"bench-{module}-*")) == before
 
 
-@pytest.mark.parametrize("module", ["snapshot", "restore"])
+def test_one_small_turn_of_training_loses_no_more_than_it_states() -> None:
+    done = run("training", REPETITIONS="1", STATE_MB="4", WORKLOADS="large", RESPAWNER_SAFEPOINT_SECONDS="1")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["repetitions"] == 1
+    assert list(result["workloads"]) == ["large"]
+    assert all(isinstance(result[key], int | float) for key in TRAINING_KEYS), result
+    # Parameters, moments and gradients, of which torch.save writes three quarters.
+    assert 5e6 < result["snapshot_bytes"] < 6e6
+    assert result["snapshots_in_windows"] >= 1
+
+
+def test_training_refuses_a_workload_that_there_is_not() -> None:
+    done = run("training", WORKLOADS="large gpt2")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "WORKLOADS names gpt2; there are plain, gpt, large" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["snapshot", "restore", "training"])
 @pytest.mark.parametrize("setting", ["REPETITIONS", "STATE_MB"])
 def test_wrong_settings_are_told_before_anything_starts(module: str, setting: str) -> None:
     done = run(module, **{setting: "0"})

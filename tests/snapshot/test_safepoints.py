@@ -162,6 +162,17 @@ def test_a_cell_that_is_interrupted_leaves_its_last_safe_point_as_the_target(
     assert notebook.value("place['steps']") == str(safe.cell["safepoint"]["steps"])
 
 
+def test_status_says_how_much_of_a_running_cell_a_kill_would_cost(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(TRAINING + "\nimport respawner")
+    unknown = "respawner.status()['safepoint_every_seconds'], respawner.status()['at_most_lost_seconds']"
+    assert notebook.value(unknown) == "(None, None)"
+    notebook.run("result = train(2)")
+    notebook.settle()
+    every, lost = eval(notebook.value(unknown))
+    assert 0.02 < every < lost < PATIENCE_SECONDS  # an iteration sleeps for 0.02 s
+
+
 def test_a_finished_cell_is_restored_as_it_ended(open_notebook: OpenNotebook) -> None:
     notebook = open_notebook(**AT_EVERY).start()
     notebook.run(TRAINING)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
+from respawner.errors import StoreError
+from respawner.saving.saver import Saver
 from respawner.store.retention import packs_bytes
+from respawner.store.writer import TimelineWriter
 
-from tests.snapshot.notebook import Notebook
+from tests.snapshot.notebook import PATIENCE_SECONDS, Notebook
 
 BIG = "import numpy as np; a = np.arange(48_000_000); b = a[10:]"
 ABOUT_384_MB = 384_000_000
@@ -211,3 +215,34 @@ def test_wrong_budget_is_told_and_keeps_nothing_from_being_saved(
     notebook.restart_after_kill()
     notebook.run("pass")
     assert notebook.value("len(a)") == "4000000"
+
+
+def test_memory_for_a_copy_is_made_ready_before_it_is_needed() -> None:
+    def no_writer() -> TimelineWriter:
+        raise StoreError("nothing is written here")
+
+    saver = Saver(no_writer, lambda job: None)
+    saver.arena.limit_bytes = 100 << 20
+    saver.expect(40 << 20)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while saver.arena.size_bytes < 40 << 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert saver.idle
+    saver.expect(1 << 40)
+    while saver.arena.size_bytes < 90 << 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert saver.arena.size_bytes <= 100 << 20
+
+
+def test_a_long_cells_first_safe_point_finds_its_memory_ready(open_notebook: Callable[..., Notebook]) -> None:
+    notebook = open_notebook(RESPAWNER_SAFEPOINT_SECONDS="3600").start()
+    notebook.run(
+        "import torch, time, respawner\nweight = torch.zeros(5_000_000, requires_grad=True)\n"
+        "optimizer = torch.optim.SGD([weight])"
+    )
+    notebook.settle()
+    assert notebook.value("respawner.status()['arena_bytes']") == "0"
+    wait = "while respawner.status()['arena_bytes'] < 20_000_000: time.sleep(0.02)"
+    assert notebook.run(f"optimizer.step()\n{wait}").error is None

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import io
 import sys
 import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from ..device.hardware import available, is_exhausted
+from ..device.placement import CPU, Device, place, told
 from ..errors import DamagedError
 from ..manifest import Payload
 from ..store.mapping import MappedMemory
@@ -61,6 +65,8 @@ class Memory:
             self._members[union] += 1
         self._blocks: dict[int, Any] = {}
         self._storages: dict[int, Any] = {}
+        self._device_blocks: dict[tuple[int, str], Any] = {}
+        self.notes: dict[str, None] = {}
         self._small: tuple[bytearray, list[tuple[int, int, str]]] | None = None
         self._mapped_unions: dict[int, Mapped] = {}
         self._unnamed: list[Mapped] = []
@@ -146,6 +152,61 @@ class Memory:
             storage = self._storages[region] = self._make_storage(region)
         return storage
 
+    def comes_back_to(self, device: str) -> str:
+        """The device that what was on ``device`` is put on here, or the CPU."""
+        return self._placed.get(device, CPU)
+
+    @functools.cached_property
+    def _placed(self) -> dict[str, str]:
+        origins = [Device.parse(name, uuid) for name, uuid in self._reader.manifest.devices.items()]
+        return place(origins, available(origin.type for origin in origins))
+
+    def moves(self) -> list[str]:
+        """What is not on the device that it was on, for the report."""
+        moved = [(was, now) for was, now in self._placed.items() if was != now]
+        return [*(told(was, now) for was, now in moved), *self.notes]
+
+    def device_storage(self, region: int, device: str) -> Any:
+        """A torch storage over the region on the device that it belongs on, as `storage`.
+
+        On the CPU where that, or room on it, is not there; then the device is remembered.
+        """
+        target = self.comes_back_to(device)
+        if target != CPU:
+            try:
+                return self._on_device(region, target)
+            except RuntimeError as error:
+                if not is_exhausted(error):
+                    raise
+                self.notes[
+                    f"there is no room on {target} for all that belongs there: the rest is on the CPU"
+                ] = None
+        from ..device import remembered
+
+        storage = self.storage(region)
+        remembered.remember(storage, Device.parse(device, self._reader.manifest.devices.get(device)))
+        return storage
+
+    def _on_device(self, region: int, target: str) -> Any:
+        import torch
+
+        from ..device.lane import flat, lane_of
+
+        union, offset, length = self._regions[region]
+        block = self._device_blocks.get((union, target))
+        if block is None:
+            payload, start, whole = self._unions[union]
+            block = torch.UntypedStorage(whole, device=target)
+            if payload:
+                stream = self._payloads[payload].stream
+                with self._damage_costs_the_object(), self._reader.open(stream) as file:
+                    lane_of(target).write(flat(block), file.readinto)
+            else:
+                small = io.BytesIO(self._small_bytes(start, whole))
+                lane_of(target).write(flat(block), small.readinto)
+            self._device_blocks[union, target] = block
+        return block if length == block.nbytes() else block[offset : offset + length]
+
     def _make_storage(self, region: int) -> Any:
         import torch
 
@@ -182,15 +243,21 @@ class Memory:
         """Read the union's bytes into ``target``, which becomes its block."""
         payload, offset, length = self._unions[union]
         if payload:
-            try:
+            with self._damage_costs_the_object():
                 self._reader.read_into(self._payloads[payload].stream, target)
-            except DamagedError as error:
-                if self._salvage:
-                    raise LostMemoryError(f"damaged on disk: {error}") from error
-                raise
         else:
             memoryview(target).cast("B")[:] = self._small_bytes(offset, length)
         self._blocks[union] = target
+
+    @contextlib.contextmanager
+    def _damage_costs_the_object(self) -> Iterator[None]:
+        """Where something is salvaged; otherwise it costs the snapshot."""
+        try:
+            yield
+        except DamagedError as error:
+            if self._salvage:
+                raise LostMemoryError(f"damaged on disk: {error}") from error
+            raise
 
     def _small_bytes(self, offset: int, length: int) -> memoryview:
         if self._small is None:

@@ -30,10 +30,13 @@ SMALL_BYTES = 64 * 1024
 
 @dataclass
 class Region:
+    """``device``: whose memory it is, as ``cuda:0``; the host's where that is empty."""
+
     address: int
     length: int
     kind: str
     about: str
+    device: str = ""
 
 
 def view_at(address: int, length: int) -> memoryview:
@@ -54,8 +57,12 @@ class Union:
     def length(self) -> int:
         return self.end - self.start
 
+    @property
+    def device(self) -> str:
+        return self.first.device
+
     def memory(self) -> memoryview:
-        """The bytes themselves, not a copy. Valid while the region table keeps its owners."""
+        """The bytes themselves, not a copy. Valid while the region table keeps its owners; not of a device's."""
         return view_at(self.start, self.length)
 
 
@@ -64,18 +71,20 @@ class RegionTable:
 
     def __init__(self) -> None:
         self.regions: list[Region] = []
-        self._numbers: dict[tuple[int, int], int] = {}
+        self._numbers: dict[tuple[str, int, int], int] = {}
         self.owners: list[Any] = []
         """Keeps the memory where it is for as long as it is kept itself."""
         self._shared: dict[Any, Any] = {}
+        self.belongs_on: dict[str, str | None] = {}
+        """Devices that the state's tensors are on or come from, with their UUID."""
 
-    def add(self, address: int, length: int, kind: str, about: str, owner: Any) -> int:
+    def add(self, address: int, length: int, kind: str, about: str, owner: Any, device: str = "") -> int:
         """The number of that region; the same memory gets the same number."""
-        key = (address, length)
+        key = (device, address, length)
         number = self._numbers.get(key)
         if number is None:
             number = self._numbers[key] = len(self.regions)
-            self.regions.append(Region(address, length, kind, about))
+            self.regions.append(Region(address, length, kind, about, device))
             self.owners.append(owner)
         return number
 
@@ -87,17 +96,27 @@ class RegionTable:
         return found
 
     def merge(self) -> tuple[list[Union], array[int]]:
-        """Return the unions in the order of their first region's number, and for each region its union."""
-        by_address = sorted(range(len(self.regions)), key=lambda n: (self.regions[n].address, n))
+        """Return the unions in the order of their first region's number, and for each region its union.
+
+        A device's union has the memory of its longest region (`covering`).
+        """
+        by_address = sorted(
+            range(len(self.regions)),
+            key=lambda n: (self.regions[n].device, self.regions[n].address, -self.regions[n].length, n),
+        )
         groups: list[list[int]] = []
-        end = -1
+        device, end = "", -1
         for number in by_address:
             region = self.regions[number]
-            if region.address < end:
+            stop = region.address + region.length
+            # On a device one storage covers the union: there is no other way to its bytes.
+            overlaps = region.device == device and (stop <= end if device else region.address < end)
+            if overlaps:
                 groups[-1].append(number)
+                end = max(end, stop)
             else:
                 groups.append([number])
-            end = max(end, region.address + region.length)
+                device, end = region.device, stop
         groups.sort(key=min)
         unions = []
         union_of = array("Q", bytes(8 * len(self.regions)))
@@ -109,6 +128,10 @@ class RegionTable:
             for number in group:
                 union_of[number] = index
         return unions, union_of
+
+    def covering(self, union: Union) -> Any:
+        """The owner of the region that is all of the union."""
+        return self.owners[self._numbers[union.device, union.start, union.length]]
 
     def rows(self, unions: list[Union], union_of: array[int], places: list[tuple[int, int]]) -> bytes:
         """The stream ``regions``. ``places``: for each union its payload's id and its offset in that."""

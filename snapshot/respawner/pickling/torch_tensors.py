@@ -1,8 +1,8 @@
 """Tensors: storages as regions, views as views, ``.grad`` and Python attributes kept.
 
-Plain strided CPU tensors and parameters are rebuilt here; every other kind (sparse, quantized, subclasses,
-other devices) goes torch's own way, with its storages still as regions where they are on the CPU. Imported
-only after the user has imported torch.
+Plain strided tensors and parameters are rebuilt here; every other kind (sparse, quantized, subclasses) goes torch's own
+way, with its storages still as regions. What is on a device, or belongs there and is on the CPU for want of it, names
+the device (see `respawner.device`). Imported only after the user has imported torch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 
+from ..device import remembered
+from ..device.hardware import is_device, uuid_of
+from ..device.placement import Device
 from . import memory
 from .regions import SMALL_BYTES, RegionTable
 
@@ -19,20 +22,24 @@ LOST_GRAPH = "its autograd graph is not kept: it comes back detached"
 
 
 def region_of(storage: torch.UntypedStorage, regions: RegionTable, about: str = "") -> int | None:
-    """The region of a CPU storage, None where it has no memory."""
+    """The region of a storage, None where it has no memory."""
     if storage.nbytes() == 0:
         return None
-    return regions.add(storage.data_ptr(), storage.nbytes(), "torch", about or "storage", storage)
+    device = str(storage.device) if is_device(storage.device.type) else ""
+    about = f"{about or 'storage'} on {device}" if device else about or "storage"
+    return regions.add(storage.data_ptr(), storage.nbytes(), "torch", about, storage, device)
 
 
 def reduce_storage(storage: Any, regions: RegionTable) -> Any:
-    if storage.device.type != "cpu":
+    if not _has_memory(storage):
         return NotImplemented
-    return _storage, (region_of(storage, regions),)
+    where = _belongs_on(storage, regions)
+    region = region_of(storage, regions)
+    return (_storage, (region,)) if where is None else (_device_storage, (region, where))
 
 
 def reduce_typed_storage(storage: Any) -> Any:
-    if storage.device.type != "cpu":
+    if not _has_memory(storage._untyped_storage):
         return NotImplemented
     return _typed_storage, (storage._untyped_storage, storage.dtype)
 
@@ -50,7 +57,8 @@ def reduce_tensor(tensor: Any, regions: RegionTable, note: Any) -> Any:
     if tensor.is_inference():
         make = _inference_tensor
     storage = tensor.untyped_storage()
-    if storage.is_shared():
+    where = _belongs_on(storage, regions)
+    if where is None and storage.is_shared():
         note("was in shared memory: it comes back in memory of its own")
     # Only a large one is listed by itself; to spell it out takes longer than all the rest.
     about = f"{tensor.dtype} {list(tensor.shape)}" if storage.nbytes() >= SMALL_BYTES else ""
@@ -62,7 +70,31 @@ def reduce_tensor(tensor: Any, regions: RegionTable, note: Any) -> Any:
         tensor.stride(),
         requires_grad,
     )
-    return _with_extras((make, arguments), extras)
+    return _with_extras((make, arguments if where is None else (*arguments, where)), extras)
+
+
+def _belongs_on(storage: torch.UntypedStorage, regions: RegionTable) -> str | None:
+    """The device that a storage is on, or has come from and goes back to; None for the CPU's own."""
+    if is_device(storage.device.type):
+        device = Device(storage.device.type, storage.device.index or 0)
+        if device.name not in regions.belongs_on:
+            regions.belongs_on[device.name] = uuid_of(device.type, device.index)
+        return device.name
+    origin = remembered.origin_of(storage)
+    if origin is None:
+        return None
+    regions.belongs_on.setdefault(origin.name, origin.uuid)
+    return origin.name
+
+
+def _has_memory(storage: torch.UntypedStorage) -> bool:
+    """False for devices that only pretend (meta), and backends that keep their tensors elsewhere."""
+    if storage.device.type == "cpu":
+        return True
+    try:
+        return is_device(storage.device.type) and (storage.nbytes() == 0 or storage.data_ptr() != 0)
+    except RuntimeError:
+        return False
 
 
 def reduce_subclass_tensor(tensor: Any, reduce: Any, note: Any) -> Any:
@@ -88,7 +120,7 @@ def _is_parameter_class(cls: type) -> bool:
 def _is_plain(tensor: Any) -> bool:
     return (
         tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
+        and (tensor.device.type == "cpu" or _has_memory(tensor.untyped_storage()))
         and not (tensor.is_nested or tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
         and not (_HAVE_NAMES and any(tensor.names))
     )
@@ -145,18 +177,39 @@ def _generator(device: str, state: torch.Tensor) -> torch.Generator:
     return generator
 
 
+def _device_storage(region: int | None, device: str) -> torch.UntypedStorage:
+    """On that device, or on the one that it comes back to instead."""
+    found = memory.current()
+    if region is None:
+        return torch.UntypedStorage(0, device=found.comes_back_to(device))
+    return found.device_storage(region, device)
+
+
 def _tensor(
-    region: int | None, dtype: torch.dtype, offset: int, size: Any, stride: Any, requires_grad: bool
+    region: int | None,
+    dtype: torch.dtype,
+    offset: int,
+    size: Any,
+    stride: Any,
+    requires_grad: bool,
+    device: str | None = None,
 ) -> torch.Tensor:
-    tensor = torch.empty(0, dtype=dtype)
-    tensor.set_(_storage(region), offset, size, stride)
+    storage = _storage(region) if device is None else _device_storage(region, device)
+    tensor = torch.empty(0, dtype=dtype, device=storage.device)
+    tensor.set_(storage, offset, size, stride)
     return tensor.requires_grad_() if requires_grad else tensor
 
 
 def _parameter(
-    region: int | None, dtype: torch.dtype, offset: int, size: Any, stride: Any, requires_grad: bool
+    region: int | None,
+    dtype: torch.dtype,
+    offset: int,
+    size: Any,
+    stride: Any,
+    requires_grad: bool,
+    device: str | None = None,
 ) -> torch.nn.Parameter:
-    return torch.nn.Parameter(_tensor(region, dtype, offset, size, stride, False), requires_grad)
+    return torch.nn.Parameter(_tensor(region, dtype, offset, size, stride, False, device), requires_grad)
 
 
 def _inference_tensor(*arguments: Any) -> torch.Tensor:

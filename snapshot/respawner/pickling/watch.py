@@ -14,6 +14,7 @@ impossible (a handler that was not set from Python) and outside the main thread 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import signal
 import sys
@@ -102,7 +103,11 @@ class Watch:
                 return None
             if frame.f_code in self._calls or frame.f_code is self._around:
                 break
-            above, frame = frame, frame.f_back
+            if (
+                frame.f_code.co_filename != contextlib.__file__
+            ):  # it ends a block of ours, and is nobody's own code
+                above = frame
+            frame = frame.f_back
         else:
             return None
         if self._restoring and above is not None and above.f_globals.get("__name__", "").startswith(_OWN):

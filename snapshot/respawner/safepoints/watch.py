@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from ..capture import Moment
+from ..device.hardware import is_recording
 from ..errors import OverBudgetError, SettingError
 from ..manifest import SAFEPOINT
 from ..recorder import Recorder
@@ -64,6 +64,11 @@ class SafePoints:
         self._written = 0
         self._job: Job | None = None
         """The newest of this cell, that may be on its way to the disk."""
+        self._stall = self._wait = self._durable = 0.0
+        """Seconds that the newest held the cell up, that are left until the next, and until one was on the disk."""
+        self._seen = math.inf
+        self._longest_gap = 0.0
+        """When the last safe point of this cell was, and the most seconds between two."""
         self.last: tuple[str, dict[str, Any]] | None = None
         """Id and place (`Stopped.facts`) of the last snapshot of this cell that is on the disk."""
         self._due = math.inf
@@ -77,6 +82,7 @@ class SafePoints:
         self._number, self._source, self._cell_id = number, source, cell_id
         self._written = self.steps = 0
         self.last = self._job = None
+        self._seen, self._longest_gap = math.inf, 0.0
         self.loops.cell_begins(source, cell_id, stopped)
         self._first_due = max(time.monotonic() + self._pace.least_seconds, self._not_before)
         self._due = 0.0
@@ -94,6 +100,20 @@ class SafePoints:
             self._hurries, self._first_due = True, 0.0
             self._due = min(self._due, time.monotonic())
 
+    def status(self) -> dict[str, float | None]:
+        """How often the running cell is saved, and how much of its work a kill would cost, in seconds.
+
+        Both as the last snapshots inside cells went; None before the first is on the disk.
+        """
+        self._look_at_the_last()
+        if not self._durable:
+            return {"safepoint_every_seconds": None, "at_most_lost_seconds": None}
+        every = self._stall + max(self._wait, self._durable) + self._longest_gap
+        return {
+            "safepoint_every_seconds": round(every, 3),
+            "at_most_lost_seconds": round(every + self._durable, 3),
+        }
+
     @property
     def writes(self) -> bool:
         """Whether a snapshot of this cell is on its way to the disk."""
@@ -104,6 +124,7 @@ class SafePoints:
         if job is not None and job.done.is_set():
             self._job = None
             if job.manifest is not None:
+                self._durable = job.seconds
                 self._written += 1
                 self.last = job.id, job.facts["cell"]["safepoint"]
 
@@ -113,12 +134,19 @@ class SafePoints:
 
     def _optimizer_stepped(self) -> None:
         self.steps += 1
-        if time.monotonic() >= self._due and not self.loops.running():
+        if self._is_due() and not self.loops.running():
             self._arrive("optimizer")
 
     def _at_boundary(self) -> None:
-        if time.monotonic() >= self._due:
+        if self._is_due():
             self._arrive("loop")
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if now - self._seen > self._longest_gap:
+            self._longest_gap = now - self._seen
+        self._seen = now
+        return now >= self._due
 
     def _arrive(self, at: str) -> None:
         if not self._mine():
@@ -126,6 +154,8 @@ class SafePoints:
         if not self._due:
             self._due = self._first_due if self._pace.share else math.inf
             self._reached()
+            if self._pace.share:
+                self._recorder.expect_inside()
             if time.monotonic() < self._due:
                 return
         if self._recorder.writes or self._recorder.busy or self.loops.on_the_way:
@@ -133,21 +163,23 @@ class SafePoints:
         self._look_at_the_last()
         started = time.monotonic()
         try:
-            if not _devices_are_ready():
+            if is_recording():
                 return
             self._before_capture()
             moment = self._moment(at)
             job = self._recorder.capture_inside(moment, urgent=self._hurries)
             self._hurries = False
             self._job = job
-            stall = time.monotonic() - started
-            wait = self._pace.wait_seconds(stall, job.changed_bytes, self._recorder.day_bytes)
+            self._stall = time.monotonic() - started
+            wait = self._pace.wait_seconds(self._stall, job.changed_bytes, self._recorder.day_bytes)
         except OverBudgetError as deferred:
             wait = deferred.wait_seconds
         except Exception:  # the recorder tells it; the cell goes on
             _LOG.debug("respawner: no snapshot at a safe point", exc_info=True)
             wait = RETRY_SECONDS
-        self._due = self._not_before = time.monotonic() + wait
+        self._wait = wait
+        self._seen = time.monotonic()
+        self._due = self._not_before = self._seen + wait
         self._captured()
 
     def _moment(self, at: str) -> Moment:
@@ -183,17 +215,6 @@ class SafePoints:
         except SettingError as error:
             self._recorder.notice(f"{error}. Until then the default counts.")
             return Pace()
-
-
-def _devices_are_ready() -> bool:
-    """Wait for what CUDA still computes, on any stream. False while a graph is recorded: a copy would break that."""
-    cuda = getattr(sys.modules.get("torch"), "cuda", None)
-    if cuda is None or not cuda.is_initialized():
-        return True
-    if cuda.is_current_stream_capturing():
-        return False
-    cuda.synchronize()
-    return True
 
 
 def _state_of(frame: FrameType) -> dict[str, Any]:

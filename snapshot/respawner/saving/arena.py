@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
+from collections.abc import Callable
 
 from ..container_memory import limit_bytes
 from ..manifest import CHUNK_BYTES
@@ -21,10 +22,11 @@ _BLOCK_BYTES = 16 << 20
 
 
 class Arena:
-    """Slots of `CHUNK_BYTES`. Thread-safe."""
+    """Slots of `CHUNK_BYTES`. Thread-safe. ``beside()``: bytes of other memory that count against its limit."""
 
-    def __init__(self, limit_bytes: int | None = None) -> None:
+    def __init__(self, limit_bytes: int | None = None, beside: Callable[[], int] = int) -> None:
         self.limit_bytes = self._most_bytes = default_limit() if limit_bytes is None else limit_bytes
+        self._beside = beside
         self._blocks: list[mmap.mmap] = []
         self._free: list[int] = []
         self._used = 0
@@ -75,7 +77,7 @@ class Arena:
         return block is not None
 
     def _new_block(self) -> mmap.mmap | None:
-        if self.size_bytes + _BLOCK_BYTES > self.limit_bytes:
+        if self.size_bytes + self._beside() + _BLOCK_BYTES > self.limit_bytes:
             return None
         try:
             return mmap.mmap(-1, _BLOCK_BYTES)

@@ -9,45 +9,68 @@ is then given up as torn and captured anew, this time "restless": taking what is
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..errors import TornError
 from ..manifest import CHUNK_BYTES, DIGEST_BYTES, Manifest, Stream
 from .arena import Arena
 from .hashing import in_parallel, thread_count
 
+if TYPE_CHECKING:
+    from ..device.memory import DeviceMemory
+
+BATCH = 64
+"""Chunks of a device that are read at once: 16 MiB."""
 LIVE, COPYING, FROZEN, GONE = range(4)
 
 
 class Source:
-    """Where the bytes of one chunk are until they are written."""
+    """Where the bytes of one chunk are until they are written. ``memory``: of a device, whose addresses cannot be read."""
 
-    __slots__ = ("address", "length", "slot", "state")
+    __slots__ = ("address", "length", "memory", "number", "slot", "state")
 
-    def __init__(self, address: int, length: int) -> None:
+    def __init__(self, address: int, length: int, memory: DeviceMemory | None = None) -> None:
         self.address = address
         self.length = length
+        self.memory = memory
+        self.number = 0
+        """Its place among the sources of its job."""
         self.slot: int | None = None
         self.state = LIVE
+
+    @property
+    def device(self) -> str | None:
+        return None if self.memory is None else self.memory.device
 
 
 @dataclass
 class PlannedStream:
-    """A payload: the digests of its chunks, and the bytes of those that the store does not have."""
+    """A payload: the digests of its chunks, and the bytes of those that the store does not have.
+
+    ``memory``: of a device. What has changed there has no digest before it is read.
+    """
 
     length: int
     digests: bytes
     sources: dict[int, Source]
     stored: Stream | None = None
     """The stream itself, where the last snapshot had the same."""
+    memory: DeviceMemory | None = None
 
-    def chunks(self) -> Any:
-        """Yield ``(digest, length, source or None)``."""
+    def chunks(self) -> Iterator[tuple[bytes | None, int, Source | None]]:
+        """Yield ``(digest or None, length, source or None)``."""
         for index, start in enumerate(range(0, self.length, CHUNK_BYTES)):
-            digest = self.digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
-            yield digest, min(CHUNK_BYTES, self.length - start), self.sources.get(index)
+            digest: bytes | None = self.digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
+            source = self.sources.get(index)
+            if source is not None and source.memory is not None:
+                digest = None
+            yield digest, min(CHUNK_BYTES, self.length - start), source
 
 
 @dataclass
@@ -72,12 +95,19 @@ class Job:
     sources: list[Source] = field(default_factory=list)
     manifest: Manifest | None = None
     error: BaseException | None = None
+    seconds: float = 0.0
+    """From the capture until it was on the disk."""
     done: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.sources = [source for p in self.payloads for source in p.stream.sources.values()]
+        for number, source in enumerate(self.sources):
+            source.number = number
         self._live = len(self.sources)
+        self._lost: BaseException | None = None
+        """Why a device's memory could not be read: there is no such state then."""
         self._changed = threading.Condition()
+        self._captured = time.monotonic()
 
     @property
     def id(self) -> str:
@@ -93,29 +123,77 @@ class Job:
         return sum(source.length for source in self.sources if source.state == GONE)
 
     def keys(self) -> set[tuple[bytes, int]]:
-        """What this job will add to the store."""
+        """What this job will add to the store, as far as that is known."""
         return {
             (digest, length)
             for payload in self.payloads
             if payload.stream.sources
             for digest, length, source in payload.stream.chunks()
-            if source is not None
+            if source is not None and digest is not None
         }
 
     # The writing thread's side -------------------------------------------------------------------------
+
+    def published(self, manifest: Manifest) -> None:
+        self.seconds = time.monotonic() - self._captured
+        self.manifest = manifest
 
     def take(self, source: Source, arena: Arena, target: int) -> None:
         """Copy the chunk's bytes to the address ``target``, from wherever they are; they are gone then."""
         with self._changed:
             self._changed.wait_for(lambda: source.state != COPYING)
+            if self._lost is not None:
+                raise self._lost
             was_live = source.state == LIVE
             if was_live:
                 source.state = COPYING
-        ctypes.memmove(target, source.address if source.slot is None else source.slot, source.length)
-        if was_live:
+        if was_live and source.memory is not None:
+            self._read_on(source, arena, target)
+        elif was_live:
+            ctypes.memmove(target, source.address, source.length)
             self._left(source, GONE)
         else:
+            ctypes.memmove(target, source.address if source.slot is None else source.slot, source.length)
             self._give_back(source, arena)
+
+    def _read_on(self, source: Source, arena: Arena, target: int) -> None:
+        """Read a chunk of a device's memory, and in the same go those behind it into the arena."""
+        following = self.sources[source.number + 1 : source.number + BATCH]
+        behind = self._claim([s for s in following if s.device == source.device], arena)
+        self._read(
+            [source, *behind], [target, *(s.slot or 0 for s in behind)], [GONE] + [FROZEN] * len(behind)
+        )
+
+    def _claim(self, sources: list[Source], arena: Arena) -> list[Source]:
+        """Those chunks of one device that nobody has read, each with a slot now, as far as there are any: to be read."""
+        claimed: list[Source] = []
+        with self._changed:
+            for source in sources:
+                if source.state != LIVE or source.memory is None:
+                    continue
+                if claimed and claimed[0].device != source.device:
+                    break
+                source.slot = arena.take()
+                if source.slot is None:
+                    break
+                source.state = COPYING
+                claimed.append(source)
+        return claimed
+
+    def _read(self, sources: list[Source], targets: list[int], states: list[int]) -> None:
+        """Copy chunks of one device, which the caller has claimed. When it fails, the whole state is given up."""
+        from ..device.memory import copy_out  # needs torch, which is there where such a chunk is
+
+        places = [(s.memory, s.address, s.length) for s in sources if s.memory is not None]
+        try:
+            if not copy_out(places, targets) and not self.restless:
+                raise TornError("a device's memory changed between its capture and its reading")
+        except BaseException as error:
+            self._lost = error
+            raise
+        finally:
+            for source, state in zip(sources, states, strict=True):
+                self._left(source, state)
 
     def forget(self, arena: Arena) -> None:
         """Nothing is needed of the job any more, however it ended."""
@@ -128,7 +206,14 @@ class Job:
             self._changed.notify_all()
         for source in self.sources:
             self._give_back(source, arena)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of the state's own memory: nothing will be read there any more."""
         self.owners = None
+        for payload in self.payloads:
+            if payload.stream.memory is not None:
+                payload.stream.memory.let_go()
 
     def _give_back(self, source: Source, arena: Arena) -> None:
         if source.slot is not None:
@@ -144,9 +229,10 @@ class Job:
         into the arena is waited for.
         """
         if self._live == 0:
-            self.owners = None
+            self._let_go()
             return
-        waiting = list(self.sources)
+        self._freeze_devices(arena)
+        waiting = [source for source in self.sources if source.memory is None]
 
         def copy_from_the_end(_: int) -> None:
             while waiting:
@@ -160,7 +246,21 @@ class Job:
         in_parallel(copy_from_the_end, range(thread_count()))
         with self._changed:
             self._changed.wait_for(lambda: self._live == 0)
-        self.owners = None
+        self._let_go()
+
+    def _freeze_devices(self, arena: Arena) -> None:
+        """The same for what lies on devices, batch after batch. A failure ends the job, in the writing thread."""
+        waiting = [source for source in self.sources if source.memory is not None]
+        while waiting and self._lost is None:
+            batch = waiting[-BATCH:]
+            claimed = self._claim(batch, arena)
+            if not claimed and any(source.state == LIVE for source in batch):
+                return  # the arena is full: the writer reads the rest
+            if claimed:
+                with contextlib.suppress(Exception):
+                    self._read(claimed, [s.slot or 0 for s in claimed], [FROZEN] * len(claimed))
+            if not any(source.state == LIVE for source in batch):
+                del waiting[-BATCH:]
 
     def _copy(self, source: Source, arena: Arena) -> bool:
         """Whether there was room in the arena."""

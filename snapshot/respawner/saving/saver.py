@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from ..device.known import KnownChunks
 from ..errors import BuiltOnDamageError, CaptureError, TornError
 from ..manifest import Manifest, Payload, Stream
 from ..store.writer import PlannedChunk, TimelineWriter
@@ -29,9 +31,15 @@ _QUIET_SECONDS = 300.0
 
 
 class Stored:
-    """Which chunks a new job need not bring along. ``writer`` is None where nothing on disk is trusted."""
+    """Which chunks a new job need not bring along. ``writer`` is None where nothing on disk is trusted.
 
-    def __init__(self, writer: TimelineWriter | None, coming: set[tuple[bytes, int]]) -> None:
+    ``known``: of devices' memory.
+    """
+
+    def __init__(
+        self, writer: TimelineWriter | None, coming: set[tuple[bytes, int]], known: KnownChunks
+    ) -> None:
+        self.known = known
         self._writer = writer
         self._coming = coming
 
@@ -45,11 +53,22 @@ class Stored:
         return None if self._writer is None else self._writer.whole_stream(digests, length)
 
 
+def _ring_bytes() -> int:
+    """What the way from devices takes of the host's memory; its modules are there only where it has been used."""
+    lanes = sys.modules.get("respawner.device.lane")
+    return 0 if lanes is None else int(lanes.host_bytes())
+
+
+def _trim_rings() -> None:
+    if (lanes := sys.modules.get("respawner.device.lane")) is not None:
+        lanes.trim()
+
+
 class Saver:
     """``ended(job)`` is called in the writing thread after every job, before `Job.done` is set."""
 
     def __init__(self, open_writer: Callable[[], TimelineWriter], ended: Callable[[Job], None]) -> None:
-        self.arena = Arena()
+        self.arena = Arena(beside=_ring_bytes)
         self._open_writer = open_writer
         self._ended = ended
         self._opening = threading.Lock()
@@ -62,6 +81,8 @@ class Saver:
         self._gate: Callable[[], bool] | None = None
         self._distrusted = False
         self._frozen_bytes = 0
+        self._awaken = False
+        self._known = KnownChunks()
 
     # Any thread ---------------------------------------------------------------------------------------
 
@@ -77,6 +98,17 @@ class Saver:
         """Open the writer in its own thread, so that the first capture need not wait for it."""
         with self._changed:
             self._ensure_thread()
+
+    def expect(self, size_bytes: int) -> None:
+        """So much may have to be copied soon: have the memory for it ready, by the writing thread.
+
+        Copying into memory that was never touched takes several times as long, and the cell waits for it.
+        """
+        with self._changed:
+            self._frozen_bytes = max(self._frozen_bytes, size_bytes)
+            self._awaken = True
+            self._ensure_thread()
+            self._changed.notify_all()
 
     def submit(self, job: Job) -> None:
         with self._changed:
@@ -123,7 +155,7 @@ class Saver:
         """For planning a job: what is on disk or on its way there."""
         writer = self._open()
         coming = set().union(*(job.keys() for job in self.unfinished()))
-        return Stored(None if self._distrusted else writer, coming)
+        return Stored(None if self._distrusted else writer, coming, self._known)
 
     def delete(self, wanted: str) -> Manifest:
         """Delete a snapshot, when everything submitted so far has ended. Only who submits may call it."""
@@ -152,13 +184,17 @@ class Saver:
             if not self._queue:
                 self.arena.warm(self._frozen_bytes)
             with self._changed:
-                if not self._changed.wait_for(lambda: self._queue, _QUIET_SECONDS):
+                if not self._changed.wait_for(lambda: self._queue or self._awaken, _QUIET_SECONDS):
                     self._frozen_bytes = 0
                     self.arena.trim()
+                    _trim_rings()
+                    continue
+                self._awaken = False
+                if not self._queue:
                     continue
                 job = self._running = self._queue.popleft()
             try:
-                job.manifest = self._save(job)
+                job.published(self._save(job))
             except BaseException as error:  # also a MemoryError: the thread must go on
                 job.error = error
                 _LOG.debug("respawner: saving %s failed", job.id, exc_info=True)
@@ -177,11 +213,26 @@ class Saver:
             if self._gate is not None and not self._gate():
                 raise BuiltOnDamageError("it goes on from a snapshot that turned out to be damaged")
             writer.publish(manifest)
+            self._learn(job, manifest)
         except BaseException:
             writer.roll_back()
             raise
         self._last_published = manifest.id
         return manifest
+
+    def _learn(self, job: Job, manifest: Manifest) -> None:
+        """What the next capture need not read from a device again. Of a restless state nobody knows what was read."""
+        if job.restless:
+            return
+        self._known.learn(
+            (place, made_there, digest)
+            for planned, payload in zip(job.payloads, manifest.payloads, strict=False)
+            if planned.stream.memory is not None
+            for (place, made_there), (digest, *_) in zip(
+                planned.stream.memory.chunks(), payload.stream.chunks(), strict=True
+            )
+            if made_there is not None
+        )
 
     def _write(self, writer: TimelineWriter, job: Job) -> Manifest:
         """Store every stream; returns the manifest that names them, not published yet."""

@@ -27,7 +27,7 @@ from .retention import delete, delete_unnamed_packs, prune
 from .timeline import Damage, Timeline
 
 CopyTo = Callable[[int], None]
-PlannedChunk = tuple[bytes, int, CopyTo | None]
+PlannedChunk = tuple[bytes | None, int, CopyTo | None]
 
 PACK_BYTES = 1 << 30
 """A pack that has grown beyond this is followed by a new one: whole packs are what retention deletes."""
@@ -153,7 +153,7 @@ class TimelineWriter:
 
     def add_planned(self, length: int, chunks: Iterable[PlannedChunk], *, restless: bool) -> Stream:
         """Store a stream whose chunks were hashed before. Each chunk comes with a function that copies its
-        bytes to an address, or with None where the store has had it.
+        bytes to an address, or with None where the store has had it. A digest of None is not known before that.
 
         What is written is hashed again. Where it is not what was hashed before, `TornError` is raised, or
         with ``restless`` the stream takes what was read.
@@ -161,8 +161,8 @@ class TimelineWriter:
         digests: list[bytes] = []
         extents: list[Extent] = []
         for digest, size, copy_to in chunks:
-            place = self._place(digest, size)
-            if place is None:
+            place = None if digest is None else self._place(digest, size)
+            if place is None or digest is None:
                 digest, place = self._copy(digest, size, copy_to, restless, length)
             digests.append(digest)
             place.extent(size).join(extents)
@@ -184,7 +184,7 @@ class TimelineWriter:
         return self._places.get((digest, length))
 
     def _copy(
-        self, digest: bytes, size: int, copy_to: CopyTo | None, restless: bool, stream_bytes: int
+        self, digest: bytes | None, size: int, copy_to: CopyTo | None, restless: bool, stream_bytes: int
     ) -> tuple[bytes, _Place]:
         if copy_to is None:
             raise TornError("a chunk that was on disk has been deleted since the capture")
@@ -193,7 +193,7 @@ class TimelineWriter:
         copy_to(address)
         found = self._digest(view)
         if found != digest:
-            if not restless:
+            if digest is not None and not restless:
                 raise TornError("memory changed between its capture and its writing")
             if place := self._place(found, size):
                 return found, place

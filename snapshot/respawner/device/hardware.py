@@ -1,0 +1,122 @@
+"""What torch is asked about devices. Starts no accelerator that the notebook has not started, but for a restore."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ..errors import DeviceError
+from .placement import Device
+
+_HOST = ("cpu", "meta")
+
+
+def is_device(kind: str) -> bool:
+    """Whether tensors of that type of device have memory that the host cannot read."""
+    return kind not in _HOST
+
+
+def module_of(kind: str) -> Any | None:
+    """``torch.cuda``, or what another backend has registered."""
+    return getattr(sys.modules.get("torch"), kind, None)
+
+
+def available(kinds: Iterable[str]) -> list[Device]:
+    """The devices of these types that tensors can be put on now."""
+    found = []
+    for kind in sorted(set(kinds)):
+        module = module_of(kind)
+        if module is not None and module.is_available():
+            found += [Device(kind, index, uuid_of(kind, index)) for index in range(module.device_count())]
+    return found
+
+
+def uuid_of(kind: str, index: int) -> str | None:
+    """The hardware's own name (`torch.cuda.get_device_properties`, from torch 2.5 on)."""
+    try:
+        uuid = getattr(module_of(kind).get_device_properties(index), "uuid", None)  # type: ignore[union-attr]
+    except Exception:  # a backend without properties, a device that has gone
+        return None
+    return None if uuid is None else str(uuid)
+
+
+def is_exhausted(error: BaseException | None) -> bool:
+    """Whether torch raised it because a device's memory is used up (`torch.OutOfMemoryError`)."""
+    classes = type(error).__mro__
+    return any(
+        c.__name__ == "OutOfMemoryError" and c.__module__.partition(".")[0] == "torch" for c in classes
+    )
+
+
+def synchronize() -> None:
+    """Wait for what started accelerators still compute, on any stream: what they write can be read then.
+
+    Raises `DeviceError` where one of them has failed for good.
+    """
+    for kind, module in _started():
+        for index in _in_use(kind, module):
+            with device_errors(f"{kind}:{index}"):
+                module.synchronize(index)
+
+
+def is_recording() -> bool:
+    """Whether a CUDA graph is being recorded: a copy or a wait would break that."""
+    return any(
+        module.is_current_stream_capturing()
+        for _, module in _started()
+        if hasattr(module, "is_current_stream_capturing")
+    )
+
+
+@contextlib.contextmanager
+def device_errors(device: str) -> Iterator[None]:
+    """Turn an error that every later call would meet again into a `DeviceError`.
+
+    CUDA keeps the first illegal access, failed assertion or lost GPU for the rest of the process ("sticky"). Memory
+    that is used up is not of that kind.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if is_exhausted(error):
+            raise
+        kind, _, index = device.partition(":")
+        if is_broken(kind, int(index)):
+            raise DeviceError(
+                f"{device} has failed and cannot be read any more in this process ({_first_line(error)})"
+            ) from error
+        raise
+
+
+def is_broken(kind: str, index: int) -> bool:
+    try:
+        module_of(kind).synchronize(index)  # type: ignore[union-attr]
+    except RuntimeError:
+        return True
+    return False
+
+
+def _started() -> list[tuple[str, Any]]:
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "_C"):
+        return []
+    names = {"cuda", "xpu", getattr(torch._C, "_get_privateuse1_backend_name", lambda: "cuda")()}
+    modules = [(name, getattr(torch, name, None)) for name in sorted(names)]
+    return [(name, module) for name, module in modules if getattr(module, "is_initialized", bool)()]
+
+
+def _in_use(kind: str, module: Any) -> list[int]:
+    """Of CUDA's only those with a context: to wait for another one would make it one, at some hundred MB."""
+    if kind == "cuda":
+        torch: Any = sys.modules["torch"]
+        has_context = getattr(torch._C, "_cuda_hasPrimaryContext", None)
+        if has_context is None:
+            return [module.current_device()]
+        return [index for index in range(module.device_count()) if has_context(index)]
+    return list(range(module.device_count()))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
