@@ -95,7 +95,9 @@ def _add_devices(actions: Any) -> None:
         parser = actions.add_parser(name, help=text)
         parser.add_argument("target", metavar="GPU|HOST")
         parser.add_argument("--reason")
-    actions.add_parser("uncordon", help="take leases again").add_argument("target", metavar="GPU|HOST")
+    uncordon = actions.add_parser("uncordon", help="take leases again")
+    uncordon.add_argument("target", metavar="GPU|HOST")
+    uncordon.add_argument("--reason", help="only the cordon or drain with this reason; others stay")
     share = actions.add_parser(
         "share", help="let sessions share a GPU's memory (advisory: programs keep to it)"
     )

@@ -229,10 +229,7 @@ class Desk:
                 self.ledger.cordon(self._target(action.target), action.reason, by)
                 return f"{action.target} takes no new leases."
             case actions.Uncordon():
-                gone = self.ledger.uncordon(self._target(action.target), by)
-                return (
-                    f"{action.target} takes leases again." if gone else f"{action.target} was not cordoned."
-                )
+                return self._uncordon(action, by)
             case actions.Share():
                 self._device(action.device)
                 self.ledger.share(action.device, size_bytes(action.memory), by)
@@ -257,6 +254,15 @@ class Desk:
                     raise BadAction(f"subject = {action.subject!r}: it has no limit.")
                 return f"{action.subject} has no limit any more."
         raise NotImplementedError(type(action).__name__)
+
+    def _uncordon(self, action: actions.Uncordon, by: str) -> str:
+        target = self._target(action.target)
+        reasons = (action.reason, DRAINING + action.reason) if action.reason else (None,)
+        gone = [cordon for reason in reasons for cordon in self.ledger.uncordon(target, by, reason)]
+        left = [cordon.reason for cordon in self.ledger.cordons() if cordon.target == target]
+        if left:
+            return f"{action.target} is still cordoned: {'; '.join(left)}."
+        return f"{action.target} takes leases again." if gone else f"{action.target} was not cordoned."
 
     def _drain(self, action: actions.Drain, by: str) -> str:
         """Sessions that are there are suspended by the scheduler, and queue again for what they had."""
