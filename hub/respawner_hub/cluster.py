@@ -1,4 +1,4 @@
-"""`provision_cluster`: the hosts of an inventory become a cluster, by `ansible/site.yml`.
+"""`provision_cluster`: the hosts of an inventory become a cluster, by `ansible/site.yml`, and are upgraded by `upgrade.yml`.
 
 Not for this machine alone: that is `provision`.
 """
@@ -30,12 +30,16 @@ def provision_cluster(
     check: bool = False,
     limit: str = "",
     add: str = "",
+    upgrade: bool = False,
+    reboot: bool = False,
     become_password: str = "",
 ) -> Outcome:
-    """Run `site.yml` and say what happens; the summary comes last.
+    """Run `site.yml`, or `upgrade.yml`, and say what happens; the summary comes last.
 
     :param limit: hosts and groups as Ansible understands them; the hub is asked for tokens and certificates either way.
     :param add: one host of the inventory: it joins, and the hub learns of it. The others are left alone.
+    :param upgrade: newer packages first, on one host after the other while no session is on it.
+    :param reboot: whether that may reboot a host, which a newer driver needs; without, the driver is left as it is.
     :param become_password: of sudo on the hosts; written nowhere.
     :raises ProvisionError: a host failed or could not be reached; the others may have been changed.
     """
@@ -43,6 +47,8 @@ def provision_cluster(
         raise ProvisionError(
             f"{inventory}: no such inventory. Start from ansible/inventory/hosts.example.yml, or name one with --inventory."
         )
+    if reboot and not upgrade:
+        raise ProvisionError("--reboot goes with --upgrade: nothing else reboots a host.")
     hosts = hosts_of(inventory)
     if add:
         if add not in hosts:
@@ -52,12 +58,15 @@ def provision_cluster(
         limit = f"hub:{add}"
     outcome = run_playbook(
         project_root() / "ansible",
-        "site.yml",
+        "upgrade.yml" if upgrade else "site.yml",
         inventory,
         state_dir / "ansible",
         say,
         check=check,
-        arguments=[f"--limit={limit}"] if limit else [],
+        arguments=[
+            *([f"--limit={limit}"] if limit else []),
+            *(["--extra-vars=upgrade_reboot=true"] if reboot else []),
+        ],
         become_password=become_password,
         name_hosts=True,
     )

@@ -19,6 +19,7 @@ from .gpus.scopes import CLI_SCOPES, CLI_SERVICE, SCHEDULER_SCOPES, SCHEDULER_SE
 from .images import ensure_bundle, offered
 from .settings import SETTINGS_ENV, Settings
 
+METRICS_SERVICE = "respawner-metrics"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -112,9 +113,14 @@ def _gpus(c: Any, settings: Settings) -> None:
 
 
 def add_services(c: Any, settings: Settings, settings_file: Path | None) -> None:
-    """The scheduler, and the command line's access. After the escape hatch, which often sets the same lists anew."""
+    """The scheduler, and what the command line and Prometheus may. After the escape hatch, which often sets the same lists
+    anew."""
     c.JupyterHub.custom_scopes.update(SCOPES)
-    for name, granted in ((SCHEDULER_SERVICE, SCHEDULER_SCOPES), (CLI_SERVICE, CLI_SCOPES)):
+    for name, granted in (
+        (SCHEDULER_SERVICE, SCHEDULER_SCOPES),
+        (CLI_SERVICE, CLI_SCOPES),
+        (METRICS_SERVICE, ["read:metrics"]),
+    ):
         c.JupyterHub.load_roles.append({"name": name, "scopes": granted, "services": [name]})
     environment = _own_environment()
     if settings_file:
@@ -127,7 +133,9 @@ def add_services(c: Any, settings: Settings, settings_file: Path | None) -> None
         "display": False,
     }
     cli = {"name": CLI_SERVICE, "api_token": secrets.gpu_token(settings.state_dir), "display": False}
-    c.JupyterHub.services.extend([scheduler, cli])
+    token = secrets.metrics_token(settings.state_dir)
+    metrics = {"name": METRICS_SERVICE, "api_token": token, "display": False}
+    c.JupyterHub.services.extend([scheduler, cli, metrics])
 
 
 def _own_environment() -> dict[str, str]:

@@ -22,6 +22,11 @@ def gpu_token(state_dir: Path) -> str:
     return _ensure(state_dir / "secrets" / "gpu-token").read_text().strip()
 
 
+def metrics_token(state_dir: Path) -> str:
+    """The token with which Prometheus reads the hub's metrics: it may do nothing else."""
+    return _ensure(state_dir / "secrets" / "metrics-token").read_text().strip()
+
+
 def agent_token_file(state_dir: Path) -> Path:
     """The token with which the hub and Prometheus speak to this machine's agent."""
     return _ensure(state_dir / "secrets" / "agent-token")

@@ -109,6 +109,18 @@ def test_a_host_that_is_not_in_the_inventory_cannot_be_added(checkout, inventory
         provision_cluster(inventory, tmp_path / "state", print, add="gpu9")
 
 
+def test_an_upgrade_is_another_playbook_that_may_reboot_only_if_told(checkout, inventory, tmp_path):
+    root = checkout()
+    upgrade = "- hosts: all\n  gather_facts: false\n  tasks:\n    - name: Say\n      ansible.builtin.fail: {msg: 'reboot: {{ upgrade_reboot | default(false) }}'}\n"
+    (root / "ansible" / "upgrade.yml").write_text(upgrade)
+    with pytest.raises(ProvisionError, match="reboot: False"):
+        provision_cluster(inventory, tmp_path / "state", print, upgrade=True)
+    with pytest.raises(ProvisionError, match="reboot: true"):
+        provision_cluster(inventory, tmp_path / "state", print, upgrade=True, reboot=True)
+    with pytest.raises(ProvisionError, match="--reboot goes with --upgrade"):
+        provision_cluster(inventory, tmp_path / "state", print, reboot=True)
+
+
 def test_check_says_what_would_change(checkout, inventory, tmp_path):
     checkout(
         first=f"{{name: Ensure a folder, ansible.builtin.file: {{path: {tmp_path}/made, state: directory, mode: '0755'}}}}"

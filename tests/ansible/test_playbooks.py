@@ -31,7 +31,7 @@ def test_ansible_lint_has_nothing_to_say_in_its_strictest_profile():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-PLAYBOOKS = ["local.yml", "verify.yml", "site.yml", "verify_cluster.yml", "remove_host.yml"]
+PLAYBOOKS = ["local.yml", "verify.yml", "site.yml", "upgrade.yml", "verify_cluster.yml", "remove_host.yml"]
 
 
 @pytest.mark.parametrize("name", PLAYBOOKS)

@@ -51,7 +51,7 @@ def remove(tmp_path, monkeypatch):
         values = {
             "host": "gpu2",
             "respawner_config_dir": str(tmp_path),
-            "remove_host_wait_seconds": wait_seconds,
+            "drain_wait_seconds": wait_seconds,
             "remove_host_swarm": {"stdout": "active node7"},  # what gpu2 has said of itself
         }
         options = ["-i", str(inventory), "--limit=gpu1", "-e", json.dumps(values)]

@@ -7,7 +7,8 @@ Real in them: systemd, sshd, apt with Debian's packages, Docker, Swarm, TLS. Not
 `tests/standins` and of `host/`), the kernel, which all of them share, and the shared storage, a volume of the outer
 engine where a cluster has NFS. What this kernel cannot do (IPsec, NFS, IPVS) is not shown by them.
 
-Everything is called respawner-rig-*, and `close` removes it. The image stays: it takes minutes to make.
+Everything is called respawner-rig-* (RESPAWNER_RIG=name: name-*, for a second rig beside it), and `close` removes it. The
+image stays: it takes minutes to make.
 """
 
 from __future__ import annotations
@@ -28,18 +29,23 @@ from respawner_hub.images.base import _apt_targets, debian_mirrors
 
 from tests.standins.nvml_state import Gpu, State
 
+from .vendor import NVML_STATE, STATE_DIR, Vendor
+
 HERE = Path(__file__).parent
 STANDINS = HERE.parent / "standins"
 SUITE = "trixie"
-PREFIX = "respawner-rig"
+PREFIX = os.environ.get("RESPAWNER_RIG", "respawner-rig")
+IMAGE = "respawner-rig/host"
 PACKAGES = (
     "systemd,systemd-sysv,dbus,openssh-server,sudo,python3,python3-apt,iproute2,ca-certificates,kmod,udev"
 )
 """What an installer of Debian leaves on a server: sshd, sudo and Python."""
+MASKED = ("systemd-udevd", "systemd-resolved", "systemd-networkd", "getty@tty1", "systemd-logind")
+"""Units that a container has no use for."""
 CAPABILITIES = ("SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_NICE", "IPC_LOCK", "SYSLOG")
 """On top of Docker's usual ones: what systemd and an engine need that run in a container."""
-STATE_DIR = "/etc/respawner-standin"
 SHARED_DIR = "/srv/respawner"
+INIT = "/sbin/respawner-rig-init"
 READY_SECONDS = 60
 
 
@@ -56,10 +62,14 @@ def run(*command: str, stdin: bytes | None = None, check: bool = True, timeout: 
 
 
 class Host:
-    """One stand-in host."""
+    """One stand-in host.
 
-    def __init__(self, number: int, gpus: int) -> None:
+    :param vendor: where driver and toolkit come from; without, an admin has installed stand-ins of both by hand.
+    """
+
+    def __init__(self, number: int, gpus: int, vendor: Vendor | None = None) -> None:
         self.name = f"{PREFIX}-{number}"
+        self.vendor = vendor
         self.gpus = [f"GPU-rig{number}-{index}" for index in range(gpus)]
         self.address = ""
 
@@ -70,16 +80,20 @@ class Host:
         volumes = [
             f"--volume={self.name}-docker:/var/lib/docker",
             f"--volume={PREFIX}-shared:{SHARED_DIR}",
+            f"--volume={HERE / 'host' / 'init.sh'}:{INIT}:ro",
         ]
-        run("docker", "run", "--detach", f"--name={self.name}", f"--hostname={self.name}",
+        run("docker", "create", f"--name={self.name}", f"--hostname={self.name}", "--restart=unless-stopped",
             f"--network={PREFIX}", "--cgroupns=private", "--device-cgroup-rule=a *:* rwm",
             "--stop-signal=SIGRTMIN+3", "--stop-timeout=20", *capabilities, *security, *tmpfs, *volumes, image)  # fmt: skip
+        if self.gpus:
+            self._put_gpus()
+        run("docker", "start", self.name)
         inspection = json.loads(run("docker", "inspect", self.name))[0]
         self.address = inspection["NetworkSettings"]["Networks"][PREFIX]["IPAddress"]
         self.write("/root/.ssh/authorized_keys", key.with_suffix(".pub").read_bytes(), "0600")
         self._make_trusting()
-        if self.gpus:
-            self._put_gpus()
+        if self.gpus and not self.vendor:
+            self._put_driver()
         self._wait_until_ready()
 
     def shell(self, script: str, *, stdin: bytes | None = None, check: bool = True) -> str:
@@ -110,24 +124,44 @@ class Host:
         bundle = Path("/etc/ssl/certs/ca-certificates.crt").read_bytes()
         self.write("/etc/ssl/certs/ca-certificates.crt", bundle)
         self.write("/etc/pip.conf", b"[global]\ncert = /etc/ssl/certs/ca-certificates.crt\ntimeout = 180\n")
+        if self.vendor:
+            authority = self.vendor.authority.read_bytes()
+            self.write("/etc/ssl/certs/ca-certificates.crt", bundle + authority)
+            self.write("/etc/ssl/certs/standin.pem", authority)
+            self.shell("openssl rehash /etc/ssl/certs")
+            self.write("/etc/apt/keyrings/standin.asc", self.vendor.key)
+            self.write("/etc/apt/sources.list.d/standin.list", self.vendor.source().encode())
 
     def _put_gpus(self) -> None:
-        """As on a host where an admin has installed driver and toolkit by hand; every part is a stand-in."""
-        self.write(f"{STATE_DIR}/gpus", ("\n".join(self.gpus) + "\n").encode())
+        """What is there before any program: the devices, and what drives their stand-ins. The container is not started yet."""
         with tempfile.TemporaryDirectory() as folder:
-            state = State(gpus=[Gpu(uuid) for uuid in self.gpus]).write(Path(folder) / "state")
-            self.write(f"{STATE_DIR}/nvml", state.read_bytes())
+            state = Path(folder) / Path(STATE_DIR).name
+            pci = state / "pci"
+            for number in range(len(self.gpus)):
+                device = pci / f"0000:{number + 1:02x}:00.0"
+                device.mkdir(parents=True)
+                (device / "vendor").write_text("0x10de\n")
+                (device / "class").write_text("0x030200\n")
+            (state / "gpus").write_text("\n".join(self.gpus) + "\n")
+            State(gpus=[Gpu(uuid) for uuid in self.gpus]).write(state / "nvml")
+            shutil.copy(STANDINS / "nvidia_hook.py", state)
+            where = NVML_STATE if self.vendor else f"{STATE_DIR}/nvml"
+            settings = Path(folder) / "system.conf.d"
+            settings.mkdir()
+            (settings / "standin.conf").write_text(f"[Manager]\nDefaultEnvironment=FAKE_NVML_STATE={where}\n")
+            run("docker", "cp", str(state), f"{self.name}:/etc/")
+            run("docker", "cp", str(settings), f"{self.name}:/etc/systemd/")
+
+    def _put_driver(self) -> None:
+        """As on a host where an admin has installed driver and toolkit by hand; every part is a stand-in."""
+        with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "libnvidia-ml.so.1"
             run("gcc", "-shared", "-fPIC", "-pthread", "-o", str(library), str(STANDINS / "fake_nvml.c"))
             self.write("/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1", library.read_bytes(), "0755")
         for program in ("nvidia-smi", "nvidia-ctk"):
             self.write(f"/usr/bin/{program}", (HERE / "host" / program).read_bytes(), "0755")
-        self.write(f"{STATE_DIR}/nvidia_hook.py", (STANDINS / "nvidia_hook.py").read_bytes())
         hook = f'#!/bin/sh\nexec python3 {STATE_DIR}/nvidia_hook.py {STATE_DIR} "$@"\n'
         self.write("/usr/bin/nvidia-container-runtime-hook", hook.encode(), "0755")
-        environment = f"[Manager]\nDefaultEnvironment=FAKE_NVML_STATE={STATE_DIR}/nvml\n"
-        self.write("/etc/systemd/system.conf.d/standin.conf", environment.encode())
-        self.shell("for i in $(seq 60); do systemctl daemon-reexec && break; sleep 0.5; done", check=False)
 
     def grants(self) -> list[dict[str, object]]:
         """What the stand-in hook gave to containers of this host."""
@@ -143,11 +177,17 @@ class Host:
 
 
 class Rig:
-    """Several hosts on a network of their own, and the key that opens them."""
+    """Several hosts on a network of their own, and the key that opens them.
 
-    def __init__(self, hosts: int, gpus: int = 2) -> None:
-        self.hosts = [Host(number + 1, gpus) for number in range(hosts)]
+    :param bare: GPUs without a driver, and packages of stand-ins of driver and toolkit where the roles look for them.
+    :param image: of the hosts; by default a system made for them with debootstrap.
+    """
+
+    def __init__(self, hosts: int, gpus: int = 2, *, bare: bool = False, image: str = "") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-"))
+        self.vendor = Vendor(self.folder / "vendor") if bare else None
+        self.image = image
+        self.hosts = [Host(number + 1, gpus, self.vendor) for number in range(hosts)]
         self.key = self.folder / "key"
 
     def __enter__(self) -> Rig:
@@ -163,18 +203,22 @@ class Rig:
 
     def open(self) -> None:
         self._remove_containers()
-        image = ensure_image()
+        self.image = self.image or ensure_image()
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.key))
         # Docker's own bridge has 1500; a nested overlay on it fits into less.
         run("docker", "network", "create", "--opt=com.docker.network.driver.mtu=1400", PREFIX)
+        if self.vendor:
+            self.vendor.prepare()
+            self.vendor.publish(driver="570.86.15", toolkit="1.17.8-1")
+            self.vendor.serve(self.image, PREFIX, f"{PREFIX}-vendor")
         for host in self.hosts:
-            host.start(image, self.key)
+            host.start(self.image, self.key)
 
     def add(self, gpus: int = 2) -> Host:
         """One more host, as an admin plugs it in."""
-        host = Host(len(self.hosts) + 1, gpus)
+        host = Host(len(self.hosts) + 1, gpus, self.vendor)
         self.hosts.append(host)
-        host.start(ensure_image(), self.key)
+        host.start(self.image, self.key)
         return host
 
     def close(self) -> None:
@@ -219,8 +263,8 @@ class Rig:
 
 def ensure_image() -> str:
     """The hosts' image; made with debootstrap, since no registry answers everywhere (about 2 min)."""
-    digest = hashlib.sha256(f"{SUITE} {PACKAGES}".encode() + (HERE / "host" / "init.sh").read_bytes())
-    image = f"{PREFIX}/host:{digest.hexdigest()[:12]}"
+    digest = hashlib.sha256(f"{SUITE} {PACKAGES}".encode())
+    image = f"{IMAGE}:{digest.hexdigest()[:12]}"
     if run("docker", "images", "--quiet", image).strip():
         return image
     mirror = debian_mirrors(_apt_targets())[0] or "http://deb.debian.org/debian"
@@ -234,21 +278,40 @@ def ensure_image() -> str:
     return image
 
 
+def image_on(base: str) -> str:
+    """The hosts' image made of a Debian image that is there, with whatever is in that: faster, for a shorter test."""
+    image = f"{IMAGE}:on-{base.replace('/', '-').replace(':', '-')}"
+    if run("docker", "images", "--quiet", image).strip():
+        return image
+    name = f"{PREFIX}-image"
+    run("docker", "rm", "--force", name, check=False)
+    links = "; ".join(f"ln -sf /dev/null /etc/systemd/system/{unit}.service" for unit in MASKED)
+    script = (
+        "apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --no-install-recommends install "
+        f"{PACKAGES.replace(',', ' ')} && rm -f /etc/ssh/ssh_host_* && : >/etc/machine-id && {links}"
+    )
+    try:
+        run("docker", "run", f"--name={name}", "--user=root", "--entrypoint=sh", base, "-c", script)
+        changes = [f"--change=ENTRYPOINT {json.dumps([INIT])}", "--change=CMD []", "--change=USER root"]
+        run("docker", "commit", *changes, "--change=ENV container=docker", name, image)
+    finally:
+        run("docker", "rm", "--force", name, check=False)
+    return image
+
+
 def import_tree(tree: Path, image: str) -> None:
     """A root file system becomes the hosts' image."""
-    shutil.copy(HERE / "host" / "init.sh", tree / "sbin" / "respawner-rig-init")
-    (tree / "sbin" / "respawner-rig-init").chmod(0o755)
     (tree / "etc" / "machine-id").write_text("")  # every host makes its own
     for key in (tree / "etc" / "ssh").glob("ssh_host_*"):
         key.unlink()
-    for unit in ("systemd-udevd", "systemd-resolved", "systemd-networkd", "getty@tty1", "systemd-logind"):
+    for unit in MASKED:
         masked = tree / "etc" / "systemd" / "system" / f"{unit}.service"
         masked.unlink(missing_ok=True)
         masked.symlink_to("/dev/null")
     with subprocess.Popen(
         ["tar", "--numeric-owner", "-C", str(tree), "-c", "."], stdout=subprocess.PIPE
     ) as tar:
-        changes = ['--change=ENTRYPOINT ["/sbin/respawner-rig-init"]', "--change=ENV container=docker"]
+        changes = [f"--change=ENTRYPOINT {json.dumps([INIT])}", "--change=ENV container=docker"]
         done = subprocess.run(
             ["docker", "import", *changes, "-", image], stdin=tar.stdout, capture_output=True
         )
@@ -279,9 +342,9 @@ def counts(output: str) -> dict[str, dict[str, int]]:
     }
 
 
-if __name__ == "__main__":  # by hand: python -m tests.cluster.rig up 2 | down
+if __name__ == "__main__":  # by hand: python -m tests.cluster.rig up 2 [bare] | down
     chosen: Sequence[str] = sys.argv[1:]
-    rig = Rig(int(chosen[1]) if len(chosen) > 1 else 1)
+    rig = Rig(int(chosen[1]) if len(chosen) > 1 else 1, bare="bare" in chosen)
     if chosen[0] == "down":
         rig.close()
     else:

@@ -119,6 +119,16 @@ def test_a_cordoned_gpu_takes_no_lease_until_it_is_uncordoned(hub, gpu):
     assert gpu("uncordon", "stand-in")[1] == "stand-in was not cordoned.\n"
 
 
+def test_who_names_a_reason_takes_only_that_cordon_away(hub, gpu):
+    gpu("cordon", "stand-in", "--reason", "new fans")
+    gpu("drain", "stand-in", "--reason", "an upgrade")
+    assert (
+        gpu("uncordon", "stand-in", "--reason", "an upgrade")[1] == "stand-in is still cordoned: new fans.\n"
+    )
+    assert gpu("uncordon", "stand-in", "--reason", "new fans")[1] == "stand-in takes leases again.\n"
+    assert gpu("uncordon", "stand-in", "--reason", "new fans")[1] == "stand-in was not cordoned.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -96,13 +96,24 @@ def _add_provision(commands: Any) -> None:
         "--add", default="", metavar="HOST", help="only this new host, and the hub, which learns of it"
     )
     install.add_argument(
+        "--upgrade",
+        action="store_true",
+        help="newer packages of engine and container toolkit first, host after host, sessions suspended",
+    )
+    install.add_argument(
+        "--reboot",
+        action="store_true",
+        help="with --upgrade: a newer driver too, and reboot the host for it",
+    )
+    install.add_argument(
         "--ask-become-pass", action="store_true", help="ask for the password of sudo on the hosts"
     )
 
 
 def _provision(arguments: argparse.Namespace, settings: Settings) -> None:
     inventory = arguments.inventory or cluster.default_inventory()
-    if not (arguments.inventory or arguments.limit or arguments.add or inventory.exists()):
+    of_cluster = (arguments.inventory, arguments.limit, arguments.add, arguments.upgrade, arguments.reboot)
+    if not (any(of_cluster) or inventory.exists()):
         provision.provision_local(settings.state_dir, print, check=arguments.check, force=True)
         return
     cluster.provision_cluster(
@@ -112,6 +123,8 @@ def _provision(arguments: argparse.Namespace, settings: Settings) -> None:
         check=arguments.check,
         limit=arguments.limit,
         add=arguments.add,
+        upgrade=arguments.upgrade,
+        reboot=arguments.reboot,
         become_password=getpass.getpass("Password of sudo: ") if arguments.ask_become_pass else "",
     )
 

@@ -103,7 +103,9 @@ def _add_devices(actions: Any) -> None:
         parser = actions.add_parser(name, help=text)
         parser.add_argument("target", metavar="GPU|HOST")
         parser.add_argument("--reason")
-    actions.add_parser("uncordon", help="take leases again").add_argument("target", metavar="GPU|HOST")
+    uncordon = actions.add_parser("uncordon", help="take leases again")
+    uncordon.add_argument("target", metavar="GPU|HOST")
+    uncordon.add_argument("--reason", help="only the cordon or drain with this reason; others stay")
     forget = actions.add_parser("forget", help="a host that has left the cluster: its devices and cordons go")
     forget.add_argument("host", metavar="HOST")
     share = actions.add_parser(

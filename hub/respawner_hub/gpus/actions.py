@@ -65,9 +65,11 @@ class Cordon(Action):
 
 
 class Uncordon(Action):
-    """Take new leases again, whatever the reason of the cordon was."""
+    """Take new leases again, whatever the reason of the cordon was; or only take one's own cordon or drain away."""
 
     target: str = Field(min_length=1, max_length=255)
+    reason: str | None = Field(None, min_length=1)
+    """As it was given to the cordon or drain; None: all of them."""
 
 
 class Drain(Cordon):

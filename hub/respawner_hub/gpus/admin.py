@@ -88,6 +88,8 @@ class AdminActions:
     async def _uncordon(self, action: actions.Uncordon) -> str:
         """Its agent forgets what was wrong with it too, else the scheduler would cordon it again."""
         said = await self._handler.in_thread(self._desk.carry_out, action, self.by)
+        if action.reason:
+            return said
         try:
             await self._handler.settings["gpu_agents"].clear(action.target)
         except AgentUnreachable as error:

@@ -224,7 +224,7 @@ class Desk:
                 self.ledger.cordon(self._target(action.target), action.reason, by)
                 return f"{action.target} takes no new leases."
             case actions.Uncordon():
-                return self._uncordon(action.target, by)
+                return self._uncordon(action, by)
             case actions.Forget():
                 return self._forget(action.host, by)
             case actions.Share():
@@ -263,19 +263,27 @@ class Desk:
             f"{', and those without GPUs in a moment' if others else ''}. Who cannot be is tried again until it is uncordoned."
         )
 
-    def _uncordon(self, named: str, by: str) -> str:
-        """All reasons but the Swarm's, which would be back at the next look."""
-        target = self._target(named)
+    def _uncordon(self, action: actions.Uncordon, by: str) -> str:
+        """All reasons, or the one that is named; but not the Swarm's, which would be back at the next look."""
+        named, target = action.target, self._target(action.target)
         standing = [cordon for cordon in self.ledger.cordons() if cordon.target == target]
-        for cordon in standing:
-            if cordon.by != SWARM:
-                self.ledger.uncordon(target, by, cordon.reason)
-        if still := [cordon.reason for cordon in standing if cordon.by == SWARM]:
+        meant = {action.reason, DRAINING + (action.reason or "")}
+        ended = [
+            cordon
+            for cordon in standing
+            if cordon.by != SWARM and (action.reason is None or cordon.reason in meant)
+        ]
+        for cordon in ended:
+            self.ledger.uncordon(target, by, cordon.reason)
+        left = [cordon for cordon in standing if cordon not in ended]
+        if still := [cordon.reason for cordon in left if cordon.by == SWARM]:
             return (
                 f"{named} takes none yet, {'; '.join(still)}: `docker node update --availability active {named}` on the hub, "
                 "or `docker node ls` to see what is wrong with it."
             )
-        return f"{named} takes leases again." if standing else f"{named} was not cordoned."
+        if left:
+            return f"{named} is still cordoned: {'; '.join(cordon.reason for cordon in left)}."
+        return f"{named} takes leases again." if ended else f"{named} was not cordoned."
 
     def _forget(self, host: str, by: str) -> str:
         """

@@ -7,6 +7,11 @@ for controller in /sys/fs/cgroup/*; do
 done
 ssh-keygen -A >/dev/null
 mount --make-rshared /
+# What a reboot changes: the outer kernel's own number stays.
+cp /proc/sys/kernel/random/uuid /run/boot_id
+mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
+# The devices that this host is said to have on its PCI bus.
+[ -d /etc/respawner-standin/pci ] && mount --bind /etc/respawner-standin/pci /sys/bus/pci/devices
 # This kernel lends no controllers of cgroup v2, so systemd has to be content with v1.
 exec env SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 /sbin/init \
     systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1
