@@ -81,13 +81,16 @@ class Person:
         self.page.wait_for_selector("#jupyterlab-splash", state="detached", timeout=SPAWN_MS)
         self.page.wait_for_selector(".jp-LabShell", timeout=SPAWN_MS)
 
+    def begin_cell(self, number: int) -> None:
+        """Run the cell at this place (from 0) and do not wait for its end."""
+        self.page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".cm-content").click()
+        self.page.keyboard.press("Control+Enter")
+
     def run_cell(self, number: int) -> str:
         """Run the cell at this place (from 0) and return the text of its output."""
-        cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(number)
-        prompt = cell.locator(".jp-InputPrompt").first
+        prompt = self.page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".jp-InputPrompt").first
         before = prompt.inner_text()
-        cell.locator(".cm-content").click()
-        self.page.keyboard.press("Control+Enter")
+        self.begin_cell(number)
         expect(prompt).to_have_text(re.compile(r"\[\d+\]:"), timeout=CELL_MS)
         if before.strip("[]: "):
             expect(prompt).not_to_have_text(before, timeout=CELL_MS)

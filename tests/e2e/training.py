@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import nbformat
 
@@ -67,6 +68,42 @@ plt.plot(loss_history)
 plt.axvline(len(loss_history) // 2, color="crimson", linestyle="--", label="kernel killed here")
 plt.xlabel("step"); plt.ylabel("loss"); plt.legend(); plt.show()"""
 
+LONG_CELL = """\
+%%resumable
+import time
+
+torch.manual_seed(1)
+model = SmallCNN()
+optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.7)
+loader = torch.utils.data.DataLoader(
+    torch.utils.data.TensorDataset(X_train, y_train), batch_size=64, shuffle=True
+)
+loss_history = []
+for epoch in range(4):
+    for x, y in loader:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        loss_history.append(loss.item())
+        with open("steps.txt", "a") as steps:
+            print(len(loss_history), loss_history[-1].hex(), file=steps)
+        time.sleep(0.05)
+    scheduler.step()
+print(f"epoch {epoch + 1}, loss {loss_history[-1]:.4f}, {len(loss_history)} steps")"""
+"""Training in one cell, which is killed in its middle. Tells every step in a file."""
+
+CURVE = """\
+import matplotlib.pyplot as plt
+
+told = [line.split() for line in open("steps.txt")]
+plt.figure(figsize=(7, 2.6))
+plt.plot(range(1, len(loss_history) + 1), loss_history, label="loss_history")
+plt.plot([int(n) for n, _ in told], [float.fromhex(loss) for _, loss in told], "x", ms=4, label="as each step told it")
+plt.axvline(KILLED_AT, color="crimson", linestyle="--", label="kernel killed here")
+plt.xlabel("step"); plt.ylabel("loss"); plt.legend(); plt.show()"""
+
 CELLS = (SETUP, TRAIN, MORE, PLOT)
 
 FINGERPRINT = """\
@@ -82,9 +119,9 @@ FINGERPRINT = """\
 }"""
 
 
-def notebook() -> str:
+def notebook(sources: Sequence[str] = CELLS, kernel: str = "python3") -> str:
     """The notebook as a file's text."""
-    cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
-    kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    kernelspec = {"name": kernel, "display_name": "Python 3", "language": "python"}
     document = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernelspec})
     return json.dumps(document)
