@@ -102,8 +102,7 @@ def summary(outcome: Outcome, *, check: bool) -> list[str]:
         lines.append(f"{name:{width}}  {counts.ok:5}  {counts.changed:{len(changed)}}  {failed:>6}")
     lines += ["", f"{'role':{width}}      s  {changed}"]
     for role, seconds in outcome.role_seconds.items():
-        count = sum(task.startswith(f"{role} : ") for _, task in outcome.changed)
-        lines.append(f"{role:{width}}  {seconds:5.0f}  {count:{len(changed)}}")
+        lines.append(f"{role:{width}}  {seconds:5.0f}  {outcome.changed_by(role):{len(changed)}}")
     return [*lines, "", f"{outcome.seconds:.0f} s. Everything that Ansible said: {outcome.folder / 'stdout'}"]
 
 

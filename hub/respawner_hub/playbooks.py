@@ -61,6 +61,10 @@ class Outcome:
     said: str = ""
     """The end of what Ansible printed, where it failed before any task."""
 
+    def changed_by(self, role: str) -> int:
+        """Tasks of the role that changed something, over all hosts."""
+        return sum(task.startswith(f"{role} : ") for _, task in self.changed)
+
 
 @dataclass
 class _Watcher:

@@ -2,4 +2,17 @@
 
 import os
 
+import pytest
+
 collect_ignore_glob = [] if os.environ.get("RESPAWNER_CLUSTER") else ["test_*.py"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What every role took and changed, at the end of the run."""
+    if not os.environ.get("RESPAWNER_CLUSTER"):
+        return
+    from .test_cluster import SUMMARY
+
+    if SUMMARY.exists():
+        terminalreporter.section("provision, a role")
+        terminalreporter.write(SUMMARY.read_text())

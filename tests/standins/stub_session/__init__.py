@@ -55,7 +55,7 @@ def root_file_system() -> bytes:
         archive.add(Path(__file__).with_name("server.py"), "opt/server.py")
         for path, program in programs.items():
             archive.add(program, path.strip("/"))
-        for place, path in _shared_libraries([interpreter, *programs.values(), *modules]).items():
+        for place, path in shared_libraries([interpreter, *programs.values(), *modules]).items():
             archive.add(path, place)
         for name, content in LOGIN.items():
             entry = tarfile.TarInfo(f"etc/{name}")
@@ -72,7 +72,7 @@ def _filtered(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if LEFT_OUT.search(f"/{entry.name}") else entry
 
 
-def _shared_libraries(files: Iterable[Path]) -> dict[str, Path]:
+def shared_libraries(files: Iterable[Path]) -> dict[str, Path]:
     """Where in the image → the file here, of everything that the dynamic loader would look for."""
     output = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False).stdout
     found = {f"usr/lib/{name}": Path(path).resolve() for name, path in re.findall(r"(\S+) => (/\S+)", output)}
