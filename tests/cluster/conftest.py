@@ -11,8 +11,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What every role took and changed, at the end of the run."""
     if not os.environ.get("RESPAWNER_CLUSTER"):
         return
-    from .test_cluster import SUMMARY
+    from .deployed import ARTIFACTS
 
-    if SUMMARY.exists():
-        terminalreporter.section("provision, a role")
-        terminalreporter.write(SUMMARY.read_text())
+    for summary in sorted(ARTIFACTS.glob("*/summary.md")):
+        terminalreporter.section(f"provision, a role: {summary.parent.name}")
+        terminalreporter.write(summary.read_text())

@@ -13,8 +13,8 @@ import pytest
 
 from tests.standins import stub_session
 
+from .deployed import Cluster, sessions_on, wait_for
 from .rig import Rig, playbook
-from .test_cluster import HATCH, Cluster, sessions_on, wait_for
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(2400)]
 
@@ -22,11 +22,10 @@ DRIVER = {"libcuda1", "libnvidia-ml1", "nvidia-open-kernel-dkms", "nvidia-persis
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster():
     stub_session.build(docker.APIClient(version="auto"))
     with Rig(hosts=1, bare=True) as rig:
-        rig.hosts[0].write("/etc/respawner/jupyterhub_config.d/tests.py", HATCH.encode())
-        made = Cluster(rig, tmp_path_factory.mktemp("state"))
+        made = Cluster(rig, "bare-gpus", [stub_session.IMAGE])
         made.variables["respawner_monitoring"] = True
         yield made
 
