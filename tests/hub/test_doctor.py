@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 from respawner_hub.doctor import deployment, gpus, sessions
 from respawner_hub.doctor.verdict import Absent, Failed, NotChecked, verdict
-from respawner_hub.images import project_root
+from respawner_hub.images import fitness, project_root
+from respawner_hub.images.fitness import Check
 from respawner_hub.settings import Settings
 from respawner_spawner.agent.wire import Answer
 from respawner_spawner.devices import Gpu, Health, Inventory, Report
@@ -192,6 +193,33 @@ def test_a_database_that_does_not_answer_is_a_failure(tmp_path):
     settings = Settings.model_validate({"hub": {"database_url": f"sqlite:///{tmp_path}/none/none.sqlite"}})
     with pytest.raises(Failed, match="the database does not answer"):
         deployment.database(settings)
+
+
+def tried_sessions(monkeypatch, prove_fit) -> dict[str, Check]:
+    """What `try_sessions` notes on one host, by name."""
+    noted = []
+    monkeypatch.setattr(fitness, "prove_fit", prove_fit)
+    sessions.try_sessions(Settings(), {"a": None}, lambda what, host: what, noted.append)
+    return {check.name: check for check in noted}
+
+
+@pytest.mark.parametrize(
+    ("devices", "noted"),
+    [
+        (Check("devices", "skipped", "no GPU was given, and none is seen"), {}),
+        (
+            Check("devices", "failed", "a container that was given no GPU sees GPU-a"),
+            {"session devices": "failed"},
+        ),
+    ],
+)
+def test_a_session_that_sees_a_gpu_without_having_been_given_one_fails(monkeypatch, devices, noted):
+    def prove_fit(engine, image, state_dir, on_check):
+        for check in (Check("user", "ok", "jovyan"), devices):
+            on_check(check)
+
+    found = tried_sessions(monkeypatch, prove_fit)
+    assert {name: check.state for name, check in found.items()} == {"session user": "ok", **noted}
 
 
 def test_only_a_free_gpu_is_tried():
