@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from importlib.util import module_from_spec, spec_from_file_location
 from types import SimpleNamespace
 
+import docker.errors
 import pytest
 from respawner_hub.doctor import deployment, gpus, sessions
 from respawner_hub.doctor.verdict import Absent, Failed, NotChecked, verdict
@@ -20,6 +21,7 @@ from respawner_spawner.devices.values import Access
 TWO = Inventory((Gpu("GPU-a", "A100", 80 << 30), Gpu("GPU-b", "A100", 80 << 30)), "", "570.86.15", "12.8")
 BOTH = {"GPU-a", "GPU-b"}
 NONE = Inventory(cause="no NVIDIA driver on this machine")
+CLUSTER = {"hosts": {"a": "10.0.0.1", "b": "10.0.0.2"}, "hub_address": "10.0.1.1"}
 
 CDI = """\
 cdiVersion: 0.6.0
@@ -179,14 +181,25 @@ def test_a_host_that_left_the_swarm_is_named():
     def engine(state: str):
         return SimpleNamespace(client=SimpleNamespace(info=lambda: {"Swarm": {"LocalNodeState": state}}))
 
-    cluster = {"hosts": {"a": "10.0.0.1", "b": "10.0.0.2"}, "hub_address": "10.0.1.1"}
-    settings = Settings.model_validate({"cluster": cluster})
+    settings = Settings.model_validate({"cluster": CLUSTER})
     hosts = {"a": engine("active"), "b": engine("active")}
     assert deployment.swarm(settings, hosts) == "2 of 2 hosts are active nodes"
     with pytest.raises(Failed, match=r"not in the Swarm: b \(inactive\)"):
         deployment.swarm(settings, {**hosts, "b": engine("inactive")})
     with pytest.raises(NotChecked):
         deployment.swarm(Settings(), hosts)
+
+
+def test_an_overlay_that_an_idle_worker_does_not_know_yet_is_tried_by_a_container(monkeypatch):
+    def inspect_network(name):
+        raise docker.errors.NotFound(f"network {name} not found")
+
+    worker = SimpleNamespace(client=SimpleNamespace(inspect_network=inspect_network))
+    monkeypatch.setattr(deployment, "answer", lambda engine, image, arguments, **host: "")
+    settings = Settings.model_validate({"cluster": CLUSTER})
+    assert deployment.network(settings, worker).startswith(
+        "a container on it reaches the hub at http://10.0.1.1:"
+    )
 
 
 def test_a_database_that_does_not_answer_is_a_failure(tmp_path):

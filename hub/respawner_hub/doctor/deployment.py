@@ -183,8 +183,9 @@ def network(settings: Settings, engine: Engine) -> str:
     """A container on the sessions' network reaches the hub's API, as a session must."""
     try:
         address = gateway.remembered(settings)
-        found = engine.client.inspect_network(settings.network)
-        here = address if settings.cluster else gateway.gateway_of(settings, found)
+        # A worker knows an overlay only while a container is on it; the one below is.
+        found = None if settings.cluster else engine.client.inspect_network(settings.network)
+        here = gateway.gateway_of(settings, found) if found else address
     except docker.errors.NotFound as error:
         raise Failed(f"there is no network {settings.network!r}", "`respawner-hub up` makes it.") from error
     except gateway.NetworkError as error:
