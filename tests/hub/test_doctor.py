@@ -9,14 +9,18 @@ from types import SimpleNamespace
 
 import docker.errors
 import pytest
-from respawner_hub.doctor import deployment, gpus, sessions
+import requests
+from respawner_hub.doctor import containers, deployment, gpus, sessions
+from respawner_hub.doctor.containers import ContainerError
 from respawner_hub.doctor.verdict import Absent, Failed, NotChecked, verdict
 from respawner_hub.images import fitness, project_root
+from respawner_hub.images.errors import ImageTestError
 from respawner_hub.images.fitness import Check
 from respawner_hub.settings import Settings
 from respawner_spawner.agent.wire import Answer
 from respawner_spawner.devices import Gpu, Health, Inventory, Report
 from respawner_spawner.devices.values import Access
+from respawner_spawner.engine import EngineUnreachable
 
 TWO = Inventory((Gpu("GPU-a", "A100", 80 << 30), Gpu("GPU-b", "A100", 80 << 30)), "", "570.86.15", "12.8")
 BOTH = {"GPU-a", "GPU-b"}
@@ -227,12 +231,59 @@ def tried_sessions(monkeypatch, prove_fit) -> dict[str, Check]:
     ],
 )
 def test_a_session_that_sees_a_gpu_without_having_been_given_one_fails(monkeypatch, devices, noted):
-    def prove_fit(engine, image, state_dir, on_check):
+    def prove_fit(engine, image, state_dir, gpus, on_check, only):
         for check in (Check("user", "ok", "jovyan"), devices):
             on_check(check)
 
     found = tried_sessions(monkeypatch, prove_fit)
     assert {name: check.state for name, check in found.items()} == {"session user": "ok", **noted}
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ImageTestError("it is not on the engine"), "it is not on the engine"),
+        (EngineUnreachable("tcp://gpu-1:2376: refused"), "EngineUnreachable: tcp://gpu-1:2376: refused"),
+        (requests.ReadTimeout("60 s"), "ReadTimeout: 60 s"),
+    ],
+)
+def test_a_host_where_no_session_can_be_tried_fails(monkeypatch, error, says):
+    def prove_fit(*arguments):
+        raise error
+
+    found = tried_sessions(monkeypatch, prove_fit)
+    assert {name: (check.state, check.says) for name, check in found.items()} == {"session": ("failed", says)}
+
+
+class Hangs:
+    """A Docker client of which `stage` and everything after it gets no answer."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def __getattr__(self, name):
+        def call(*arguments, **named):
+            if name in (self.stage, "remove_container"):
+                raise requests.ReadTimeout("read timed out")
+            return {"Id": "c"} if name == "create_container" else {}
+
+        return call
+
+
+@pytest.mark.parametrize("stage", ["create_container", "start", "wait"])
+def test_a_container_on_a_mount_that_hangs_is_a_failure(stage):
+    with pytest.raises(
+        ContainerError, match=r"did not start and end within 60 s \(ReadTimeout: read timed out"
+    ):
+        containers.answer(SimpleNamespace(client=Hangs(stage)), "image", ["pass"])
+
+
+def test_an_engine_that_hangs_is_a_failure_of_each_check_that_asks_it():
+    hung = SimpleNamespace(client=Hangs("info"), host="tcp://gpu-1:2376")
+    with pytest.raises(Failed, match="the engine at tcp://gpu-1:2376 does not answer: read timed out"):
+        deployment.engine(hung)
+    check = verdict("clock", deployment.clock, {"a": hung})
+    assert (check.state, check.says) == ("failed", "ReadTimeout: read timed out")
 
 
 def test_only_a_free_gpu_is_tried():

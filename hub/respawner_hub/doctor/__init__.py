@@ -69,19 +69,15 @@ def examine(
     told = next(
         (answer for answer in answers if not settings.cluster or answer.host == socket.gethostname()), None
     )
-    note(
-        verdict(
-            "driver",
-            gpus.driver,
-            here,
-            gpus.listed_by_nvidia_smi(),
-            told.report.inventory if told else None,
-            {device.uuid for device in ledger.devices() if device.host == told.host}
-            if ledger and told
-            else None,
-            gpus.on_the_bus(),
-        )
-    )
+
+    def driver() -> str:
+        known = None
+        if ledger and told:
+            known = {device.uuid for device in ledger.devices() if device.host == told.host}
+        agents = told.report.inventory if told else None
+        return gpus.driver(here, gpus.listed_by_nvidia_smi(), agents, known, gpus.on_the_bus())
+
+    note(verdict("driver", driver))
     note(verdict("toolkit", gpus.toolkit, here, gpus.CDI_FOLDERS))
     note(verdict("versions", gpus.versions, here, settings.image.name))
     note(verdict("health", gpus.health, answers))

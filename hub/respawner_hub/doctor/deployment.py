@@ -15,7 +15,7 @@ import requests
 import sqlalchemy
 import sqlalchemy.exc
 from respawner_spawner.agent.client import Seen
-from respawner_spawner.engine import UNREACHABLE, Engine
+from respawner_spawner.engine import Engine, EngineUnreachable
 from respawner_spawner.leases.ledger import Ledger
 
 from .. import __version__, gateway, preflight, up
@@ -59,7 +59,7 @@ def engine(engine: Engine) -> str:
     """Version and room of an engine; room only where its folder is on this machine."""
     try:
         info = engine.client.info()
-    except (*UNREACHABLE, docker.errors.DockerException) as error:
+    except (EngineUnreachable, requests.RequestException, docker.errors.DockerException) as error:
         raise Failed(
             f"the engine at {engine.host} does not answer: {error}",
             "`systemctl start docker` there, or `respawner-hub up`, which starts one.",

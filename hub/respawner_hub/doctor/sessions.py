@@ -60,10 +60,9 @@ def try_sessions(
             name = named(f"session {check.name}", host)
             note(dataclasses.replace(check, name=name, says=_honest(check)))
 
-        try:
-            fitness.prove_fit(engine, settings.image.name, settings.state_dir, on_check=tell)
-        except ImageTestError as error:
-            note(Check(named("session", host), "failed", str(error)))
+        tried = verdict(named("session", host), _prove, engine, settings, tell)
+        if tried.state != "ok":
+            note(tried)
 
 
 def try_gpus(
@@ -92,10 +91,23 @@ def try_gpus(
             note(dataclasses.replace(check, name=f"{check.name} {uuid}", says=_honest(check)))
 
         engine = engines[_host(devices[uuid], engines)]
-        try:
-            fitness.prove_fit(engine, settings.image.name, settings.state_dir, [uuid], tell, OF_A_GPU)
-        except ImageTestError as error:
-            note(Check(f"devices {uuid}", "failed", str(error)))
+        tried = verdict(f"devices {uuid}", _prove, engine, settings, tell, [uuid], OF_A_GPU)
+        if tried.state != "ok":
+            note(tried)
+
+
+def _prove(
+    engine: Engine, settings: Settings, tell: Note, gpus: Sequence[str] = (), only: Sequence[str] = ()
+) -> str:
+    """`tell` hears of every check.
+
+    :raises Failed: none, or not all, could be made.
+    """
+    try:
+        fitness.prove_fit(engine, settings.image.name, settings.state_dir, gpus, tell, only)
+    except ImageTestError as error:
+        raise Failed(str(error)) from error
+    return "done"
 
 
 def _no_gpu() -> str:
