@@ -308,6 +308,27 @@ def test_only_a_free_gpu_is_tried():
         free("GPU-z", {}, asked_for=True)
 
 
+def test_a_gpu_that_a_session_got_while_another_was_tried_is_left_alone(monkeypatch):
+    devices = {uuid: sessions.Device("gpu-1") for uuid in ("GPU-a", "GPU-b", "GPU-c", "GPU-d")}
+    holders = {}
+    tried, noted = [], []
+
+    def prove_fit(engine, image, state_dir, given, on_check, only):
+        tried.extend(given)
+        holders["GPU-b"] = "team/ada/"
+        devices["GPU-c"] = sessions.Device("gpu-1", (4711,))
+        devices.pop("GPU-d", None)
+
+    monkeypatch.setattr(fitness, "prove_fit", prove_fit)
+    sessions.try_gpus(Settings(), {"gpu-1": None}, lambda: (dict(devices), dict(holders)), (), noted.append)
+    assert tried == ["GPU-a"]
+    assert {check.name: (check.state, check.says) for check in noted} == {
+        "gpu GPU-b": ("skipped", "not checked: team/ada/ holds it"),
+        "gpu GPU-c": ("skipped", "not checked: processes compute on it: 4711"),
+        "gpu GPU-d": ("skipped", "not checked: no agent tells of it any more"),
+    }
+
+
 def test_a_gpu_that_is_listed_for_its_mig_devices_is_none_to_compute_on(monkeypatch):
     file = project_root() / "images" / "test" / "inside.py"
     spec = spec_from_file_location("inside", file)

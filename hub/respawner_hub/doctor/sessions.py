@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import sqlalchemy.exc
 from respawner_spawner.agent.wire import Answer
 from respawner_spawner.engine import Engine
 from respawner_spawner.leases.ledger import Ledger
@@ -42,7 +43,12 @@ def devices_of(answers: Sequence[Answer]) -> dict[str, Device]:
 
 def holders_of(ledger: Ledger | None) -> dict[str, str] | None:
     """UUID → the session that holds it; None where the ledger cannot be asked."""
-    return {uuid: lease.holder for lease in ledger.leases() for uuid in lease.uuids} if ledger else None
+    if ledger is None:
+        return None
+    try:
+        return {uuid: lease.holder for lease in ledger.leases() for uuid in lease.uuids}
+    except sqlalchemy.exc.SQLAlchemyError:
+        return None
 
 
 def try_sessions(
@@ -68,20 +74,21 @@ def try_sessions(
 def try_gpus(
     settings: Settings,
     engines: Mapping[str, Engine],
-    devices: Mapping[str, Device],
-    holders: Mapping[str, str] | None,
+    now: Callable[[], tuple[Mapping[str, Device], Mapping[str, str] | None]],
     wanted: Sequence[str],
     note: Note,
 ) -> None:
     """With each GPU a session's container that sees this one and computes on it.
 
-    :param devices: by UUID.
-    :param holders: UUID → who has it now; None: nobody can tell.
+    :param now: devices by UUID, and UUID → who has it (None: nobody can tell), asked anew before each GPU: trying one takes
+        a minute, in which a session may get the next.
     :param wanted: UUIDs; empty means every one that is free.
     """
-    if not devices and not wanted:
+    uuids = list(wanted or now()[0])
+    if not uuids:
         note(verdict("gpu", _no_gpu))
-    for uuid in wanted or devices:
+    for uuid in uuids:
+        devices, holders = now()
         free = verdict(f"gpu {uuid}", _free, uuid, devices, holders, engines, asked_for=bool(wanted))
         if free.state != "ok":
             note(free)
@@ -126,6 +133,8 @@ def _free(
 ) -> str:
     """:raises NotChecked: it may not be tried now; `Failed` where it was asked for by name."""
     why = ""
+    if uuid not in devices and not asked_for:
+        raise NotChecked("no agent tells of it any more")
     if uuid not in devices:
         raise Failed(
             f"no host has it; there are {', '.join(devices) or 'none'}", "`nvidia-smi -L` on the host."
