@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from datetime import UTC, datetime
 from importlib.util import module_from_spec, spec_from_file_location
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import docker.errors
 import pytest
 import requests
+from respawner_hub import preflight
 from respawner_hub.doctor import containers, deployment, gpus, sessions
 from respawner_hub.doctor.containers import ContainerError
 from respawner_hub.doctor.verdict import Absent, Failed, NotChecked, verdict
@@ -174,6 +176,8 @@ def test_a_clock_that_differs_is_named_with_its_host(monkeypatch):
 
     monkeypatch.setattr(deployment, "_follows_a_server", lambda: True)
     assert "follows a time server" in deployment.clock({"a": engine(0)})
+    with pytest.raises(NotChecked, match="no engine answers"):
+        deployment.clock({})
     with pytest.raises(Failed, match=r"clocks differ: b is 6\d s ahead, c is \d+ s behind"):
         deployment.clock({"a": engine(0), "b": engine(65), "c": engine(-30)})
     monkeypatch.setattr(deployment, "_follows_a_server", lambda: False)
@@ -181,17 +185,52 @@ def test_a_clock_that_differs_is_named_with_its_host(monkeypatch):
         deployment.clock({"a": engine(0)})
 
 
-def test_a_host_that_left_the_swarm_is_named():
-    def engine(state: str):
-        return SimpleNamespace(client=SimpleNamespace(info=lambda: {"Swarm": {"LocalNodeState": state}}))
+def test_a_host_that_left_the_swarm_or_is_in_another_is_named():
+    def engine(state: str, *managers: str):
+        told = {"LocalNodeState": state, "RemoteManagers": [{"NodeID": one} for one in managers] or None}
+        return SimpleNamespace(client=SimpleNamespace(info=lambda: {"Swarm": told}))
 
     settings = Settings.model_validate({"cluster": CLUSTER})
-    hosts = {"a": engine("active"), "b": engine("active")}
-    assert deployment.swarm(settings, hosts) == "2 of 2 hosts are active nodes"
+    hosts = {"a": engine("active", "m1", "m2"), "b": engine("active", "m2")}
+    assert deployment.swarm(settings, hosts) == "2 of 2 hosts are active nodes of one Swarm"
     with pytest.raises(Failed, match=r"not in the Swarm: b \(inactive\)"):
         deployment.swarm(settings, {**hosts, "b": engine("inactive")})
+    with pytest.raises(Failed, match=r"the hosts are in 2 Swarms: a \| b"):
+        deployment.swarm(settings, {**hosts, "b": engine("active", "m3")})
+    with pytest.raises(NotChecked, match="the engines of a, b do not answer; 0 of 2 hosts"):
+        deployment.swarm(settings, {})
+    with pytest.raises(NotChecked, match="the engines of b do not answer; 1 of 2 hosts"):
+        deployment.swarm(settings, {"a": hosts["a"]})
     with pytest.raises(NotChecked):
         deployment.swarm(Settings(), hosts)
+
+
+def test_the_port_of_a_hub_that_is_silent_is_looked_at(tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        settings = Settings.model_validate({"hub": {"state_dir": tmp_path, "hub_api_port": port}})
+        with pytest.raises(Failed, match="network has not been made yet"):
+            deployment.ports(settings, ["hub"])
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "gateway").write_text("127.0.0.1\n")
+        with pytest.raises(
+            Failed, match=rf"Port {port} on 127.0.0.1 is taken .* another \[hub\] hub_api_port"
+        ):
+            deployment.ports(settings, ["hub"])
+        (tmp_path / "run" / "gateway").write_text("192.0.2.1\n")
+        with pytest.raises(Failed, match=rf"192.0.2.1, where port {port} .* is no address of this machine"):
+            deployment.ports(settings, ["hub"])
+    (tmp_path / "run" / "gateway").write_text("127.0.0.1\n")
+    assert deployment.ports(settings, ["hub"]) == "free for hub"
+
+
+def test_a_hub_that_cannot_be_asked_since_the_proxy_is_down_may_have_its_port(monkeypatch):
+    asked = []
+    monkeypatch.setattr(preflight, "port_problems", lambda settings, programs: asked.extend(programs) or ())
+    assert deployment.ports(Settings(), ["proxy", "hub"]) == "free for proxy"
+    assert asked == ["proxy"]
 
 
 def test_an_overlay_that_an_idle_worker_does_not_know_yet_is_tried_by_a_container(monkeypatch):

@@ -79,6 +79,8 @@ def engine(engine: Engine) -> str:
 
 def clock(engines: Mapping[str, Engine]) -> str:
     """The engines' clocks beside this one, and whether this one follows anybody (adjtimex(2))."""
+    if not engines:
+        raise NotChecked("no engine answers whose clock could be compared")
     skews = {}
     for host, engine in engines.items():
         before = time.time()
@@ -105,7 +107,10 @@ def _follows_a_server() -> bool:
 
 
 def swarm(settings: Settings, engines: Mapping[str, Engine]) -> str:
-    """Every host is a node of one Swarm, and none is out of it."""
+    """Every host is a node of one Swarm, and none is out of it.
+
+    Only a manager tells its Swarm's id; who the managers are, every node tells (`RemoteManagers` of the engine's `/info`).
+    """
     if settings.cluster is None:
         raise NotChecked("one machine, which needs no Swarm")
     nodes = {host: engine.client.info()["Swarm"] for host, engine in engines.items()}
@@ -118,7 +123,25 @@ def swarm(settings: Settings, engines: Mapping[str, Engine]) -> str:
             f"not in the Swarm: {', '.join(out)}",
             "`respawner-hub provision --limit HOST` lets it join again.",
         )
-    return f"{len(nodes)} of {len(settings.cluster.hosts)} hosts are active nodes"
+    swarms: list[tuple[set[str], list[str]]] = []
+    """Managers' ids, and the hosts that know one of them."""
+    for host, node in nodes.items():
+        managers = {manager["NodeID"] for manager in node.get("RemoteManagers") or ()}
+        if same := next((one for one in swarms if one[0] & managers), None):
+            same[0].update(managers)
+            same[1].append(host)
+        else:
+            swarms.append((managers, [host]))
+    if len(swarms) > 1:
+        raise Failed(
+            f"the hosts are in {len(swarms)} Swarms: {' | '.join(', '.join(hosts) for _, hosts in swarms)}",
+            "`docker swarm leave` on those that are in the wrong one, then `respawner-hub provision --limit HOST`.",
+        )
+    if silent := [host for host in settings.cluster.hosts if host not in nodes]:
+        raise NotChecked(
+            f"the engines of {', '.join(silent)} do not answer; {len(nodes)} of {len(settings.cluster.hosts)} hosts are active nodes"
+        )
+    return f"{len(nodes)} of {len(settings.cluster.hosts)} hosts are active nodes of one Swarm"
 
 
 def proxy(settings: Settings) -> str:
@@ -174,9 +197,21 @@ def ports(settings: Settings, silent: Collection[str]) -> str:
     """A program that does not answer must not find its port taken by something else."""
     if not silent:
         return "held by this deployment's own programs"
-    if problems := list(preflight.port_problems(settings, silent)):
+    asked = set(silent)
+    if "proxy" in asked:
+        asked.discard("hub")  # it is asked through the proxy, and may well listen
+    problems = list(preflight.port_problems(settings, asked))
+    if "hub" in asked:
+        # Not in preflight: before `up` has made the sessions' network, its gateway is no address of this machine.
+        try:
+            address = gateway.remembered(settings)
+            if problem := preflight.port_problem("[hub] hub_api_port", address, settings.hub.hub_api_port):
+                problems.append(problem)
+        except gateway.NetworkError as error:
+            problems.append(str(error))
+    if problems:
         raise Failed("; ".join(problems))
-    return f"free for {', '.join(silent)}"
+    return f"free for {', '.join(one for one in silent if one in asked)}"
 
 
 def network(settings: Settings, engine: Engine) -> str:
