@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import module_from_spec, spec_from_file_location
 from types import SimpleNamespace
@@ -23,6 +25,7 @@ from respawner_spawner.agent.wire import Answer
 from respawner_spawner.devices import Gpu, Health, Inventory, Report
 from respawner_spawner.devices.values import Access
 from respawner_spawner.engine import EngineUnreachable
+from respawner_spawner.leases.ledger import Ledger
 
 TWO = Inventory((Gpu("GPU-a", "A100", 80 << 30), Gpu("GPU-b", "A100", 80 << 30)), "", "570.86.15", "12.8")
 BOTH = {"GPU-a", "GPU-b"}
@@ -64,12 +67,12 @@ def test_what_a_look_says_and_raises_becomes_its_state():
 
 def test_a_machine_without_a_gpu_is_not_checked_and_one_whose_driver_is_missing_fails():
     with pytest.raises(NotChecked, match=r"no NVIDIA GPU on this machine's PCI bus \(no NVIDIA driver"):
-        gpus.driver(NONE, "no nvidia-smi", None, set(), 0)
+        gpus.driver(NONE, None, None, set(), 0)
     with pytest.raises(Failed, match="2 NVIDIA GPUs on the PCI bus, but no NVIDIA driver") as found:
-        gpus.driver(NONE, "no nvidia-smi", None, set(), 2)
+        gpus.driver(NONE, None, None, set(), 2)
     assert "provision" in found.value.next_step
     with pytest.raises(Failed, match="the agent tells of 2 GPUs, and NVML of none"):
-        gpus.driver(NONE, "no nvidia-smi", TWO, BOTH, 0)
+        gpus.driver(NONE, None, TWO, BOTH, 0)
 
 
 def test_everybody_who_lists_devices_must_list_the_same():
@@ -86,7 +89,9 @@ def test_everybody_who_lists_devices_must_list_the_same():
         with pytest.raises(Failed, match=said):
             gpus.driver(TWO, listed, told, known, 2)
     with pytest.raises(Absent, match="2 GPUs by NVML; there is no nvidia-smi"):
-        gpus.driver(TWO, "there is no nvidia-smi on PATH", TWO, BOTH, 2)
+        gpus.driver(TWO, None, TWO, BOTH, 2)
+    with pytest.raises(Failed, match="nvidia-smi -L has not answered within 30 s; NVML lists 2"):
+        gpus.driver(TWO, "nvidia-smi -L has not answered within 30 s", TWO, BOTH, 2)
     with pytest.raises(Failed, match="fell off the bus"):
         gpus.driver(Inventory(TWO.found, "GPU-b fell off the bus"), BOTH, TWO, BOTH, 2)
 
@@ -105,7 +110,7 @@ def test_gpus_on_the_bus_are_counted_without_a_driver(tmp_path):
 
 def test_nvidia_smi_is_asked_for_uuids_or_says_why_not(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpus.listed_by_nvidia_smi() == "there is no nvidia-smi on PATH"
+    assert gpus.listed_by_nvidia_smi() is None
     program = tmp_path / "nvidia-smi"
     program.write_text(
         "#!/bin/sh\necho 'GPU 0: NVIDIA A100 (UUID: GPU-a)'\necho '  MIG 1g.10gb Device 0: (UUID: MIG-b)'\n"
@@ -116,6 +121,8 @@ def test_nvidia_smi_is_asked_for_uuids_or_says_why_not(tmp_path, monkeypatch):
         "#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'; exit 18\n"
     )
     assert "ended with 18: Failed to initialize NVML" in gpus.listed_by_nvidia_smi()
+    program.write_bytes(b"\x7fELF of another machine")
+    assert "cannot be run: Exec format error" in gpus.listed_by_nvidia_smi()
 
 
 def test_a_stale_description_of_the_devices_is_named_with_what_is_wrong(tmp_path, monkeypatch):
@@ -139,6 +146,29 @@ def test_a_stale_description_of_the_devices_is_named_with_what_is_wrong(tmp_path
         gpus.toolkit(TWO, [tmp_path])
     file.write_text(CDI.format(driver="570.86.15", more="  - name: GPU-b"))
     assert gpus.toolkit(TWO, [tmp_path]) == f"{file} describes 2 GPUs of driver 570.86.15"
+
+
+def test_a_description_by_indexes_is_counted_and_one_that_shows_nothing_is_not_called_well(tmp_path):
+    file = tmp_path / "nvidia.yaml"
+
+    def told(*names, here=TWO, driver="570.86.15"):
+        library = f"mounts:\n  - hostPath: /usr/lib/libcuda.so.{driver}\n" if driver else ""
+        listed = [{"name": name} for name in names]
+        file.write_text(f"kind: nvidia.com/gpu\ndevices: {listed}\n{library}")
+        return gpus.toolkit(here, [tmp_path])
+
+    assert told("0", "1", "all") == f"{file} describes 2 GPUs of driver 570.86.15"
+    with pytest.raises(Failed, match="is stale: it knows 1 GPUs, and there are 2"):
+        told("0", "all")
+    with pytest.raises(NotChecked, match="does not name the devices one by one"):
+        told("all")
+    with pytest.raises(NotChecked, match="names no library whose version"):
+        told("0", "1", driver="")
+    split = Gpu("GPU-b", "A100", 80 << 30, mig_mode=True)
+    mig = replace(TWO, found=(TWO.found[0], split, Gpu("MIG-1", "A100 MIG 1g", 10 << 30, parent="GPU-b")))
+    assert "describes 2 GPUs" in told("0", "1:0", here=mig)
+    with pytest.raises(Failed, match="it knows 0 MIG devices, and there are 1"):
+        told("0", "1", here=mig)
 
 
 def test_a_driver_must_know_the_major_version_of_the_images_cuda():
@@ -246,8 +276,31 @@ def test_an_overlay_that_an_idle_worker_does_not_know_yet_is_tried_by_a_containe
 
 
 def test_a_database_that_does_not_answer_is_a_failure(tmp_path):
-    settings = Settings.model_validate({"hub": {"database_url": f"sqlite:///{tmp_path}/none/none.sqlite"}})
-    with pytest.raises(Failed, match="the database does not answer"):
+    (tmp_path / "text.sqlite").write_text("this is no database, however long it may be")
+    settings = Settings.model_validate({"hub": {"database_url": f"sqlite:///{tmp_path}/text.sqlite"}})
+    with pytest.raises(Failed, match=r"the database does not answer: .*not a database"):
+        deployment.database(settings)
+
+
+def test_a_database_is_neither_made_nor_upgraded_by_the_look(tmp_path):
+    settings = Settings.model_validate({"hub": {"state_dir": tmp_path}})
+    hub, ours = tmp_path / "jupyterhub.sqlite", tmp_path / "respawner.sqlite"
+    with pytest.raises(Failed, match=f"{hub} is not there"):
+        deployment.database(settings)
+    hub.touch()
+    with pytest.raises(Failed, match=f"{ours} is not there"):
+        deployment.database(settings)
+    assert not ours.exists()
+    ours.touch()
+    with pytest.raises(Failed, match="has the schema of nobody, and this version has "):
+        deployment.database(settings)
+    assert ours.stat().st_size == 0
+    ours.unlink()
+    Ledger(settings.own_database_url).close()
+    assert deployment.database(settings) == "answers; the ledger knows 0 GPUs"
+    with sqlite3.connect(ours) as connection:
+        connection.execute("UPDATE respawner_schema SET version_num = 'of-tomorrow'")
+    with pytest.raises(Failed, match="has the schema of-tomorrow, and this version has"):
         deployment.database(settings)
 
 

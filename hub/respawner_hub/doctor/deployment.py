@@ -6,7 +6,8 @@ import ctypes
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +17,9 @@ import sqlalchemy
 import sqlalchemy.exc
 from respawner_spawner.agent.client import Seen
 from respawner_spawner.engine import Engine, EngineUnreachable
+from respawner_spawner.leases.database import schema_of
 from respawner_spawner.leases.ledger import Ledger
+from sqlalchemy.engine import make_url
 
 from .. import __version__, gateway, preflight, up
 from ..secrets import proxy_token
@@ -42,17 +45,45 @@ def disk(settings: Settings) -> str:
 
 
 def database(settings: Settings) -> str:
-    """The ledger read, and the hub's database asked; both are one with PostgreSQL."""
+    """The ledger read, and the hub's database asked; both are one with PostgreSQL. Neither is made or upgraded by the look."""
     try:
-        devices = len(Ledger(settings.own_database_url).devices())
-        with sqlalchemy.create_engine(settings.hub_database_url).connect() as connection:
+        with _connected(settings.hub_database_url) as connection:
             connection.execute(sqlalchemy.text("SELECT 1"))
+        with _connected(settings.own_database_url) as connection:
+            found, ours = schema_of(connection)
+        if found != ours:
+            raise Failed(
+                f"the ledger in {_shown(settings.own_database_url)} has the schema {found or 'of nobody'}, and this version has {ours}",
+                "`respawner-hub up` upgrades an older one; a later one is of a later version of Respawner: start that.",
+            )
+        devices = len(Ledger(settings.own_database_url).devices())
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise Failed(
             f"the database does not answer: {str(error).splitlines()[0]}",
             "Correct [hub] database_url, or start the server.",
         ) from error
     return f"answers; the ledger knows {devices} GPUs"
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[sqlalchemy.Connection]:
+    """:raises Failed: an SQLite file is not there, which a connection would make."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise Failed(
+            f"{parsed.database} is not there",
+            "`respawner-hub up` makes a new one; if there was one, bring it back from the backup first (docs/admin.md).",
+        )
+    engine = sqlalchemy.create_engine(url)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _shown(url: str) -> str:
+    return make_url(url).render_as_string(hide_password=True)
 
 
 def engine(engine: Engine) -> str:
