@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import socket
 from collections.abc import Collection, Iterator
@@ -56,15 +57,27 @@ def port_problems(settings: Settings, programs: Collection[str]) -> Iterator[str
     for program, key, address, port in ports:
         if program not in programs:
             continue
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except PermissionError:
-                yield f"Port {port} needs root: run `sudo make up`, or set another {key}."
-            except OSError as error:
-                yield (
-                    f"Port {port} on {address} is taken ({error.strerror}): see `ss -ltnp 'sport = :{port}'`, "
-                    f"stop that program, or set another {key} in respawner.toml."
-                )
+        if problem := port_problem(key, address, port):
+            yield problem
+
+
+def port_problem(key: str, address: str, port: int) -> str:
+    """Why nothing can listen there now; "" where something can.
+
+    :param key: the setting that names the port.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except PermissionError:
+            return f"Port {port} needs root: run `sudo make up`, or set another {key}."
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                return f"{address}, where port {port} ({key}) is to be, is no address of this machine: see `ip address`."
+            return (
+                f"Port {port} on {address} is taken ({error.strerror}): see `ss -ltnp 'sport = :{port}'`, "
+                f"stop that program, or set another {key} in respawner.toml."
+            )
+    return ""

@@ -4,11 +4,14 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import requests
 from respawner_hub import hub_config
+from respawner_hub.cli import image as image_cli
 from respawner_hub.cli import main
 from respawner_hub.images import OfferedError, fitness, offered
 from respawner_hub.images.fitness import Check
 from respawner_hub.settings import Settings
+from respawner_spawner.engine import EngineUnreachable
 from respawner_spawner.spawner import GPUDockerSpawner
 from traitlets.config import Config
 
@@ -92,6 +95,67 @@ def test_an_image_is_offered_once_it_is_proven_fit(
         assert command("remove", OURS) == 1
     finally:
         docker._ask("image", "rm", other)
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """Host → the stand-in for its engine, which has every image."""
+    client = SimpleNamespace(inspect_image=lambda name: {"Id": "sha256:1"})
+    engines = {host: SimpleNamespace(client=client, host=f"tcp://{host}:2376") for host in ("gpu-1", "gpu-2")}
+    monkeypatch.setattr(image_cli, "engines_of", lambda settings: engines)
+    return engines
+
+
+def test_an_offered_image_that_fails_its_next_test_is_withdrawn(
+    engines, command, monkeypatch, tmp_path, capsys
+):
+    state = "ok"
+    monkeypatch.setattr(fitness, "prove_fit", lambda *arguments, **named: [Check("kernel", state, "")])
+    assert command("add", THEIRS) == 0
+    assert offered.choices(tmp_path / "state", OURS) == [OURS, THEIRS]
+    state = "failed"
+    assert command("add", THEIRS) == 1
+    assert f"{THEIRS} is not offered any more: on gpu-1 it is not fit" in capsys.readouterr().err
+    assert offered.choices(tmp_path / "state", OURS) == [OURS]
+    assert command("add", THEIRS) == 1
+    assert f"{THEIRS} is not offered: on gpu-1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [EngineUnreachable("refused"), requests.ReadTimeout("refused")])
+@pytest.mark.parametrize("asked", ["ensure_present", "prove_fit", "inspect"])
+def test_a_host_that_is_down_is_named(engines, command, monkeypatch, tmp_path, capsys, asked, error):
+    class Down:
+        def __getattr__(self, name):
+            raise error
+
+    down = SimpleNamespace(client=Down(), host="tcp://gpu-2:2376")
+    if asked != "ensure_present":
+        monkeypatch.setattr(fitness, "ensure_present", lambda engine, name: False)
+    if asked == "inspect":
+        monkeypatch.setattr(fitness, "prove_fit", lambda *arguments, **named: [])
+    if asked == "prove_fit":
+
+        async def image_facts(engine, image):
+            raise error
+
+        monkeypatch.setattr(fitness, "image_facts", image_facts)
+    engines.clear()
+    engines["gpu-2"] = down
+    assert command("add", THEIRS) == 1
+    said = capsys.readouterr().err
+    assert "The engine at tcp://gpu-2:2376 does not answer as it should: refused." in said
+    assert offered.choices(tmp_path / "state", OURS) == [OURS]
+
+
+def test_a_device_of_a_cluster_is_refused_since_nobody_would_try_it(
+    engines, command, monkeypatch, tmp_path, capsys
+):
+    (tmp_path / "respawner.toml").write_text(
+        '[hub]\nstate_dir = "state"\n[cluster]\nhosts = {gpu-1 = "10.0.0.1"}\nhub_address = "10.0.1.1"\n'
+    )
+    assert command("add", THEIRS, "--gpu", "GPU-a") == 1
+    assert "--gpu GPU-a is for one machine" in capsys.readouterr().err
+    assert offered.choices(tmp_path / "state", OURS) == [OURS]
 
 
 def base_tag(docker) -> str:

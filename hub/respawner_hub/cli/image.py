@@ -15,6 +15,7 @@ from ..engines import engines_of
 from ..images import contents, fitness, offered
 from ..images.build import GB, recipe_of, work_folder
 from ..images.docker_cli import DockerCli, find_docker_cli
+from ..images.errors import ImageTestError
 from ..images.recipe import RECIPE_LABEL
 from ..images.versions import read_versions, version_of
 from ..settings import Settings
@@ -51,7 +52,11 @@ def add_parser(subparsers: Any) -> None:
     )
     add.add_argument("name", metavar="NAME", help="pulled where an engine does not have it")
     add.add_argument(
-        "--gpu", action="append", default=[], metavar="UUID", help="also CUDA on this device of this machine"
+        "--gpu",
+        action="append",
+        default=[],
+        metavar="UUID",
+        help="also CUDA on this device; not in a cluster",
     )
     remove = actions.add_parser(
         "remove", help="let nobody choose an image any more; sessions and the image stay"
@@ -90,20 +95,26 @@ def _build(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _add(args: argparse.Namespace, settings: Settings) -> int:
+    if args.gpu and settings.cluster:
+        raise ImageTestError(
+            f"--gpu {args.gpu[0]} is for one machine; a device of a cluster's host is tried by `respawner-hub doctor --gpu UUID`, "
+            "with the sessions' own image. Add the image without --gpu."
+        )
     image_ids = {}
     for host, engine in engines_of(settings).items():
         with step(f"{args.name} on {host}") as say:
             if fitness.ensure_present(engine, args.name):
                 say("pulled")
-        here = args.gpu if not settings.cluster else []
-        checks = fitness.prove_fit(engine, args.name, settings.state_dir, here, on_check=print_check)
+        checks = fitness.prove_fit(engine, args.name, settings.state_dir, args.gpu, on_check=print_check)
         if failed := [check.name for check in checks if check.state == "failed"]:
+            more = " any more" if offered.withdraw(settings.state_dir, args.name) else ""
             print(
-                f"{args.name} is not offered: on {host} it is not fit for sessions ({', '.join(failed)})",
+                f"{args.name} is not offered{more}: on {host} it is not fit for sessions ({', '.join(failed)})",
                 file=sys.stderr,
             )
             return 1
-        image_ids[host] = engine.client.inspect_image(args.name)["Id"]
+        with fitness.asked(engine):
+            image_ids[host] = engine.client.inspect_image(args.name)["Id"]
     offered.offer(settings.state_dir, args.name, image_ids)
     print(f"Users can choose {args.name} from now on.")
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from respawner_spawner.agent.client import Seen
 from respawner_spawner.devices import inventory
@@ -54,7 +54,10 @@ def examine(
 
     note(proxy := verdict("proxy", deployment.proxy, settings))
     note(hub := verdict("hub", deployment.hub, settings))
-    seen = asyncio.run(_ask_agents(settings))
+    seen: list[Seen] = []
+    asked = verdict("agent", _ask_agents, settings, seen)
+    if asked.state != "ok":
+        note(asked)
     agents = [verdict(named("agent", one.host), deployment.agent, one) for one in seen]
     for check in agents:
         note(check)
@@ -69,30 +72,38 @@ def examine(
     told = next(
         (answer for answer in answers if not settings.cluster or answer.host == socket.gethostname()), None
     )
-    note(
-        verdict(
-            "driver",
-            gpus.driver,
-            here,
-            gpus.listed_by_nvidia_smi(),
-            told.report.inventory if told else None,
-            {device.uuid for device in ledger.devices() if device.host == told.host}
-            if ledger and told
-            else None,
-            gpus.on_the_bus(),
-        )
-    )
+
+    def driver() -> str:
+        known = None
+        if ledger and told:
+            known = {device.uuid for device in ledger.devices() if device.host == told.host}
+        agents = told.report.inventory if told else None
+        return gpus.driver(here, gpus.listed_by_nvidia_smi(), agents, known, gpus.on_the_bus())
+
+    note(verdict("driver", driver))
     note(verdict("toolkit", gpus.toolkit, here, gpus.CDI_FOLDERS))
     note(verdict("versions", gpus.versions, here, settings.image.name))
     note(verdict("health", gpus.health, answers))
 
-    devices = sessions.devices_of(answers)
-    if not settings.cluster and not answers:
-        devices = {gpu.uuid: sessions.Device(socket.gethostname()) for gpu in here.gpus}
+    def now() -> tuple[Mapping[str, sessions.Device], Mapping[str, str] | None]:
+        if not settings.cluster and not answers:  # its agent is down, which failed above
+            devices = {gpu.uuid: sessions.Device(socket.gethostname()) for gpu in here.gpus}
+        else:
+            anew: list[Seen] = []
+            verdict("agent", _ask_agents, settings, anew)  # who does not answer tells of no device
+            devices = sessions.devices_of([one.answer for one in anew if one.answer and not one.cause])
+        return devices, sessions.holders_of(ledger)
+
     sessions.try_sessions(settings, reachable, named, note)
-    sessions.try_gpus(settings, reachable, devices, sessions.holders_of(ledger), wanted_gpus, note)
+    sessions.try_gpus(settings, reachable, now, wanted_gpus, note)
     return checks
 
 
-async def _ask_agents(settings: Settings) -> list[Seen]:
-    return list(await asyncio.gather(*(client.ask() for client in agent.clients(settings))))
+def _ask_agents(settings: Settings, seen: list[Seen]) -> str:
+    """All at once; what each said is added to `seen`."""
+
+    async def ask() -> list[Seen]:
+        return list(await asyncio.gather(*(client.ask() for client in agent.clients(settings))))
+
+    seen += asyncio.run(ask())
+    return "asked"

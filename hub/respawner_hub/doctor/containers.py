@@ -7,7 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 import docker.errors
-from respawner_spawner.engine import UNREACHABLE, Engine
+import requests
+from respawner_spawner.engine import Engine
 
 from .verdict import NotChecked
 
@@ -15,7 +16,7 @@ SECONDS = 60
 
 
 class ContainerError(Exception):
-    """The line failed; its last words."""
+    """The line failed, its last words; or there was no container to run it in."""
 
 
 def answer(engine: Engine, image: str, arguments: Sequence[str], **host: Any) -> str:
@@ -33,19 +34,24 @@ def answer(engine: Engine, image: str, arguments: Sequence[str], **host: Any) ->
         )["Id"]
     except docker.errors.ImageNotFound as error:
         raise NotChecked(f"{image} is not on the engine at {engine.host}") from error
-    except docker.errors.APIError as error:
-        raise ContainerError(str(error.explanation or error)) from error
+    except requests.RequestException as error:
+        raise ContainerError(_why(error)) from error
     try:
         client.start(made)
         status = client.wait(made, timeout=SECONDS)["StatusCode"]
         said = client.logs(made).decode(errors="replace").strip()
-    except docker.errors.APIError as error:
-        raise ContainerError(str(error.explanation or error)) from error
-    except UNREACHABLE as error:
-        raise ContainerError(f"it did not end within {SECONDS} s") from error
+    except requests.RequestException as error:
+        raise ContainerError(_why(error)) from error
     finally:
-        with suppress(docker.errors.NotFound):
+        with suppress(requests.RequestException):  # gone already, or the engine hangs, which is told above
             client.remove_container(made, force=True)
     if status:
         raise ContainerError((said.splitlines() or [f"status {status}"])[-1])
     return said
+
+
+def _why(error: requests.RequestException) -> str:
+    """An engine's refusal (`APIError`) in its own words; anything else is an engine or a mount that hangs."""
+    if isinstance(error, docker.errors.APIError):
+        return str(error.explanation or error)
+    return f"the container did not start and end within {SECONDS} s ({type(error).__name__}: {error})"

@@ -6,7 +6,8 @@ import ctypes
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import requests
 import sqlalchemy
 import sqlalchemy.exc
 from respawner_spawner.agent.client import Seen
-from respawner_spawner.engine import UNREACHABLE, Engine
+from respawner_spawner.engine import Engine, EngineUnreachable
+from respawner_spawner.leases.database import schema_of
 from respawner_spawner.leases.ledger import Ledger
+from sqlalchemy.engine import make_url
 
 from .. import __version__, gateway, preflight, up
 from ..secrets import proxy_token
@@ -42,11 +45,18 @@ def disk(settings: Settings) -> str:
 
 
 def database(settings: Settings) -> str:
-    """The ledger read, and the hub's database asked; both are one with PostgreSQL."""
+    """The ledger read, and the hub's database asked; both are one with PostgreSQL. Neither is made or upgraded by the look."""
     try:
-        devices = len(Ledger(settings.own_database_url).devices())
-        with sqlalchemy.create_engine(settings.hub_database_url).connect() as connection:
+        with _connected(settings.hub_database_url) as connection:
             connection.execute(sqlalchemy.text("SELECT 1"))
+        with _connected(settings.own_database_url) as connection:
+            found, ours = schema_of(connection)
+        if found != ours:
+            raise Failed(
+                f"the ledger in {_shown(settings.own_database_url)} has the schema {found or 'of nobody'}, and this version has {ours}",
+                "`respawner-hub up` upgrades an older one; a later one is of a later version of Respawner: start that.",
+            )
+        devices = len(Ledger(settings.own_database_url).devices())
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise Failed(
             f"the database does not answer: {str(error).splitlines()[0]}",
@@ -55,11 +65,32 @@ def database(settings: Settings) -> str:
     return f"answers; the ledger knows {devices} GPUs"
 
 
+@contextmanager
+def _connected(url: str) -> Iterator[sqlalchemy.Connection]:
+    """:raises Failed: an SQLite file is not there, which a connection would make."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise Failed(
+            f"{parsed.database} is not there",
+            "`respawner-hub up` makes a new one; if there was one, bring it back from the backup first (docs/admin.md).",
+        )
+    engine = sqlalchemy.create_engine(url)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _shown(url: str) -> str:
+    return make_url(url).render_as_string(hide_password=True)
+
+
 def engine(engine: Engine) -> str:
     """Version and room of an engine; room only where its folder is on this machine."""
     try:
         info = engine.client.info()
-    except (*UNREACHABLE, docker.errors.DockerException) as error:
+    except (EngineUnreachable, requests.RequestException, docker.errors.DockerException) as error:
         raise Failed(
             f"the engine at {engine.host} does not answer: {error}",
             "`systemctl start docker` there, or `respawner-hub up`, which starts one.",
@@ -79,6 +110,8 @@ def engine(engine: Engine) -> str:
 
 def clock(engines: Mapping[str, Engine]) -> str:
     """The engines' clocks beside this one, and whether this one follows anybody (adjtimex(2))."""
+    if not engines:
+        raise NotChecked("no engine answers whose clock could be compared")
     skews = {}
     for host, engine in engines.items():
         before = time.time()
@@ -105,7 +138,10 @@ def _follows_a_server() -> bool:
 
 
 def swarm(settings: Settings, engines: Mapping[str, Engine]) -> str:
-    """Every host is a node of one Swarm, and none is out of it."""
+    """Every host is a node of one Swarm, and none is out of it.
+
+    Only a manager tells its Swarm's id; who the managers are, every node tells (`RemoteManagers` of the engine's `/info`).
+    """
     if settings.cluster is None:
         raise NotChecked("one machine, which needs no Swarm")
     nodes = {host: engine.client.info()["Swarm"] for host, engine in engines.items()}
@@ -118,7 +154,25 @@ def swarm(settings: Settings, engines: Mapping[str, Engine]) -> str:
             f"not in the Swarm: {', '.join(out)}",
             "`respawner-hub provision --limit HOST` lets it join again.",
         )
-    return f"{len(nodes)} of {len(settings.cluster.hosts)} hosts are active nodes"
+    swarms: list[tuple[set[str], list[str]]] = []
+    """Managers' ids, and the hosts that know one of them."""
+    for host, node in nodes.items():
+        managers = {manager["NodeID"] for manager in node.get("RemoteManagers") or ()}
+        if same := next((one for one in swarms if one[0] & managers), None):
+            same[0].update(managers)
+            same[1].append(host)
+        else:
+            swarms.append((managers, [host]))
+    if len(swarms) > 1:
+        raise Failed(
+            f"the hosts are in {len(swarms)} Swarms: {' | '.join(', '.join(hosts) for _, hosts in swarms)}",
+            "`docker swarm leave` on those that are in the wrong one, then `respawner-hub provision --limit HOST`.",
+        )
+    if silent := [host for host in settings.cluster.hosts if host not in nodes]:
+        raise NotChecked(
+            f"the engines of {', '.join(silent)} do not answer; {len(nodes)} of {len(settings.cluster.hosts)} hosts are active nodes"
+        )
+    return f"{len(nodes)} of {len(settings.cluster.hosts)} hosts are active nodes of one Swarm"
 
 
 def proxy(settings: Settings) -> str:
@@ -174,17 +228,30 @@ def ports(settings: Settings, silent: Collection[str]) -> str:
     """A program that does not answer must not find its port taken by something else."""
     if not silent:
         return "held by this deployment's own programs"
-    if problems := list(preflight.port_problems(settings, silent)):
+    asked = set(silent)
+    if "proxy" in asked:
+        asked.discard("hub")  # it is asked through the proxy, and may well listen
+    problems = list(preflight.port_problems(settings, asked))
+    if "hub" in asked:
+        # Not in preflight: before `up` has made the sessions' network, its gateway is no address of this machine.
+        try:
+            address = gateway.remembered(settings)
+            if problem := preflight.port_problem("[hub] hub_api_port", address, settings.hub.hub_api_port):
+                problems.append(problem)
+        except gateway.NetworkError as error:
+            problems.append(str(error))
+    if problems:
         raise Failed("; ".join(problems))
-    return f"free for {', '.join(silent)}"
+    return f"free for {', '.join(one for one in silent if one in asked)}"
 
 
 def network(settings: Settings, engine: Engine) -> str:
     """A container on the sessions' network reaches the hub's API, as a session must."""
     try:
         address = gateway.remembered(settings)
-        found = engine.client.inspect_network(settings.network)
-        here = address if settings.cluster else gateway.gateway_of(settings, found)
+        # A worker knows an overlay only while a container is on it; the one below is.
+        found = None if settings.cluster else engine.client.inspect_network(settings.network)
+        here = gateway.gateway_of(settings, found) if found else address
     except docker.errors.NotFound as error:
         raise Failed(f"there is no network {settings.network!r}", "`respawner-hub up` makes it.") from error
     except gateway.NetworkError as error:

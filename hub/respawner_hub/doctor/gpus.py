@@ -37,25 +37,32 @@ def on_the_bus(devices: Path = PCI) -> int:
     )
 
 
-def listed_by_nvidia_smi() -> set[str] | str:
-    """UUIDs of GPUs and MIG devices in `nvidia-smi -L`; the reason where it gives none."""
+def listed_by_nvidia_smi() -> set[str] | str | None:
+    """UUIDs of GPUs and MIG devices in `nvidia-smi -L`; the reason where it gives none; None: it is not installed."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return "there is no nvidia-smi on PATH"
+        return None
     try:
         done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30, check=False)
     except subprocess.TimeoutExpired:
         return "nvidia-smi -L has not answered within 30 s"
+    except OSError as error:
+        return f"{program} cannot be run: {error.strerror}"
     if done.returncode:
         return f"nvidia-smi -L ended with {done.returncode}: {(done.stderr or done.stdout).strip()}"
     return set(re.findall(r"UUID: ([^)\s]+)\)", done.stdout))
 
 
 def driver(
-    here: Inventory, listed: set[str] | str, told: Inventory | None, known: Collection[str] | None, bus: int
+    here: Inventory,
+    listed: set[str] | str | None,
+    told: Inventory | None,
+    known: Collection[str] | None,
+    bus: int,
 ) -> str:
     """The driver, and whether NVML, nvidia-smi, the agent and the ledger list the same devices.
 
+    :param listed: as `listed_by_nvidia_smi` gives it.
     :param told: by this machine's agent; None: it has not answered.
     :param known: UUIDs in the ledger for this machine; None: not known.
     :param bus: GPUs on the PCI bus.
@@ -76,7 +83,12 @@ def driver(
     if here.cause:
         raise Failed(here.cause, "`dmesg | grep -i -e nvrm -e xid`, then a reset of the GPU or a reboot.")
     everything = {gpu.uuid for gpu in here.found}
-    if isinstance(listed, set) and listed != everything:
+    if isinstance(listed, str):
+        raise Failed(
+            f"{listed}; NVML lists {len(everything)}",
+            "Its version may not be the driver's, or a GPU hangs: `dmesg | grep -i -e nvrm -e xid`.",
+        )
+    if listed is not None and listed != everything:
         raise Failed(
             _differ("nvidia-smi -L", listed, "NVML", everything),
             "Two drivers may be installed: `ldconfig -p | grep libnvidia-ml`.",
@@ -94,9 +106,9 @@ def driver(
             "The hub hears of them from the agent within seconds: `respawner-hub status`, and hub.log.",
         )
     says = f"driver {here.driver_version}, CUDA up to {here.cuda_version}, {len(here.gpus)} GPUs"
-    if isinstance(listed, str):
+    if listed is None:
         raise Absent(
-            f"{says} by NVML; {listed}",
+            f"{says} by NVML; there is no nvidia-smi on PATH",
             "Sessions will lack nvidia-smi as well: install the driver's utilities.",
         )
     return (
@@ -127,6 +139,7 @@ def toolkit(here: Inventory, folders: Iterable[Path]) -> str:
                 PROVISION,
             )
         return f"{hook}, no description of the devices (CDI)"
+    unseen = []
     for file, spec in described.items():
         text = file.read_text()
         versions = set(re.findall(r"lib(?:cuda|nvidia-ml)\.so\.(\d+\.\d[\d.]*)\b", text))
@@ -135,13 +148,31 @@ def toolkit(here: Inventory, folders: Iterable[Path]) -> str:
                 f"{file} is stale: it names the libraries of driver {', '.join(sorted(versions))}, and {here.driver_version} runs",
                 DESCRIBE.format(file=file),
             )
+        if not (here.driver_version and versions):
+            unseen.append(f"{file} names no library whose version could be compared with the driver's")
         named = {str(device["name"]) for device in spec["devices"]}
-        by_uuid = {name for name in named if name.startswith(("GPU-", "MIG-"))}
-        if missing := sorted({gpu.uuid for gpu in here.gpus} - named) if by_uuid else []:
-            raise Failed(
-                f"{file} is stale: it does not know {', '.join(missing)}", DESCRIBE.format(file=file)
-            )
+        if problem := _not_described(here, named):
+            raise Failed(f"{file} is stale: {problem}", DESCRIBE.format(file=file))
+        if named <= {"all"}:
+            unseen.append(f"{file} does not name the devices one by one")
+    if unseen:
+        raise NotChecked("; ".join(unseen))
     return f"{', '.join(map(str, described))} describes {len(here.gpus)} GPUs of driver {here.driver_version}"
+
+
+def _not_described(here: Inventory, named: set[str]) -> str:
+    """Which devices have none of these names, which are UUIDs, indexes ("0", of MIG devices "0:1"), or both."""
+    if any(name.startswith(("GPU-", "MIG-")) for name in named):
+        missing = sorted({gpu.uuid for gpu in here.gpus} - named)
+        return f"it does not know {', '.join(missing)}" if missing else ""
+    for pattern, what, count in (
+        (r"\d+", "GPUs", sum(not gpu.parent and not gpu.mig_mode for gpu in here.found)),
+        (r"\d+:\d+", "MIG devices", sum(bool(gpu.parent) for gpu in here.found)),
+    ):
+        indexes = sum(bool(re.fullmatch(pattern, name)) for name in named)
+        if named - {"all"} and indexes < count:
+            return f"it knows {indexes} {what}, and there are {count}"
+    return ""
 
 
 def _nvidia_spec(file: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import sqlalchemy.exc
 from respawner_spawner.agent.wire import Answer
 from respawner_spawner.engine import Engine
 from respawner_spawner.leases.ledger import Ledger
@@ -42,59 +43,78 @@ def devices_of(answers: Sequence[Answer]) -> dict[str, Device]:
 
 def holders_of(ledger: Ledger | None) -> dict[str, str] | None:
     """UUID → the session that holds it; None where the ledger cannot be asked."""
-    return {uuid: lease.holder for lease in ledger.leases() for uuid in lease.uuids} if ledger else None
+    if ledger is None:
+        return None
+    try:
+        return {uuid: lease.holder for lease in ledger.leases() for uuid in lease.uuids}
+    except sqlalchemy.exc.SQLAlchemyError:
+        return None
 
 
 def try_sessions(
     settings: Settings, engines: Mapping[str, Engine], named: Callable[[str, str], str], note: Note
 ) -> None:
-    """All checks of `image test` on every host, without a GPU.
+    """All checks of `image test` on every host, without a GPU: a container that sees one all the same fails.
 
     :param named: a check's name out of what it checks and the host.
     """
     for host, engine in engines.items():
 
         def tell(check: Check, host: str = host) -> None:
-            if check.name not in OF_A_GPU:
-                name = named(f"session {check.name}", host)
-                note(dataclasses.replace(check, name=name, says=_honest(check)))
+            if check.name in OF_A_GPU and check.state == "skipped":
+                return  # as it should be: none was given, and none is seen
+            name = named(f"session {check.name}", host)
+            note(dataclasses.replace(check, name=name, says=_honest(check)))
 
-        try:
-            fitness.prove_fit(engine, settings.image.name, settings.state_dir, on_check=tell)
-        except ImageTestError as error:
-            note(Check(named("session", host), "failed", str(error)))
+        tried = verdict(named("session", host), _prove, engine, settings, tell)
+        if tried.state != "ok":
+            note(tried)
 
 
 def try_gpus(
     settings: Settings,
     engines: Mapping[str, Engine],
-    devices: Mapping[str, Device],
-    holders: Mapping[str, str] | None,
+    now: Callable[[], tuple[Mapping[str, Device], Mapping[str, str] | None]],
     wanted: Sequence[str],
     note: Note,
 ) -> None:
     """With each GPU a session's container that sees this one and computes on it.
 
-    :param devices: by UUID.
-    :param holders: UUID → who has it now; None: nobody can tell.
+    :param now: devices by UUID, and UUID → who has it (None: nobody can tell), asked anew before each GPU: trying one takes
+        a minute, in which a session may get the next.
     :param wanted: UUIDs; empty means every one that is free.
     """
-    if not devices and not wanted:
+    uuids = list(wanted or now()[0])
+    if not uuids:
         note(verdict("gpu", _no_gpu))
-    for uuid in wanted or devices:
+    for uuid in uuids:
+        devices, holders = now()
         free = verdict(f"gpu {uuid}", _free, uuid, devices, holders, engines, asked_for=bool(wanted))
         if free.state != "ok":
             note(free)
             continue
 
         def tell(check: Check, uuid: str = uuid) -> None:
-            note(dataclasses.replace(check, name=f"{check.name} {uuid}"))
+            note(dataclasses.replace(check, name=f"{check.name} {uuid}", says=_honest(check)))
 
         engine = engines[_host(devices[uuid], engines)]
-        try:
-            fitness.prove_fit(engine, settings.image.name, settings.state_dir, [uuid], tell, OF_A_GPU)
-        except ImageTestError as error:
-            note(Check(f"devices {uuid}", "failed", str(error)))
+        tried = verdict(f"devices {uuid}", _prove, engine, settings, tell, [uuid], OF_A_GPU)
+        if tried.state != "ok":
+            note(tried)
+
+
+def _prove(
+    engine: Engine, settings: Settings, tell: Note, gpus: Sequence[str] = (), only: Sequence[str] = ()
+) -> str:
+    """`tell` hears of every check.
+
+    :raises Failed: none, or not all, could be made.
+    """
+    try:
+        fitness.prove_fit(engine, settings.image.name, settings.state_dir, gpus, tell, only)
+    except ImageTestError as error:
+        raise Failed(str(error)) from error
+    return "done"
 
 
 def _no_gpu() -> str:
@@ -113,6 +133,8 @@ def _free(
 ) -> str:
     """:raises NotChecked: it may not be tried now; `Failed` where it was asked for by name."""
     why = ""
+    if uuid not in devices and not asked_for:
+        raise NotChecked("no agent tells of it any more")
     if uuid not in devices:
         raise Failed(
             f"no host has it; there are {', '.join(devices) or 'none'}", "`nvidia-smi -L` on the host."

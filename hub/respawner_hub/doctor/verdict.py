@@ -29,7 +29,7 @@ class NotChecked(Exception):
 
 
 def verdict(name: str, look: Callable[P, str], *arguments: P.args, **named: P.kwargs) -> Check:
-    """Call `look` with the arguments."""
+    """Call `look` with the arguments. Whatever it raises is a finding, since a doctor that breaks off says nothing of the rest."""
     started = time.monotonic()
     step = ""
     try:
@@ -38,4 +38,6 @@ def verdict(name: str, look: Callable[P, str], *arguments: P.args, **named: P.kw
         state, says = "skipped", f"not checked: {reason}"
     except Failed as error:
         state, says, step = "absent" if isinstance(error, Absent) else "failed", str(error), error.next_step
+    except Exception as error:
+        state, says = "failed", f"{type(error).__name__}: {error}"
     return Check(name, state, says, step, round(time.monotonic() - started, 1))  # type: ignore[arg-type]

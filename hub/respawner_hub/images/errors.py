@@ -38,7 +38,7 @@ class VersionsError(ImageError):
 
 
 class ImageTestError(ImageError):
-    """An image cannot even be tested: it is not there, or no container of it starts."""
+    """An image cannot even be tested: it is not there, no container of it starts, or the engine does not answer."""
 
 
 class NotACheckoutError(ImageError):

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import docker.errors
+import requests
 from respawner import contract
 from respawner_spawner import container_spec
-from respawner_spawner.engine import Engine
+from respawner_spawner.engine import Engine, EngineUnreachable
 from respawner_spawner.image_facts import ImageFacts, image_facts
 from respawner_spawner.volumes import fill_volumes
 
@@ -56,55 +57,68 @@ def prove_fit(
 
     `on_check` sees each one when it is done. `only`: the names of those to run, all where it is empty.
 
-    :raises ImageTestError: the engine does not have the image, or refuses the container.
+    :raises ImageTestError: the engine does not have the image, refuses the container, or does not answer.
     """
-    try:
-        facts = asyncio.run(image_facts(engine, image))
-    except docker.errors.ImageNotFound as error:
-        raise ImageTestError(
-            f"{image} is not on the engine at {engine.host}: build it (`respawner-hub image build`) or pull it (`docker pull`)."
-        ) from error
-    row = read_versions(project_root() / "images").get(image)
-    checks = []
-    with _container(
-        engine, facts, ensure_bundle(state_dir).resolve(), gpus, _wanted(row, gpus, only)
-    ) as container:
-        log = ""
-        for line in _lines(engine, container):
-            try:
-                check = Check(**json.loads(line))
-            except (ValueError, TypeError):
-                log = line or log
-                continue
-            checks.append(check)
-            on_check(check)
-        ended = engine.client.inspect_container(container)["State"]
+    checks: list[Check] = []
+    with asked(engine):
+        try:
+            facts = asyncio.run(image_facts(engine, image))
+        except docker.errors.ImageNotFound as error:
+            raise ImageTestError(
+                f"{image} is not on the engine at {engine.host}: build it (`respawner-hub image build`) or pull it (`docker pull`)."
+            ) from error
+        row = read_versions(project_root() / "images").get(image)
+        with _container(
+            engine, facts, ensure_bundle(state_dir).resolve(), gpus, _wanted(row, gpus, only)
+        ) as container:
+            log = ""
+            for line in _lines(engine, container):
+                try:
+                    check = Check(**json.loads(line))
+                except (ValueError, TypeError):
+                    log = line or log
+                    continue
+                checks.append(check)
+                on_check(check)
+            ended = engine.client.inspect_container(container)["State"]
     if broken := _unfinished(checks, ended, log):
         checks.append(broken)
         on_check(broken)
     return checks
 
 
+@contextmanager
+def asked(engine: Engine) -> Iterator[None]:
+    """:raises ImageTestError: the engine has not answered what was asked in here, or with an error that nobody expects."""
+    try:
+        yield
+    except (EngineUnreachable, requests.RequestException, docker.errors.DockerException) as error:
+        raise ImageTestError(
+            f"The engine at {engine.host} does not answer as it should: {error}. `respawner-hub doctor` says what is wrong."
+        ) from error
+
+
 def ensure_present(engine: Engine, image: str) -> bool:
     """Pull `image` where the engine does not have it; whether it was pulled.
 
-    :raises ImageTestError: no registry gives it.
+    :raises ImageTestError: no registry gives it, or the engine does not answer.
     """
-    client = engine.client
-    try:
-        client.inspect_image(image)
-        return False
-    except docker.errors.ImageNotFound:
-        pass
-    try:
-        client.pull(image)
-        client.inspect_image(image)
-    except docker.errors.APIError as error:
-        raise ImageTestError(
-            f"{image} is not on the engine at {engine.host} and cannot be pulled: {error.explanation or error}. Correct the "
-            "name, or bring it there by hand (docker save, docker load)."
-        ) from error
-    return True
+    with asked(engine):
+        client = engine.client
+        try:
+            client.inspect_image(image)
+            return False
+        except docker.errors.ImageNotFound:
+            pass
+        try:
+            client.pull(image)
+            client.inspect_image(image)
+            return True
+        except docker.errors.APIError as error:
+            raise ImageTestError(
+                f"{image} is not on the engine at {engine.host} and cannot be pulled: {error.explanation or error}. Correct "
+                "the name, or bring it there by hand (docker save, docker load)."
+            ) from error
 
 
 def _wanted(row: Version | None, gpus: Sequence[str], only: Sequence[str]) -> dict[str, Any]:

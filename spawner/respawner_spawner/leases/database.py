@@ -95,13 +95,10 @@ def upgrade(engine: Engine) -> None:
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": UPGRADE_LOCK})
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        config = _alembic()
         config.attributes.update(connection=connection, version_table=VERSION_TABLE)
         scripts = ScriptDirectory.from_config(config)
-        found = MigrationContext.configure(
-            connection, opts={"version_table": VERSION_TABLE}
-        ).get_current_revision()
+        found = _revision(connection)
         if found == scripts.get_current_head():
             return
         try:
@@ -113,3 +110,20 @@ def upgrade(engine: Engine) -> None:
                 "the backup that was made before the upgrade."
             ) from None
         command.upgrade(config, "head")
+
+
+def schema_of(connection: Connection) -> tuple[str | None, str | None]:
+    """The schema that a ledger's database has (None: none yet) and the one of this version; nothing is changed."""
+    return _revision(connection), ScriptDirectory.from_config(_alembic()).get_current_head()
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(
+        connection, opts={"version_table": VERSION_TABLE}
+    ).get_current_revision()
