@@ -386,7 +386,7 @@ class GPUDockerSpawner(DockerSpawner):
             )
             await self._note_start()
             return
-        lease = await asyncio.to_thread(claim, self.ledger, self.holder)
+        lease = await asyncio.to_thread(claim, self.ledger, lease)
         self.lease, self.fence, self._preemptible = list(lease.uuids), lease.fence, lease.preemptible
         await self._note_start()
         if lease.share_bytes:
