@@ -43,6 +43,8 @@ def granted(
     options: Mapping[str, Any],
     schedule: Schedule = schedule,
     began: float | None = None,
+    *,
+    without_gpu: bool = False,
 ) -> Lease | None:
     """The lease with which the session's container shall start; None for one without GPUs. It is not claimed yet: a start
     that fails before it is leaves it to the next one, for as long as grants are held.
@@ -51,6 +53,7 @@ def granted(
     of the session runs when this is called. Who may start non-preemptible sessions is known where requests are made
     (the hub's handlers), so one that is made here is preemptible.
 
+    :param without_gpu: make no request, whatever the options say: the session ran without a GPU and goes on so.
     :param began: when the start did, in unix seconds: a request that was cancelled since is not made again.
     :raises SessionStartError: it waits, and where; it was cancelled meanwhile; or what it asks for cannot be.
     """
@@ -61,6 +64,8 @@ def granted(
         ledger.release(who.holder, EndReason.LOST, detail="its container was gone at the next start")
         came_back, preemptible = True, standing.request.preemptible
         standing = ledger.request_of(who.holder)
+    if standing is None and without_gpu and not came_back:
+        return None
     if standing is None:
         ask, cpu_meanwhile = _ask(who, options)
         if ask.kind is Kind.NONE:

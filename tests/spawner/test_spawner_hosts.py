@@ -287,6 +287,14 @@ async def test_a_gpu_of_another_host_that_came_during_the_pull_is_not_taken_to_t
     assert second != first
 
 
+@pytest.mark.parametrize("options", [{"gpus": 1, "cpu_meanwhile": True}, {"gpus": 9}])
+async def test_a_session_that_leaves_its_host_without_a_gpu_asks_for_none(hub, ledger, options):
+    hub.options = options
+    hub.spawner.handler = SimpleNamespace(without_gpu=True)
+    await hub.start()
+    assert (hub.spawner.lease, ledger.request_of(ADA)) == ([], None)
+
+
 async def test_an_image_that_only_the_sessions_host_has_is_enough(hub, engines):
     first = await hub.start()
     await hub.stop()
