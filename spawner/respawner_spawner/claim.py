@@ -43,6 +43,8 @@ def granted(
     options: Mapping[str, Any],
     schedule: Schedule = schedule,
     began: float | None = None,
+    *,
+    without_gpu: bool = False,
 ) -> Lease | None:
     """The lease with which the session's container shall start; None for one without GPUs. It is not claimed yet: a start
     that fails before it is leaves it to the next one, for as long as grants are held.
@@ -51,6 +53,7 @@ def granted(
     of the session runs when this is called. Who may start non-preemptible sessions is known where requests are made
     (the hub's handlers), so one that is made here is preemptible.
 
+    :param without_gpu: make no request, whatever the options say: the session ran without a GPU and goes on so.
     :param began: when the start did, in unix seconds: a request that was cancelled since is not made again.
     :raises SessionStartError: it waits, and where; it was cancelled meanwhile; or what it asks for cannot be.
     """
@@ -61,6 +64,8 @@ def granted(
         ledger.release(who.holder, EndReason.LOST, detail="its container was gone at the next start")
         came_back, preemptible = True, standing.request.preemptible
         standing = ledger.request_of(who.holder)
+    if standing is None and without_gpu and not came_back:
+        return None
     if standing is None:
         ask, cpu_meanwhile = _ask(who, options)
         if ask.kind is Kind.NONE:
@@ -88,15 +93,23 @@ def granted(
     return standing.lease
 
 
-def claim(ledger: Ledger, holder: str) -> Lease:
+def claim(ledger: Ledger, lease: Lease) -> Lease:
     """From here on the lease ends with the session's container, or with its start if that fails.
 
-    :raises SessionStartError: the grant has been taken back.
+    :param lease: that was granted, and for whose host the start has made everything ready.
+    :raises SessionStartError: it has been taken back, also where another one was granted since: that stays granted.
     """
     try:
-        return ledger.claim(holder)
+        return ledger.claim(lease.holder, fence=lease.fence)
     except NoLease as error:
-        raise _waits(ledger, holder, ledger.request_of(holder)) from error
+        standing = ledger.request_of(lease.holder)
+        if standing and standing.lease:
+            raise SessionStartError(
+                f"{', '.join(lease.uuids)} was taken back while your session was starting, and you have "
+                f"{', '.join(standing.lease.uuids)} instead. Your session starts with that by itself in a moment.",
+                reason="queued",
+            ) from error
+        raise _waits(ledger, lease.holder, standing) from error
 
 
 def fence_without_lease(ledger: Ledger, holder: str, *, always: bool = False) -> int:
@@ -144,7 +157,15 @@ def _refuse_cancelled(ledger: Ledger, holder: str, began: float | None) -> None:
 
 
 def _waits(ledger: Ledger, holder: str, standing: Standing | None) -> SessionStartError:
-    wait = standing.wait if standing else None
+    if standing is None:
+        last = next(iter(ledger.ended(holder, most=1)), None)
+        why = f" ({last.end_detail})" if last and last.end_detail else ""
+        return SessionStartError(
+            f"Your request for a GPU has ended while your session was starting{why}, so it does not start. "
+            "Start it again to ask anew.",
+            reason="gpus",
+        )
+    wait = standing.wait
     if wait and wait.impossible:
         ledger.cancel(holder, "scheduler", wait.reason)
         return SessionStartError(f"This cannot be granted here: {wait.reason}", reason="gpus")

@@ -352,7 +352,17 @@ class GPUDockerSpawner(DockerSpawner):
 
     async def _granted(self, began: float) -> Lease | None:
         who = Claimant(self.holder, self.user.name, self._groups(), self.gpus, self.max_gpus)
-        return await asyncio.to_thread(granted, self.ledger, who, self.user_options, self.schedule, began)
+        # of the hub's handlers for starts; others know nothing of it
+        without_gpu = getattr(self.handler, "without_gpu", False)
+        return await asyncio.to_thread(
+            granted,
+            self.ledger,
+            who,
+            self.user_options,
+            self.schedule,
+            began,
+            without_gpu=without_gpu,
+        )
 
     async def _place(self, lease: Lease | None) -> bool:
         """Go to the host of the lease; without one to a host that takes sessions. False: this is where we are already."""
@@ -386,7 +396,7 @@ class GPUDockerSpawner(DockerSpawner):
             )
             await self._note_start()
             return
-        lease = await asyncio.to_thread(claim, self.ledger, self.holder)
+        lease = await asyncio.to_thread(claim, self.ledger, lease)
         self.lease, self.fence, self._preemptible = list(lease.uuids), lease.fence, lease.preemptible
         await self._note_start()
         if lease.share_bytes:

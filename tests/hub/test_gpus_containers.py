@@ -12,6 +12,7 @@ from respawner_hub.gpus.actions import BadAction
 from respawner_hub.gpus.containers import Reconciler, withhold
 from respawner_hub.gpus.desk import Desk, Session
 from respawner_hub.gpus.rounds import Policy, run_round
+from respawner_spawner.leases.admin import UNKNOWN
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Device, Kind, Rules, State
 from respawner_spawner.leases.reconcile import SILENT_ENGINE, lost_hosts
@@ -192,6 +193,22 @@ async def test_what_was_said_of_a_host_that_is_late_stays(ledger, monkeypatch):
     monkeypatch.setattr(containers, "LIST_SECONDS", 60)
     assert await reconciler.compare_promptly({}, seconds=0.05) == []
     assert (ledger.cordons(), ledger.request_of(holder("grace")).flag) == before
+
+
+@pytest.mark.parametrize("other", [[], ["gpu-c"]])
+async def test_a_slow_engine_whose_host_has_another_name_now_ends_no_lease(ledger, clock, other):
+    """The machine was renamed: its agent's devices stand in the ledger under the old name. Nobody has looked there."""
+    kept = run(ledger, "ada", "GPU-0")
+    stranger = f"{UNKNOWN}: used by process 4711"
+    ledger.cordon("GPU-0", stranger, "reconcile")
+    clock.now += 3600
+    away = StandInEngine([])
+    away.away = True
+    engines = {"renamed": HungEngine(), **dict.fromkeys(other, away)}
+    reconciler = Reconciler(ledger, engines, "team")
+    assert not [done for done in await reconciler.compare_promptly({}, seconds=0.05) if "gpu-c" not in done]
+    assert ledger.request_of(ADA).lease.fence == kept.fence
+    assert stranger in [cordon.reason for cordon in ledger.cordons()]
 
 
 async def test_the_engine_of_a_session_is_found_without_waiting_for_one_that_hangs():

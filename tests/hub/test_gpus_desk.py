@@ -32,6 +32,21 @@ def test_cpu_now_gpu_when_free_is_a_wish_of_its_own(desk):
     assert desk.standing(BOB.holder).request.cpu_meanwhile
 
 
+@pytest.mark.parametrize("remembered", [MEANWHILE, {}, {"gpus": 9}])
+def test_who_ran_without_a_gpu_goes_on_so_when_nothing_is_asked_for_any_more(desk, remembered):
+    """Its request was given up, or the settings have changed since it started."""
+    desk.ask(ADA, ONE)
+    desk.default_gpus = 1
+    with pytest.raises(BadAsk):
+        desk.ask(BOB, None, remembered, only_granted=True)
+    assert desk.ask(BOB, None, remembered, only_granted=True, without_gpu=True) is None
+    assert desk.standing(BOB.holder) is None
+    desk.ask(BOB, ONE)
+    assert desk.ask(BOB, None, only_granted=True, without_gpu=True).state is State.QUEUED, (
+        "its user's last word"
+    )
+
+
 def test_a_choice_that_cannot_be_does_not_cost_the_place_in_the_queue(desk):
     desk.ask(ADA, ONE)
     waiting = desk.ask(BOB, ONE)

@@ -284,6 +284,29 @@ def test_granted_devices_of_a_server_that_does_not_start_go_to_the_next(hub, dri
         hub.start()
 
 
+def test_who_gave_up_waiting_for_a_gpu_is_started_again_without_one_after_an_evacuation(hub, driven):
+    ask(hub, "ada")
+    eventually(lambda: is_running(hub, "ada"), "ada's server")
+    assert hub.ask("bob", {"gpus": 1, "cpu_meanwhile": True}, token=hub.token("bob")).status_code in (
+        201,
+        202,
+    )
+    eventually(lambda: server(hub, "bob"), "bob's server")
+    assert hub.ledger.cancel("test/bob/", "user:bob")
+    hub.api("DELETE", "/users/bob/server")
+    eventually(lambda: not hub.api("GET", "/users/bob").json()["servers"], "the end of bob's server")
+
+    async def start(**more) -> None:
+        client = HubClient(f"{hub.url}/api", hub.scheduler_token, "http://127.0.0.1:9/")
+        await client.start("bob", "", **more)
+
+    with pytest.raises(HubError, match="given up meanwhile"):
+        asyncio.run(start())
+    asyncio.run(start(without_gpu=True))
+    eventually(lambda: server(hub, "bob"), "bob's server")
+    assert hub.ledger.request_of("test/bob/") is None
+
+
 def test_a_session_without_a_gpu_changes_to_one_when_it_is_free_and_its_cell_has_ended(hub, driven):
     ask(hub, "ada")
     eventually(lambda: is_running(hub, "ada"), "ada's server")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import time
+from types import SimpleNamespace
 
 import docker
 import pytest
@@ -28,13 +29,16 @@ ADDRESSES = {"gpu1": "10.0.0.11", "gpu2": "10.0.0.12"}
 
 
 class Manager:
-    """`nodes`: name → (state, availability), or what is raised."""
+    """`nodes`: name → (state, availability), or what is raised. `state`: the engine's own in the Swarm."""
 
     def __init__(self, **nodes: tuple[str, str]) -> None:
         self.nodes = nodes
         self.fails: Exception | None = None
+        self.state = "active"
 
     async def call(self, method: str):
+        if method == "info":
+            return {"Swarm": {"LocalNodeState": self.state}}
         assert method == "nodes"
         if self.fails:
             raise self.fails
@@ -106,16 +110,28 @@ async def test_a_paused_node_is_cordoned_and_one_that_is_down_as_well(ledger):
     assert await hear(ledger, manager) == []
 
 
-async def test_a_manager_that_does_not_answer_changes_nothing_and_no_swarm_is_no_word(ledger):
+def refusal(status: int) -> APIError:
+    answer = SimpleNamespace(status_code=status, url="/nodes", reason="")
+    return APIError("This node is not a swarm manager", response=answer)
+
+
+@pytest.mark.parametrize("fails", [EngineUnreachable("away"), refusal(500)])
+async def test_a_manager_that_does_not_answer_changes_nothing(ledger, fails):
     manager = Manager(gpu2=("ready", "drain"))
     before = await hear(ledger, manager)
-    manager.fails = EngineUnreachable("away")
-    assert await hear(ledger, manager) == before
+    manager.fails = fails
+    assert await hear(ledger, manager) == before == [("host:gpu2", DRAINED, "swarm")]
 
-    class Answer:
-        status_code = 503
 
-    manager.fails = APIError("This node is not a swarm manager", response=Answer())
+async def test_only_an_engine_that_is_in_no_swarm_ends_what_was_said(ledger):
+    """One that is locked, or whose certificate has expired, answers 503 as well."""
+    manager = Manager(gpu2=("ready", "drain"))
+    before = await hear(ledger, manager)
+    manager.fails = refusal(503)
+    for state in ("locked", "error", "pending", "active"):
+        manager.state = state
+        assert await hear(ledger, manager) == before, state
+    manager.state = "inactive"
     assert await hear(ledger, manager) == []
 
 

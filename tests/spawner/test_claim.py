@@ -23,7 +23,8 @@ def ledger(tmp_path):
 
 def claim(ledger, who, options, **more):
     """As a start whose image is there."""
-    return granted(ledger, who, options, **more) and module.claim(ledger, who.holder)
+    lease = granted(ledger, who, options, **more)
+    return lease and module.claim(ledger, lease)
 
 
 def test_a_session_without_gpus_needs_no_lease(ledger):
@@ -164,4 +165,31 @@ def test_a_grant_that_is_taken_back_before_it_is_claimed_is_no_lease(ledger):
     lease = granted(ledger, ADA, ONE)
     assert ledger.revoke(ADA.holder, lease.fence, "the GPU fell ill", "scheduler")
     with pytest.raises(SessionStartError, match="your session waits"):
-        module.claim(ledger, ADA.holder)
+        module.claim(ledger, lease)
+
+
+def test_a_grant_that_came_instead_of_the_one_that_was_meant_stays_granted(ledger):
+    lease = granted(ledger, ADA, ONE)
+    ledger.cordon(lease.uuids[0], "it is ill", "health")
+    assert ledger.revoke(ADA.holder, lease.fence, "the GPU fell ill", "scheduler")
+    schedule(ledger)
+    other = ledger.request_of(ADA.holder).lease
+    assert other.uuids != lease.uuids
+    with pytest.raises(
+        SessionStartError, match=f"{lease.uuids[0]} was taken back.*you have {other.uuids[0]}"
+    ):
+        module.claim(ledger, lease)
+    assert ledger.request_of(ADA.holder).state is State.GRANTED
+    assert granted(ledger, ADA, {}) == other
+
+
+@pytest.mark.parametrize("how", ["cancelled", "expired"])
+def test_who_has_no_request_any_more_is_not_told_to_wait(ledger, how):
+    lease = granted(ledger, ADA, ONE)
+    if how == "cancelled":
+        ledger.cancel(ADA.holder, "user:ada", "changed my mind")
+    else:
+        ledger.expire(ledger.clock() + 3600)
+    said = {"cancelled": "changed my mind", "expired": "did not start within 600 s"}[how]
+    with pytest.raises(SessionStartError, match=f"request for a GPU has ended.*{said}.*Start it again"):
+        module.claim(ledger, lease)

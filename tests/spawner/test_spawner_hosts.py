@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from docker.errors import APIError, ImageNotFound, NotFound
 from respawner_spawner import spawner as module
+from respawner_spawner.claim import schedule
 from respawner_spawner.failure import SessionStartError
 from respawner_spawner.leases.admin import host_target
 from respawner_spawner.leases.ledger import Ledger
@@ -256,6 +257,42 @@ async def test_an_image_that_only_another_host_has_is_named_and_costs_no_place(h
     engines["gpu2"].images.add("team/torch:1")
     assert await hub.start() == "gpu2"
     assert ledger.request_of(ADA).lease.fence == granted.lease.fence
+
+
+async def test_a_gpu_of_another_host_that_came_during_the_pull_is_not_taken_to_the_first_host(
+    hub, ledger, engines
+):
+    """The first GPU fell ill meanwhile. The new grant stays, and the next start goes to its host."""
+    hub.options = {"gpus": 1}
+    for engine in engines.values():
+        engine.images.clear()
+        engine.pull = lambda repository, tag, engine=engine: falls_ill(engine)
+
+    def falls_ill(engine):
+        for each in engines.values():
+            each.images.add("team/torch:1")
+        ledger.cordon(f"GPU-{engine.host}", "it is ill", "health")
+        assert ledger.revoke(ADA, ledger.request_of(ADA).lease.fence, "it is ill", "scheduler")
+        schedule(ledger)
+        return ""
+
+    with pytest.raises(SessionStartError, match="was taken back while your session was starting"):
+        await hub.start()
+    first = hub.spawner.host
+    await hub.spawner.run_post_stop_hook()
+    standing = ledger.request_of(ADA)
+    assert standing.state is State.GRANTED
+    second = await hub.start()
+    assert standing.lease.uuids == (f"GPU-{second}",)
+    assert second != first
+
+
+@pytest.mark.parametrize("options", [{"gpus": 1, "cpu_meanwhile": True}, {"gpus": 9}])
+async def test_a_session_that_leaves_its_host_without_a_gpu_asks_for_none(hub, ledger, options):
+    hub.options = options
+    hub.spawner.handler = SimpleNamespace(without_gpu=True)
+    await hub.start()
+    assert (hub.spawner.lease, ledger.request_of(ADA)) == ([], None)
 
 
 async def test_an_image_that_only_the_sessions_host_has_is_enough(hub, engines):

@@ -131,6 +131,9 @@ class Reconciler:
         elif named & set(self._engines):
             # what runs on a host that the settings do not name any more, nobody has looked at
             unreachable |= named - set(self._engines)
+        if late and late | unreachable >= set(self._engines):
+            # nor has anybody looked on a host that its agent calls otherwise than the settings do
+            late |= named - unreachable
         return reconcile.plan(
             reconcile.known(self._ledger, found),
             found,

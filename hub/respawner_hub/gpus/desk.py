@@ -69,6 +69,7 @@ class Desk:
         *,
         by: str = "",
         only_granted: bool = False,
+        without_gpu: bool = False,
     ) -> Standing | None:
         """Ask for what a session's `user_options` say; None if its server can start now.
 
@@ -80,12 +81,16 @@ class Desk:
         :param by: "user:NAME" of an admin who asks for the user: then the request goes first, and may be
             non-preemptible whoever the user is.
         :param only_granted: make no request: it is the scheduler that starts what was granted.
+        :param without_gpu: nor refuse one that has none: it ran without a GPU and goes on so. A request that is open
+            counts all the same.
         :returns: the standing of a request that waits.
         :raises BadAsk: it is no choice that this hub offers, or the request was given up meanwhile.
         """
+        found = self.ledger.request_of(session.holder)
+        if found is None and without_gpu:
+            return None
         chosen = (remembered if options is None else options) or {}
         ask, cpu_meanwhile = self.ask_of(chosen), wants_cpu_meanwhile(chosen)
-        found = self.ledger.request_of(session.holder)
         if found and found.state is State.RUNNING:
             return None  # its container may still be there: the spawner knows, and adopts it
         if found and options is None:

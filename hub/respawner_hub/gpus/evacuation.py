@@ -88,7 +88,7 @@ class Evacuation:
         await asyncio.to_thread(self.ledger.note, "suspended", holder, "scheduler", why)
         open_now = await asyncio.to_thread(open_hosts, self.ledger, list(self.engines))
         if known and open_now:
-            await self.hub.start(user, name)
+            await self.hub.start(user, name, without_gpu=True)
 
     async def _failed(self, holder: str, host: str, why: str) -> None:
         if self._failures.get(holder, ("", 0.0))[0] != why:

@@ -23,7 +23,7 @@ from tornado import web
 
 from .admin import by_whom
 from .desk import Desk, Session
-from .hub_client import ONLY_GRANTED, SUSPEND
+from .hub_client import ONLY_GRANTED, SUSPEND, WITHOUT_GPU
 from .scopes import ADMIN_SCOPES
 from .views import Readings, request_json
 
@@ -63,6 +63,11 @@ class GpuHandler(BaseHandler):
         if not self.is_admin:
             raise web.HTTPError(403, f"This needs one of the scopes {', '.join(ADMIN_SCOPES)}.")
 
+    @property
+    def without_gpu(self) -> bool:
+        """Whether the start asks for no GPU; the spawner asks, too."""
+        return self.get_query_argument(WITHOUT_GPU, "") == "1"
+
     async def readings(self) -> Readings:
         """What the agents measured last."""
         return await self.settings["gpu_agents"].readings()
@@ -94,7 +99,12 @@ class GpuHandler(BaseHandler):
         remembered = spawner.orm_spawner.user_options
         try:
             standing = await self.in_thread(
-                self.desk.ask, session, options, remembered, only_granted=only_granted
+                self.desk.ask,
+                session,
+                options,
+                remembered,
+                only_granted=only_granted,
+                without_gpu=self.without_gpu,
             )
         except BadAsk as error:
             raise refused(error) from error

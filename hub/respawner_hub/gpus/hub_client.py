@@ -12,9 +12,10 @@ from jupyterhub.utils import url_escape_path
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 
 REQUEST_SECONDS = 30
-ONLY_GRANTED, SUSPEND = "only_granted", "suspend"
+ONLY_GRANTED, WITHOUT_GPU, SUSPEND = "only_granted", "without_gpu", "suspend"
 """What the scheduler adds to the addresses of starts and stops: start nothing whose request was given up meanwhile; the
-stop is a part of a suspend, and nobody wants the session to end."""
+session ran without a GPU and goes on so, whatever it asked for once; the stop is a part of a suspend, and nobody wants the
+session to end."""
 
 
 class HubError(Exception):
@@ -68,9 +69,13 @@ class HubClient:
         server = model["servers"].get(name)
         return _state_of(server) if server else None
 
-    async def start(self, user: str, name: str) -> None:
-        """What was granted, with the options that the hub remembers. May return before it runs."""
-        await self._ask("POST", f"{_path(user, name)}?{ONLY_GRANTED}=1", body="")
+    async def start(self, user: str, name: str, *, without_gpu: bool = False) -> None:
+        """What was granted, with the options that the hub remembers. May return before it runs.
+
+        :param without_gpu: also where no request is open: then it goes on without a GPU.
+        """
+        more = f"&{WITHOUT_GPU}=1" if without_gpu else ""
+        await self._ask("POST", f"{_path(user, name)}?{ONLY_GRANTED}=1{more}", body="")
 
     async def stop(self, user: str, name: str, *, suspend: bool = False) -> None:
         """May return before it has stopped.
@@ -117,11 +122,15 @@ class HubClient:
 
 @dataclass(frozen=True)
 class HubServer:
-    """One session's server, as `respawner_spawner.suspend` wants it."""
+    """One session's server, as `respawner_spawner.suspend` wants it.
+
+    :param without_gpu: it runs so, and goes on so if it is started again.
+    """
 
     hub: HubClient
     user: str
     name: str
+    without_gpu: bool = False
 
     async def active(self) -> bool:
         return await self.hub.server(self.user, self.name) is not None
@@ -130,7 +139,7 @@ class HubServer:
         await self.hub.stop(self.user, self.name, suspend=True)
 
     async def start(self) -> None:
-        await self.hub.start(self.user, self.name)
+        await self.hub.start(self.user, self.name, without_gpu=self.without_gpu)
 
 
 def _path(user: str, name: str) -> str:

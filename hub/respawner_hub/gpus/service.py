@@ -49,7 +49,7 @@ async def _serve(settings: Settings) -> None:
     hub = HubClient(api_url, token, settings.url)
     scheduler = _scheduler(settings, ledger, hub, engines, agents)
     reconciler = Reconciler(ledger, engines, settings.hub.name)
-    evacuation = Evacuation(ledger, engines, settings.hub.name, hub, partial(_stop, settings, hub, True))
+    evacuation = Evacuation(ledger, engines, settings.hub.name, hub, partial(_evacuate, settings, hub))
     looks: set[asyncio.Task[None]] = set()
     looking = asyncio.Lock()
 
@@ -103,7 +103,8 @@ def _scheduler(
 ) -> Scheduler:
     async def suspend(standing: Standing) -> str:
         holder, drains = standing.request.holder, standing.suspend_reason.startswith(DRAINING)
-        outcome = await _stop(settings, hub, drains, holder, await engine_of(engines, holder))
+        server, engine = _server(hub, holder), await engine_of(engines, holder)
+        outcome = await _stop(settings, server, holder, engine, also_unknown=drains)
         return "" if outcome.done else outcome.reason
 
     gpus = settings.gpus
@@ -116,11 +117,20 @@ def _scheduler(
     return Scheduler(ledger, hub, policy, rules, times, suspend, agents.utilisation)
 
 
-async def _stop(
-    settings: Settings, hub: HubClient, also_unknown: bool, holder: str, engine: Engine
-) -> Outcome:
+async def _evacuate(settings: Settings, hub: HubClient, holder: str, engine: Engine) -> Outcome:
+    server = _server(hub, holder, without_gpu=True)
+    return await _stop(settings, server, holder, engine, also_unknown=True)
+
+
+def _server(hub: HubClient, holder: str, *, without_gpu: bool = False) -> HubServer:
     _, user, name = holder.split("/", 2)
-    server, seconds = HubServer(hub, user, name), settings.session.stop_grace_seconds
+    return HubServer(hub, user, name, without_gpu)
+
+
+async def _stop(
+    settings: Settings, server: HubServer, holder: str, engine: Engine, *, also_unknown: bool
+) -> Outcome:
+    seconds = settings.session.stop_grace_seconds
     return await stop_when_durable(engine, server, holder, flush_seconds=seconds, also_unknown=also_unknown)
 
 

@@ -25,8 +25,9 @@ DRAINED = f"{DRAINING}its node is drained in the Swarm"
 PAUSED = "its node is paused in the Swarm"
 DOWN = "its node is down in the Swarm, so what runs there does not reach the hub"
 NODES_SECONDS = 20
-NO_MANAGER = 503
-"""An engine's answer that is in no Swarm, or not a manager of it."""
+NO_MANAGER, IN_NO_SWARM = 503, "inactive"
+"""An engine's answer that is no manager now, and the state of one that is in no Swarm. A manager answers the first, too,
+while it is locked, being prepared, or its certificate has expired."""
 
 log = logging.getLogger(__name__)
 
@@ -67,15 +68,28 @@ async def hear_the_swarm(ledger: Ledger, manager: Engine, hosts: Mapping[str, st
     :param hosts: of the settings: name → address.
     """
     try:
-        found = await asyncio.wait_for(manager.call("nodes"), NODES_SECONDS)
+        found = await _nodes(manager)
+    except (*UNREACHABLE, APIError) as error:
+        log.warning("The Swarm does not say how its nodes are, so what it said last stays: %s", error)
+        return
+    await asyncio.to_thread(tell, ledger, reasons_by_host(map(Node.of, found), hosts))
+
+
+async def _nodes(manager: Engine) -> list[dict[str, Any]]:
+    """Entries of the engine's `GET /nodes`; none where it is in no Swarm.
+
+    :raises APIError: it is in one, and cannot say.
+    """
+    try:
+        found: list[dict[str, Any]] = await asyncio.wait_for(manager.call("nodes"), NODES_SECONDS)
     except APIError as error:
         if error.status_code != NO_MANAGER:
             raise
-        found = []
-    except UNREACHABLE as error:
-        log.warning("The Swarm does not say how its nodes are: %s", error)
-        return
-    await asyncio.to_thread(tell, ledger, reasons_by_host(map(Node.of, found), hosts))
+        info = await asyncio.wait_for(manager.call("info"), NODES_SECONDS)
+        if info["Swarm"]["LocalNodeState"] != IN_NO_SWARM:
+            raise
+        return []
+    return found
 
 
 def reasons_by_host(nodes: Iterable[Node], hosts: Mapping[str, str]) -> dict[str, list[str]]:

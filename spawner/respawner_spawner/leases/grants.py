@@ -75,15 +75,18 @@ class Leases(Requests, Admin):
         self._note_waits(decision.waits)
         return granted
 
-    def claim(self, holder: str, by: str = "spawner") -> Lease:
+    def claim(self, holder: str, by: str = "spawner", *, fence: int | None = None) -> Lease:
         """The session's server starts with its lease. Claiming again is fine.
 
-        :raises NoLease: nothing is granted to it; the message says what it waits for.
+        :param fence: of the grant that is meant: one that was made since, of other devices, is left alone.
+        :raises NoLease: nothing is granted to it, or another lease; the message says what it waits for.
         """
         with self._change() as change:
             row = change.open_request(holder)
             if row is None or row.state == State.QUEUED:
                 raise _nothing_granted(holder, row)
+            if fence not in (None, row.fence):
+                raise NoLease(f"The grant {fence} of {holder} was taken back; it has {row.fence} now")
             if row.state == State.GRANTED:
                 values = {"state": State.RUNNING, "claimed_at": change.now, "busy_at": change.now}
                 change.set(row.id, **values)
