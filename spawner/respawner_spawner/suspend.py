@@ -22,6 +22,8 @@ from .leases.model import Ask
 POLL_SECONDS = 0.5
 A_CELL_HAS_BEGUN = "a cell had begun before its container could be stopped, so it goes on"
 
+ITS_USER_IS_BACK = "its user has come back to it while it was saved, so it goes on"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -102,6 +104,8 @@ async def stop_when_durable(
         if not saved.durable:
             return Outcome(False, saved.reason)
         if not known:
+            if await server.active():  # to save takes a while, and a start adopts the container
+                return Outcome(False, ITS_USER_IS_BACK)
             await engine.call("stop", container, timeout=round(flush_seconds))
             return Outcome(True, seconds=time.monotonic() - started)
         await server.stop()

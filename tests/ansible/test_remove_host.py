@@ -10,6 +10,8 @@ from .running import run_playbook
 
 HERE = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False}
 DOCKER = """
+[ "$1 $2" = "node ls" ] && cat "$STANDIN/nodes"
+[ "$1 $2 $3" = "node rm --force" ] && sed -i "/^$4 /d" "$STANDIN/nodes"
 [ "$1" = ps ] && cat "$STANDIN/sessions" && sed -i 1d "$STANDIN/sessions"
 exit 0
 """
@@ -30,7 +32,8 @@ exit 0
 
 @pytest.fixture
 def remove(tmp_path, monkeypatch):
-    """Remove gpu2: `remove(sessions, retries)`, with one session fewer at every look."""
+    """Remove gpu2: `remove(sessions, retries)`, with one session fewer at every look. It left the Swarm once and joined it
+    again, and has left it now, as when an earlier run ended too soon."""
     standin, programs = tmp_path / "standin", tmp_path / "bin"
     standin.mkdir()
     programs.mkdir()
@@ -39,6 +42,7 @@ def remove(tmp_path, monkeypatch):
         file.write_text(f'#!/bin/sh\necho "{name} $*" >> "$STANDIN/calls"\n{script}')
         file.chmod(0o755)
     monkeypatch.setenv("STANDIN", str(standin))
+    (standin / "nodes").write_text("node1 gpu1\nnode5 gpu2\nnode7 gpu2\nnode8 gpu20\n")
     settings = tmp_path / "respawner.toml"
     settings.write_text('[cluster.hosts]\ngpu1 = "10.0.0.11"\ngpu2 = "10.0.0.12"\n')
     inventory = tmp_path / "hosts.yml"
@@ -52,7 +56,7 @@ def remove(tmp_path, monkeypatch):
             "host": "gpu2",
             "respawner_config_dir": str(tmp_path),
             "drain_wait_seconds": wait_seconds,
-            "remove_host_swarm": {"stdout": "active node7"},  # what gpu2 has said of itself
+            "remove_host_swarm": {"stdout": "inactive gpu2"},  # what gpu2 has said of itself
         }
         options = ["-i", str(inventory), "--limit=gpu1", "-e", json.dumps(values)]
         run = run_playbook(*options, "remove_host.yml", programs=programs)
@@ -71,10 +75,14 @@ def test_it_waits_for_every_session_and_the_ledger_forgets_the_host(remove):
     assert "gpu2" not in remove.settings.read_text()
     assert calls[0] == "respawner-hub gpu drain gpu2 --reason it leaves the cluster"
     assert [call.split()[0:2] for call in calls[1:4]] == [["docker", "ps"]] * 3
-    assert calls[4] == "docker node rm --force node7"
+    assert [call for call in calls if "node rm" in call] == [
+        "docker node rm --force node5",
+        "docker node rm --force node7",
+    ]
     assert calls[-2:] == ["systemctl restart respawner-hub.service", "respawner-hub gpu forget gpu2"]
     again, calls = remove("")
     assert again.status == 0, again.output
+    assert not any("node rm" in call for call in calls)
     assert not any("drain" in call for call in calls), "the hub does not know it any more"
 
 

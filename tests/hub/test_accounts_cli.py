@@ -84,13 +84,14 @@ def test_removed_user_is_told_what_stays(user, accounts, capsys):
     assert accounts.list() == []
 
 
-def test_removed_user_waits_for_no_gpu_and_nothing_of_theirs_comes_back(user, accounts, ledger):
+@pytest.mark.parametrize("typed", ["alice", "Alice"])
+def test_removed_user_waits_for_no_gpu_and_nothing_of_theirs_comes_back(user, accounts, ledger, typed):
     for name in ("alice", "bob"):
         accounts.add(name)
         submit(ledger, name)
     ledger.adopt("team/alice/lab", "alice", ["GPU-0"])
     ledger.begin_suspend("team/alice/lab", "draining: fans", Ask(Kind.GPU))
-    assert user("remove", "alice") == 0
+    assert user("remove", typed) == 0
     assert [standing.request.user for standing in ledger.queue()] == ["bob"]
     assert ledger.release("team/alice/lab").end_reason == "released"
     assert ledger.request_of("team/alice/lab") is None

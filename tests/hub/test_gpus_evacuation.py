@@ -16,7 +16,7 @@ from respawner_spawner.leases.admin import host_target
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Device, Rules
 from respawner_spawner.leases.records import EndReason
-from respawner_spawner.suspend import stop_when_durable
+from respawner_spawner.suspend import ITS_USER_IS_BACK, stop_when_durable
 
 from tests.spawner.ledgers import holder, run
 
@@ -151,6 +151,24 @@ async def test_one_that_the_hub_has_forgotten_is_saved_and_waits_for_its_user(de
     await moving.look_and_wait()
     assert moving.old.sessions == {EVE: "GPU-7"}
     assert set(moving.new.sessions) == {BOB}
+
+
+async def test_one_whose_user_comes_back_while_it_is_saved_goes_on(desk, ledger, moving, monkeypatch):
+    """The user's start has adopted its container, so that a cell may run in it."""
+    moving.hub.forgotten.add("ada")
+    desk.carry_out(actions.Drain(target="cpu2"), "user:boss")
+    save = moving.old.exec_start
+
+    def save_while_the_user_comes(job):
+        moving.hub.forgotten.discard("ada")
+        return save(job)
+
+    monkeypatch.setattr(moving.old, "exec_start", save_while_the_user_comes)
+    await moving.look_and_wait()
+    assert ADA in moving.old.sessions
+    assert [(noted.action, noted.reason) for noted in ledger.audit(ADA)] == [
+        ("suspend aborted", ITS_USER_IS_BACK)
+    ]
 
 
 async def test_where_no_other_host_takes_sessions_they_wait_for_their_users(desk, ledger, moving):

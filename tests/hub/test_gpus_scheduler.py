@@ -9,12 +9,14 @@ from dataclasses import replace
 import pytest
 from respawner_hub.gpus import idle
 from respawner_hub.gpus.drain import RETRY_MOST_SECONDS
-from respawner_hub.gpus.hub_client import HubClient, HubError, HubServer
+from respawner_hub.gpus.hub_client import HubClient, HubError, HubServer, ServerState
 from respawner_hub.gpus.rounds import Policy
 from respawner_hub.gpus.scheduler import TAKE_OVER_SECONDS, Scheduler, Times
 from respawner_hub.gpus.use import Utilisation
 from respawner_spawner.leases.ledger import Ledger
-from respawner_spawner.leases.model import Ask, Kind, Rules
+from respawner_spawner.leases.model import Ask, Device, Kind, Rules
+
+from tests.spawner.ledgers import grant, holder
 
 from .gpu_hub import GpuHub, eventually
 from .running_hub import Browser, text_of
@@ -282,6 +284,32 @@ def test_granted_devices_of_a_server_that_does_not_start_go_to_the_next(hub, dri
         assert hub.ledger.ended("test/bob/")[0].end_reason == "expired"
     finally:
         hub.start()
+
+
+class Pulling:
+    """A hub in which everybody's server is starting, until it is not."""
+
+    pending = "spawn"
+
+    async def server(self, user: str, name: str) -> ServerState:
+        return ServerState(False, self.pending, 0.0)
+
+
+async def test_a_grant_whose_server_is_starting_is_held_while_its_image_is_pulled(tmp_path):
+    clock = Clock()
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock)
+    devices = [Device("GPU-0", "stand-in", "STAND-IN A100", 80 << 30)]
+    ledger.heartbeat("stand-in", devices)
+    assert grant(ledger, "ada", "GPU-0")
+    pulling, times = Pulling(), Times(warn_seconds=900, slot_held_seconds=600, utilisation=0.03)
+    scheduler = Scheduler(ledger, pulling, Policy(Rules()), RULES, times, None, lambda: Utilisation({}))
+    clock.ahead += 700
+    ledger.heartbeat("stand-in", devices)
+    await scheduler.look()
+    assert ledger.request_of(holder("ada")).state == "granted"
+    pulling.pending = ""
+    await scheduler.look()
+    assert ledger.ended(holder("ada"))[0].end_reason == "expired"
 
 
 def test_who_gave_up_waiting_for_a_gpu_is_started_again_without_one_after_an_evacuation(hub, driven):

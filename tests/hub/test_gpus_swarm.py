@@ -144,6 +144,27 @@ def test_a_node_is_a_hosts_by_name_or_by_address():
     assert reasons_by_host(map(Node.of, found), ADDRESSES) == {"gpu1": [DRAINED], "gpu2": [PAUSED]}
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_node_that_a_host_was_before_it_joined_again_does_not_count(order):
+    was = entry("gpu1", "down", "drain") | {"CreatedAt": "2026-11-01T10:00:00.5Z"}
+    is_now = entry("gpu1", "ready", "active") | {"CreatedAt": "2026-11-20T10:00:00.1Z"}
+    found = [was, is_now][::order]
+    assert reasons_by_host(map(Node.of, found), ADDRESSES) == {"gpu1": []}
+    is_now["Status"]["State"] = "down"
+    assert reasons_by_host(map(Node.of, found), ADDRESSES) == {"gpu1": [DOWN]}, (
+        "the newer of two that are down"
+    )
+
+
+async def test_a_host_whose_node_was_removed_stays_drained_until_its_next_one_is_active(ledger):
+    manager = Manager(gpu1=("ready", "active"), gpu2=("down", "drain"))
+    before = await hear(ledger, manager)
+    del manager.nodes["gpu2"]
+    assert await hear(ledger, manager) == before
+    manager.nodes["gpu2"] = ("ready", "active")
+    assert await hear(ledger, manager) == []
+
+
 # A real Swarm of one node ----------------------------------------------------------------------------------
 
 

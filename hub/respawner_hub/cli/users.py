@@ -15,7 +15,7 @@ from typing import Any
 
 from respawner_spawner.leases.ledger import Ledger
 
-from ..auth.accounts import Account, AccountError, Accounts, State
+from ..auth.accounts import Account, AccountError, Accounts, State, normalised_name
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -70,10 +70,11 @@ def _reset(args: argparse.Namespace, accounts: Accounts, hub_url: str) -> int:
 
 
 def _remove(args: argparse.Namespace, accounts: Accounts, ledger: Ledger) -> int:
-    accounts.remove(args.name)
-    ledger.withdraw(args.name, "respawner-hub", "its account was removed")
+    name = normalised_name(args.name)
+    accounts.remove(name)
+    ledger.withdraw(name, "respawner-hub", "its account was removed")
     print(
-        f"{args.name} has no account any more, and waits for no GPU. Files and volumes stay, and a running session goes on: "
+        f"{name} has no account any more, and waits for no GPU. Files and volumes stay, and a running session goes on: "
         "stop it and delete the user on the hub's Admin page."
     )
     return 0

@@ -110,16 +110,30 @@ class Scheduler:
             await self._give_back(late)
 
     async def _give_back(self, late: list[Standing]) -> None:
-        """End grants whose sessions did not start in time; who could not because of a cell keeps the place."""
+        """End grants whose sessions did not start in time; who could not because of a cell keeps the place, and whose server
+        is starting now (its image is being pulled) the grant."""
+        spared = set(self._jobs)
         for standing in late:
             lease, holder = standing.lease, standing.request.holder
+            if await self._is_starting(holder):
+                spared.add(holder)
+                continue
             if standing.request.cpu_meanwhile and lease and await self._is_in_a_cell(holder):
                 await asyncio.to_thread(
                     self.ledger.revoke, holder, lease.fence, CELL_RUNS, "scheduler", until_cell_ends=True
                 )
         await asyncio.to_thread(
-            self.ledger.expire, held_seconds=self.times.slot_held_seconds, spared=list(self._jobs)
+            self.ledger.expire, held_seconds=self.times.slot_held_seconds, spared=list(spared)
         )
+
+    async def _is_starting(self, holder: str) -> bool:
+        """Not where nobody can tell: a hub that is away starts nothing."""
+        _, user, name = holder.split("/", 2)
+        try:
+            server = await self.hub.server(user, name)
+        except HubError:
+            return False
+        return server is not None and server.pending == "spawn"
 
     async def _offer_again(self) -> None:
         """Those whose cell has ended, and those whose server is gone, have their turn again."""

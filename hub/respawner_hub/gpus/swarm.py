@@ -37,12 +37,14 @@ class Node:
     """
     :param state: "ready", "down", "disconnected", "unknown".
     :param availability: "active", "pause", "drain".
+    :param created: a time as Docker writes it, in UTC: the later one is the larger text.
     """
 
     name: str
     address: str
     state: str
     availability: str
+    created: str = ""
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Node:
@@ -53,6 +55,7 @@ class Node:
             address=status.get("Addr", ""),
             state=status.get("State", ""),
             availability=spec.get("Availability", ""),
+            created=found.get("CreatedAt", ""),
         )
 
     @property
@@ -72,11 +75,12 @@ async def hear_the_swarm(ledger: Ledger, manager: Engine, hosts: Mapping[str, st
     except (*UNREACHABLE, APIError) as error:
         log.warning("The Swarm does not say how its nodes are, so what it said last stays: %s", error)
         return
-    await asyncio.to_thread(tell, ledger, reasons_by_host(map(Node.of, found), hosts))
+    reasons = reasons_by_host(map(Node.of, found or ()), hosts)
+    await asyncio.to_thread(tell, ledger, reasons, in_a_swarm=found is not None)
 
 
-async def _nodes(manager: Engine) -> list[dict[str, Any]]:
-    """Entries of the engine's `GET /nodes`; none where it is in no Swarm.
+async def _nodes(manager: Engine) -> list[dict[str, Any]] | None:
+    """Entries of the engine's `GET /nodes`; None where it is in no Swarm.
 
     :raises APIError: it is in one, and cannot say.
     """
@@ -88,25 +92,37 @@ async def _nodes(manager: Engine) -> list[dict[str, Any]]:
         info = await asyncio.wait_for(manager.call("info"), NODES_SECONDS)
         if info["Swarm"]["LocalNodeState"] != IN_NO_SWARM:
             raise
-        return []
+        return None
     return found
 
 
 def reasons_by_host(nodes: Iterable[Node], hosts: Mapping[str, str]) -> dict[str, list[str]]:
-    """Host → why its node takes no sessions. A node is a host's by its name or by its address; others are none of ours."""
+    """Host → why its node takes no sessions. A node is a host's by its name or by its address; others are none of ours.
+
+    A host that left the Swarm and joined it again has two: the node that it was stays until `docker node rm`.
+    """
     by_address = {address: host for host, address in hosts.items()}
     found: dict[str, list[str]] = {}
-    for node in nodes:
+    for node in sorted(nodes, key=lambda node: (node.state == "ready", node.created)):  # the last one counts
         host = node.name if node.name in hosts else by_address.get(node.address)
         if host:
             found[host] = node.reasons
     return found
 
 
-def tell(ledger: Ledger, reasons: Mapping[str, Iterable[str]]) -> None:
-    """Set the cordons that are missing, and take those away that are not true any more. Blocks."""
+def tell(ledger: Ledger, reasons: Mapping[str, Iterable[str]], *, in_a_swarm: bool = True) -> None:
+    """Set the cordons that are missing, and take those away that are not true any more. Blocks.
+
+    A host that has no node any more keeps what was said of it last: it has no network to the hub, and nobody has said that
+    sessions may come. Its next node says so, or `respawner-hub gpu forget` where it has left for good.
+    """
+    heard = {host_target(host) for host in reasons}
     wanted = {(host_target(host), reason) for host, found in reasons.items() for reason in found}
-    standing = {(cordon.target, cordon.reason) for cordon in ledger.cordons() if cordon.by == SWARM}
+    standing = {
+        (cordon.target, cordon.reason)
+        for cordon in ledger.cordons()
+        if cordon.by == SWARM and (cordon.target in heard or not in_a_swarm)
+    }
     for target, reason in sorted(wanted - standing):
         ledger.cordon(target, reason, SWARM)
     for target, reason in sorted(standing - wanted):
