@@ -6,7 +6,7 @@ import random
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,8 @@ def train(epochs):
         assert note() == epoch + 1
     return model, average, history
 
-warmed_up = [number for number in respawner.resume(range(3), name="warm-up")]
+for number in respawner.resume(range(3), name="warm-up"):
+    pass
 model, average, history = train(5)
 print(fingerprint(model, average), [value.hex() for value in history])
 """
@@ -324,12 +325,79 @@ def test_an_interrupted_loop_goes_on_in_the_same_kernel_after_restore(open_noteb
     assert notebook.value("seen == list(range(60))") == "True"
 
 
-def test_counting_around_the_loop_is_refused_at_once(notebook: Notebook) -> None:
-    notebook.run("import respawner")
-    ran = notebook.run("for i, x in enumerate(respawner.resume('ab')):\n    pass")
-    assert "write respawner.resume(…, counted=True)" in (ran.error or "")
-    ran = notebook.run("print([(i, x) for i, x in respawner.resume('ab', counted=True)])")
-    assert ran.text == "[(0, 'a'), (1, 'b')]\n"
+LOOPS = """
+import itertools, respawner
+losses, total = [], 0
+def train(*given):
+    for x in respawner.resume('ab'):
+        pass
+    return 1
+def items():
+    for x in respawner.resume('ab'):
+        yield x
+"""
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        (
+            "for epoch in respawner.resume(range(2)):\n    losses.append(train(epoch))",
+            "`losses.append` before it calls `train(epoch)`.*Write `value = train(epoch)` and then `losses.append(value)`",
+        ),
+        ("total += train()", "takes `total` before.* then `total += value`"),
+        ("if total < train():\n    pass", "takes `total`.*then `if total < value:`"),
+        ("print(train(), train())", "takes `train()` before it calls `train()`"),
+        ("for a, b in [([1], [2])]:\n    train(a)", "`for a, b in .*resume([([1], [2])]):`"),
+        ("rates = [train(rate) for rate in (1, 2)]", "is a comprehension around a loop that goes on"),
+        ("same = [x for x in respawner.resume('ab')]", "is a comprehension around"),
+        ("total = sum(len(x) for x in respawner.resume('ab'))", "is a comprehension around"),
+        ("same = list(respawner.resume('ab'))", "`list(respawner.resume('ab'))` in line 1 holds what"),
+        ("same = list(map(train, 'ab'))", "Write a `for` loop that appends"),
+        (
+            "for i, x in enumerate(respawner.resume('ab')): pass",
+            "count by `respawner.resume(…, counted=True)`",
+        ),
+        ("for x in itertools.islice(respawner.resume('ab'), 1): pass", "resume(itertools.islice(…))"),
+        ("from tqdm import tqdm\nfor i, x in enumerate(tqdm(respawner.resume('ab'))): pass", "begin at 0"),
+        ("for i, x in enumerate(items()): pass", "`enumerate(items())` would begin at 0"),
+    ],
+)
+def test_what_could_not_go_on_exactly_is_refused_when_its_loop_begins_first(
+    shared: Notebook, cell: str, told: str
+) -> None:
+    pattern = ".*".join(map(re.escape, told.split(".*")))
+    assert re.search(pattern, shared.run(cell).error or ""), shared.run(cell).error
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "x = train()",
+        "x, y = train(), 1",
+        "print(float(train()))",
+        "assert train() < 2",
+        "def f():\n    return train()\nf()",
+        "async def f():\n    train()\nx = await f()",
+        "for x in items(): total += 1",
+        "for x in (y for y in respawner.resume('ab')): total += 1",
+        "for epoch in range(2):\n    train()",
+        "for a, b in respawner.resume([([1], [2])]):\n    for y in respawner.resume(a):\n        train(b)",
+        "for i, x in respawner.resume('ab', counted=True):\n    print(i, x)",
+        "while total < 9:\n    total += 1\n    train()",
+    ],
+)
+def test_what_can_go_on_is_not_refused(shared: Notebook, cell: str) -> None:
+    assert shared.run(cell).error is None
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    """One kernel for cells that leave nothing behind."""
+    notebook = Notebook(tmp_path_factory.mktemp("shared")).start()
+    notebook.run(LOOPS)
+    yield notebook
+    notebook.shut_down()
 
 
 # Code that was edited -----------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ that had ended are passed over.
 
 from __future__ import annotations
 
-import ast
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -30,17 +29,13 @@ from .frames import (
     notebook_frames,
     path_of,
     site_of,
-    source_tree,
     text_of,
 )
 from .positions import at_position, is_longer_or_shorter, start_of, worth_saving
+from .refusals import places_of, refuse_what_cannot_go_on
 from .stopped import LoopKey, LoopPosition, Stopped, title_of
 
 _LINES = re.compile(r":-?\d+(?= > |$)")
-_COUNT_FROM_ZERO = {
-    "enumerate": "respawner.resume(…, counted=True)",
-    "zip": "respawner.resume(zip(…))",
-}
 
 
 class ResumableLoop:
@@ -84,6 +79,7 @@ class RunningLoop:
         self.site = site_of(frames)
         self.path = path_of(frames)
         self.header = header_around(frames[-1]) if frames else ""
+        self.places = places_of(frames)
         self.name = name or self.site
         self.named = name is not None
         self.iterable = iterable
@@ -230,9 +226,9 @@ class Loops:
 
     def enter(self, iterable: Any, name: str | None, counted: bool) -> Iterator[Any]:
         frames = notebook_frames(self._namespace)
-        _refuse_to_count_from_zero(frames)
         loop = RunningLoop(self, iterable, name, frames, counted)
         around = [other for other in self.running() if other.site != loop.site]
+        refuse_what_cannot_go_on(frames, {place for other in around for place in other.places})
         level = len(around)
         beside = around[-1].inside if around else self._level
         going = self._going
@@ -407,29 +403,3 @@ def _check_loops_around(loop: RunningLoop, stopped: Stopped, frames: list[FrameT
                 f"around it go on as well (`for {name.rpartition(' ')[2]} in respawner.resume(…)`) or begin at "
                 f"{value!r}; respawner.start_over() lets all loops begin anew, with the variables as they are"
             )
-
-
-def _refuse_to_count_from_zero(frames: list[FrameType]) -> None:
-    """``enumerate(respawner.resume(x))`` would count from 0 again. Raises `ResumeError`."""
-    tree = source_tree(frames[-1].f_code) if frames else None
-    if tree is None:
-        return
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id in _COUNT_FROM_ZERO
-            and node.lineno <= frames[-1].f_lineno <= (node.end_lineno or 0)
-            and any(_calls_resume(argument) for argument in node.args)
-        ):
-            instead = _COUNT_FROM_ZERO[node.func.id]
-            raise ResumeError(
-                f"{node.func.id}(respawner.resume(…)) would begin at 0 where the loop goes on; write {instead}"
-            )
-
-
-def _calls_resume(node: ast.expr) -> bool:
-    if not isinstance(node, ast.Call):
-        return False
-    called = node.func
-    return (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")) == "resume"
