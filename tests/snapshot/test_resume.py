@@ -14,7 +14,7 @@ import pytest
 import torch
 from respawner.errors import ResumeError
 from respawner.manifest import SAFEPOINT
-from respawner.safepoints.positions import at_position, start_of
+from respawner.safepoints.positions import Zipped, at_position, refuse_begun_loaders, start_of
 
 from tests.snapshot.notebook import PATIENCE_SECONDS, PYTHON, Notebook, Ran
 from tests.snapshot.test_safepoints import AT_EVERY, wait_for_safepoint
@@ -565,6 +565,69 @@ def execute_with_id(notebook: Notebook, code: str) -> str:
     return str(message["header"]["msg_id"])
 
 
+GOES_ON = {
+    "a mutable argument beside an edited one": (
+        "def train(history, epochs):\n    for e in respawner.resume(range(epochs), name='e'):\n        history.append(e); time.sleep(0.03)",
+        "history = []\ntrain(history, epochs=20)",
+        ("20", "22"),
+        "history == list(range(22))",
+    ),
+    "an edited container that the loop fills": (
+        "",
+        "history = [-1]\nfor e in respawner.resume(range(20), name='e'):\n    history.append(e); time.sleep(0.03)",
+        ("history = [-1]", "history, val = [-1], []"),
+        "history == list(range(-1, 20))",
+    ),
+    "an edited dictionary of options": (
+        "def train(options):\n    for e in respawner.resume(range(20), name='e'):\n        last = options['lr']; time.sleep(0.03)\n    return last",
+        "options = {'lr': 1}\nlast = train(options)",
+        ("1", "2"),
+        "last == 2",
+    ),
+    "a range of a variable that the loop changes": (
+        "queue, done = list(range(20)), []",
+        "for i in respawner.resume(range(len(queue))):\n    done.append(queue.pop(0)); time.sleep(0.03)",
+        ("", ""),
+        "(done, queue) == (list(range(20)), [])",
+    ),
+    "a range of a variable that another cell changed": (
+        "n, done = 20, []",
+        "for i in respawner.resume(range(n)):\n    done.append(i); time.sleep(0.03)",
+        ("", ""),
+        "done == list(range(25))",
+    ),
+    "a set of texts": (
+        "names, seen = {f'name {i}' for i in range(20)}, []",
+        "for x in respawner.resume(names):\n    seen.append(x); time.sleep(0.03)",
+        ("", ""),
+        "(len(seen), set(seen)) == (20, names)",
+    ),
+    "persistent workers": (
+        "import torch\nclass D(torch.utils.data.Dataset):\n    def __len__(self): return 12\n    def __getitem__(self, i): return i",
+        "loader = torch.utils.data.DataLoader(D(), shuffle=True, num_workers=1, persistent_workers=True)\nseen = []\nfor e in respawner.resume(range(2)):\n    for x in respawner.resume(loader):\n        seen.append((e, int(x))); time.sleep(0.05)",
+        ("", ""),
+        "sorted(seen) == [(e, i) for e in range(2) for i in range(12)]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(GOES_ON))
+def test_no_item_is_lost_or_done_twice_after_a_kill(case: str, open_notebook: OpenNotebook) -> None:
+    before, cell, (old, new), wanted = GOES_ON[case]
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import respawner, time\n" + before)
+    notebook.client.execute(cell)
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][-1]["iteration"] > 3)
+    notebook.kill_at_once()
+    notebook.start().run("n = 25")
+    ran = notebook.run(cell.replace(old, new) if old else cell)
+    assert ran.error is None, ran.error
+    assert "goes on with item" in ran.text
+    assert notebook.value(wanted) == "True", ran.text
+    if "range of" in case:
+        assert "when it stopped range(0, 20)" in ran.text
+
+
 # Positions ---------------------------------------------------------------------------------------------------
 
 
@@ -585,6 +648,7 @@ def dataloaders() -> dict[str, Any]:
         ),
         "enumerated": enumerate(torch.utils.data.DataLoader(Drawn(), batch_size=3, shuffle=True)),
         "workers": torch.utils.data.DataLoader(Drawn(), batch_size=3, shuffle=True, num_workers=2),
+        "zipped": Zipped(torch.utils.data.DataLoader(Drawn(), shuffle=True, num_workers=1), range(10)),
         "range": range(3, 20, 5),
         "list": ["a", "b", "c", "d"],
     }
@@ -609,6 +673,43 @@ def test_what_comes_next_is_the_same(kind: str, count: int) -> None:
     iterator = at_position(again, count, start)
     torch.set_rng_state(state)
     assert [str(item) for item in iterator] == wanted
+
+
+def test_the_order_of_later_epochs_of_persistent_workers_comes_again() -> None:
+    def loader() -> Any:
+        return torch.utils.data.DataLoader(
+            range(10), batch_size=3, shuffle=True, num_workers=1, persistent_workers=True
+        )
+
+    torch.manual_seed(1)
+    first = loader()
+    list(first)
+    start = start_of(first)
+    wanted = [str(item) for item in first][2:]
+    torch.manual_seed(99)
+    assert [str(item) for item in at_position(loader(), 2, start)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [({"num_workers": 1}, True), ({"generator": torch.Generator()}, True), ({}, False)],
+    ids=["workers", "own generator", "neither"],
+)
+def test_a_loader_that_has_drawn_its_order_before_the_loop_is_refused(
+    options: dict[str, Any], refused: bool
+) -> None:
+    def loader() -> Any:
+        return torch.utils.data.DataLoader(Drawn(), shuffle=True, **options)
+
+    for made, told in (
+        (enumerate(loader()), "counted=True"),
+        (zip(loader(), range(3), strict=False), "yield from zip"),
+    ):
+        if refused:
+            with pytest.raises(ResumeError, match=told):
+                refuse_begun_loaders(made)
+        else:
+            refuse_begun_loaders(made)
 
 
 def test_fewer_items_than_were_done_are_told() -> None:

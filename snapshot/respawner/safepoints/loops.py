@@ -20,7 +20,7 @@ from ..errors import ResumeError
 from ..pickling.placeholder import Placeholder
 from ..processstate import put_random_state
 from ..restoring import Loaded
-from .edits import loop_headers
+from .edits import bound_names, edited_defaults, edited_names, loop_headers, names_in_header
 from .frames import (
     header_around,
     is_function,
@@ -31,7 +31,15 @@ from .frames import (
     site_of,
     text_of,
 )
-from .positions import at_position, is_longer_or_shorter, start_of, worth_saving
+from .positions import (
+    at_position,
+    in_order,
+    is_longer_or_shorter,
+    refuse_begun_loaders,
+    reuses_workers,
+    start_of,
+    worth_saving,
+)
 from .refusals import places_of, refuse_what_cannot_go_on
 from .stopped import LoopKey, LoopPosition, Stopped, title_of
 
@@ -41,14 +49,16 @@ _LINES = re.compile(r":-?\d+(?= > |$)")
 class ResumableLoop:
     """An iterable that tells `Loops` of its iterations."""
 
-    def __init__(self, loops: Loops, iterable: Iterable[Any], name: str | None, counted: bool) -> None:
+    def __init__(
+        self, loops: Loops, iterable: Iterable[Any], name: str | None, count_from: int | None
+    ) -> None:
         self._loops = loops
         self._iterable = iterable
         self._name = name
-        self._counted = counted
+        self._count_from = count_from
 
     def __iter__(self) -> Iterator[Any]:
-        return self._loops.enter(self._iterable, self._name, self._counted)
+        return self._loops.enter(self._iterable, self._name, self._count_from)
 
     def __len__(self) -> int:
         return len(self._iterable)  # type: ignore[arg-type]
@@ -56,7 +66,8 @@ class ResumableLoop:
     def __reduce__(self) -> Any:
         from .. import resume
 
-        return resume, (self._iterable, self._name, self._counted)
+        counted = self._count_from is not None
+        return resume, (self._iterable, self._name, counted, self._count_from or 0)
 
 
 @dataclass
@@ -74,7 +85,7 @@ class RunningLoop:
     """One iteration over the iterable, from its first item to its end. ``count``: items that are done."""
 
     def __init__(
-        self, loops: Loops, iterable: Any, name: str | None, frames: list[FrameType], counted: bool
+        self, loops: Loops, iterable: Any, name: str | None, frames: list[FrameType], count_from: int | None
     ) -> None:
         self.site = site_of(frames)
         self.path = path_of(frames)
@@ -90,7 +101,7 @@ class RunningLoop:
         self.strays = False
         """It has begun anew on the way, and the run that stopped did not have it."""
         self._loops = loops
-        self._counted = counted
+        self._count_from = count_from
         self._iterator: Iterator[Any] | None = None
         self._runs = False
 
@@ -99,20 +110,29 @@ class RunningLoop:
         return self.name, self.site, self.header
 
     def begin(self) -> None:
+        self.iterable = in_order(self.iterable)
         self.start = start_of(self.iterable)
         self._iterator = iter(self.iterable)
 
-    def go_on(self, position: LoopPosition) -> None:
+    def go_on(self, position: LoopPosition, range_is_edited: bool) -> None:
         """Begin behind the items that are done."""
         usable = position.iterable is not None and not isinstance(position.iterable, Placeholder)
-        if (
-            usable
-            and worth_saving(self.iterable)
-            and not is_longer_or_shorter(self.iterable, position.iterable)
-        ):
-            self.iterable = position.iterable
+        if usable and worth_saving(self.iterable):
+            other = is_longer_or_shorter(self.iterable, position.iterable)
+            if other and self.iterable != position.iterable:
+                self._tell_of_range(position.iterable, range_is_edited)
+            if not (other and range_is_edited):
+                self.iterable = position.iterable
         self.count, self.start = position.count, position.start
         self._iterator = at_position(self.iterable, self.count, self.start)
+
+    def _tell_of_range(self, saved: range, edited: bool) -> None:
+        runs, which = (
+            (self.iterable, "as edited") if edited else (saved, "as it was, since no code of it was edited")
+        )
+        print(  # noqa: T201
+            f"Respawner: {title_of(self)} runs over {runs!r}, {which} (now {self.iterable!r}, when it stopped {saved!r})"
+        )
 
     def position(self) -> LoopPosition:
         iterable = self.iterable if worth_saving(self.iterable) else None
@@ -139,7 +159,7 @@ class RunningLoop:
             self._loops.ended(self)
             raise
         self._runs = True
-        return (self.count, item) if self._counted else item
+        return item if self._count_from is None else (self._count_from + self.count, item)
 
     def __reduce__(self) -> Any:
         """A progress bar around it may be a variable; its cell makes a new one."""
@@ -219,14 +239,15 @@ class Loops:
         levels = [self._level, *(loop.inside for loop in running[:-1])]
         return [loop.position() for loop in running], levels
 
-    def resumable(self, iterable: Iterable[Any], name: str | None, counted: bool) -> ResumableLoop:
+    def resumable(self, iterable: Iterable[Any], name: str | None, count_from: int | None) -> ResumableLoop:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"the name of a loop is a text, not {name!r}")
-        return ResumableLoop(self, iterable, name, counted)
+        return ResumableLoop(self, iterable, name, count_from)
 
-    def enter(self, iterable: Any, name: str | None, counted: bool) -> Iterator[Any]:
+    def enter(self, iterable: Any, name: str | None, count_from: int | None) -> Iterator[Any]:
         frames = notebook_frames(self._namespace)
-        loop = RunningLoop(self, iterable, name, frames, counted)
+        refuse_begun_loaders(iterable)
+        loop = RunningLoop(self, iterable, name, frames, count_from)
         around = [other for other in self.running() if other.site != loop.site]
         refuse_what_cannot_go_on(frames, {place for other in around for place in other.places})
         level = len(around)
@@ -330,20 +351,48 @@ class Loops:
             raise AssertionError("nothing to go on from")
         level = len(around)
         self._passed = []
+        edited = self._range_is_edited(going, loop, going.loops[level], frames)
         if level < len(going.loops) - 1:
-            loop.go_on(going.loops[level])
+            loop.go_on(going.loops[level], edited)
             self._matched += 1
             return
         _check_loops_around(loop, going, frames)
         loaded = self._put_back(going, frames)
         state = loaded.stopped or going
-        loop.go_on(state.loops[level])
+        loop.go_on(state.loops[level], edited)
+        if reuses_workers(loop.start):
+            print(  # noqa: T201
+                f"Respawner: {title_of(loop)}: its persistent workers began anew. Their items are the same but for what "
+                "they draw at random themselves"
+            )
         put_random_state(loaded.random)  # passing over has drawn numbers
         for place, done, begun in zip(
             [self._level, *(other.inside for other in around)], state.done, state.begun, strict=False
         ):
             place.done, place.begun = list(done), list(begun)
         self._going = None
+
+    def _range_is_edited(
+        self, going: Stopped, loop: RunningLoop, wanted: LoopPosition, frames: list[FrameType]
+    ) -> bool:
+        """Whether another end of a ``range`` is an edit, and not what the code makes of variables that are to be put back."""
+        if not frames or not loop.header or loop.header != wanted.header:
+            return True
+        functions = functions_of(frames)
+        texts = [(self._source, going.source)]
+        texts += [(text_of(frame), before) for frame, before in zip(functions, going.texts, strict=False)]
+        inside = is_function(frames[-1])
+        now, before = texts[-1] if inside else texts[0]
+        code = frames[-1].f_code
+        given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) if inside else set()
+        names, computes = names_in_header(loop.header)
+        if names & (edited_names(before, now) | edited_defaults(before, now)):
+            return True
+        if names & given and any(one != other for one, other in texts[:-1]):
+            return True
+        others = names - bound_names(now) - given
+        cell_bound = bound_names(self._source)
+        return not computes and bool(others & edited_names(going.source, self._source) or others - cell_bound)
 
     # Telling ----------------------------------------------------------------------------------------------
 
