@@ -325,6 +325,43 @@ def test_an_interrupted_loop_goes_on_in_the_same_kernel_after_restore(open_noteb
     assert notebook.value("seen == list(range(60))") == "True"
 
 
+def test_code_between_loops_gets_what_the_loop_before_had_left(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(
+        """
+import respawner, time
+class Kept: pass
+def train():
+    history = []
+    for epoch in respawner.resume(range(3), name="epochs"):
+        total = n = 0
+        losses = []
+        for x in respawner.resume(range(4)):
+            total += x; n += 1; losses.append(x + epoch); made = Kept()
+        mean = total / n, sum(losses) / len(losses)
+        told.append(mean)
+        kept = globals().get('strict') and made
+        for x in respawner.resume(range(12), name="check"):
+            time.sleep(0.03)
+        history.append(mean)
+    return history
+"""
+    )
+    cell = "told = []\nhistory = train()"
+    notebook.client.execute(cell)
+    wait_for_safepoint(
+        notebook, lambda f: [x["iteration"] > 2 for x in f.cell["safepoint"]["loops"]][1:] == [True]
+    )
+    notebook.kill_at_once()
+    ran = notebook.start().run("strict = True")
+    ran = notebook.run(cell)
+    assert "had ended and is passed over; until a loop goes on, what it left in made is not there" in ran.text
+    assert (ran.error or "").startswith("UnboundLocalError")
+    notebook.run("strict = False")
+    assert notebook.run(cell).error is None
+    assert notebook.value("history == told == [(1.5, 1.5 + epoch) for epoch in range(3)]") == "True"
+
+
 LOOPS = """
 import itertools, respawner
 losses, total = [], 0

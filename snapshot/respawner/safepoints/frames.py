@@ -103,6 +103,12 @@ def header_around(frame: FrameType) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _header_at(code: CodeType, line: int) -> str:
+    loop = loop_at(code, line)
+    return header_of(loop) if loop is not None else ""
+
+
+def loop_at(code: CodeType, line: int) -> ast.For | ast.AsyncFor | None:
+    """The ``for`` statement whose header is at that line of a function or cell."""
     tree = source_tree(code)
     first, last = _lines_of(code)
     for node in ast.walk(tree) if tree is not None else ():
@@ -111,8 +117,8 @@ def _header_at(code: CodeType, line: int) -> str:
             and first <= node.lineno <= last
             and node.lineno <= line <= (node.iter.end_lineno or 0)
         ):
-            return header_of(node)
-    return ""
+            return node
+    return None
 
 
 def locals_of(frame: FrameType) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ..pickling.placeholder import Placeholder
 from ..processstate import put_random_state
 from ..restoring import Loaded
 from .edits import bound_names, edited_defaults, edited_names, loop_headers, names_in_header
+from .ends import put_end, values_at_end
 from .frames import (
     header_around,
     is_function,
@@ -79,6 +80,8 @@ class Level:
 
     done: list[LoopKey] = field(default_factory=list)
     begun: list[LoopKey] = field(default_factory=list)
+    ends: dict[LoopKey, dict[str, Any]] = field(default_factory=dict)
+    """What those that have ended left in plain variables."""
 
 
 class RunningLoop:
@@ -259,12 +262,11 @@ class Loops:
         else:
             edited = self._is_edited(frames)
             by_order = edited and not loop.named
-            ended = by_order and self._had_ended(loop, going.done[level], edited)
-            if not ended and self._is_the_same(loop, going.loops[level], frames, edited):
+            ended = self._had_ended(loop, going.done[level], edited) if by_order else None
+            if ended is None and self._is_the_same(loop, going.loops[level], frames, edited):
                 self._go_on(loop, around, frames)
-            elif ended or (not by_order and self._had_ended(loop, going.done[level], edited)):
-                beside.done.append(loop.key)
-                beside.begun.append(loop.key)
+            elif (ended := ended or self._had_ended(loop, going.done[level], edited)) is not None:
+                self._pass_over(loop, beside, frames, going.ends[level].get(ended, {}) if going.ends else {})
                 return iter(())
             else:
                 self._stray(loop, going, edited)
@@ -273,6 +275,19 @@ class Loops:
             beside.begun.append(loop.key)
         self._running = [weakref.ref(other) for other in (*around, loop)]
         return loop
+
+    def _pass_over(
+        self, loop: RunningLoop, beside: Level, frames: list[FrameType], end: dict[str, Any]
+    ) -> None:
+        beside.done.append(loop.key)
+        beside.begun.append(loop.key)
+        beside.ends[loop.key] = end
+        others = put_end(frames[-1], end) if frames else []
+        if others:
+            print(  # noqa: T201
+                f"Respawner: {title_of(loop)} had ended and is passed over; until a loop goes on, what it left in "
+                f"{', '.join(others)} is not there, and the code behind it may fail for that"
+            )
 
     def at_boundary(self, loop: RunningLoop) -> None:
         if self._running and self._running[-1]() is not loop:  # what was inside it is over
@@ -286,9 +301,11 @@ class Loops:
     def ended(self, loop: RunningLoop) -> None:
         running = self.running()
         around = running[: running.index(loop)] if loop in running else running
-        done = (around[-1].inside if around else self._level).done
-        if loop.key not in done:
-            done.append(loop.key)
+        beside = around[-1].inside if around else self._level
+        if loop.key not in beside.done:
+            beside.done.append(loop.key)
+        frames = notebook_frames(self._namespace)
+        beside.ends[loop.key] = values_at_end(frames[-1]) if frames else {}
         self._running = [weakref.ref(other) for other in around]
 
     def _check_that_inner_loop_came(self, going: Stopped, loop: RunningLoop) -> None:
@@ -333,17 +350,18 @@ class Loops:
             return False
         return before.index(wanted.header) == now.index(loop.header)
 
-    def _had_ended(self, loop: RunningLoop, done: list[LoopKey], edited: bool) -> bool:
+    def _had_ended(self, loop: RunningLoop, done: list[LoopKey], edited: bool) -> LoopKey | None:
+        """The key that it had, where it is one of those."""
         if not edited:
-            return loop.key in done
+            return loop.key if loop.key in done else None
         if loop.named:
-            return any(name == loop.name for name, *_ in done)
+            return next((key for key in done if key[0] == loop.name), None)
         # Lines have moved: as many of the same statements as had ended are passed over, in order.
         same = [
             key for key in done if key not in self._passed and _without_lines(key) == _without_lines(loop.key)
         ]
         self._passed += same[:1]
-        return bool(same)
+        return same[0] if same else None
 
     def _go_on(self, loop: RunningLoop, around: list[RunningLoop], frames: list[FrameType]) -> None:
         going = self._going
@@ -366,10 +384,11 @@ class Loops:
                 "they draw at random themselves"
             )
         put_random_state(loaded.random)  # passing over has drawn numbers
-        for place, done, begun in zip(
-            [self._level, *(other.inside for other in around)], state.done, state.begun, strict=False
-        ):
+        places = [self._level, *(other.inside for other in around)]
+        for place, done, begun in zip(places, state.done, state.begun, strict=False):
             place.done, place.begun = list(done), list(begun)
+        for place, ends in zip(places, state.ends, strict=False):
+            place.ends = dict(ends)
         self._going = None
 
     def _range_is_edited(
