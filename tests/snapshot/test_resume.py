@@ -364,7 +364,7 @@ def train():
 
 LOOPS = """
 import itertools, respawner
-losses, total = [], 0
+losses, total, older = [], 0, iter('ab')
 def train(*given):
     for x in respawner.resume('ab'):
         pass
@@ -397,6 +397,7 @@ def items():
         ),
         ("for x in itertools.islice(respawner.resume('ab'), 1): pass", "resume(itertools.islice(…))"),
         ("from tqdm import tqdm\nfor i, x in enumerate(tqdm(respawner.resume('ab'))): pass", "begin at 0"),
+        ("for x in respawner.resume(older): pass", "older is an iterator ("),
         ("for i, x in enumerate(items()): pass", "`enumerate(items())` would begin at 0"),
     ],
 )
@@ -411,6 +412,7 @@ def test_what_could_not_go_on_exactly_is_refused_when_its_loop_begins_first(
     "cell",
     [
         "x = train()",
+        "own = iter('ab')\nfor x in respawner.resume(own): pass",
         "x, y = train(), 1",
         "print(float(train()))",
         "assert train() < 2",

@@ -250,6 +250,7 @@ class Loops:
     def enter(self, iterable: Any, name: str | None, count_from: int | None) -> Iterator[Any]:
         frames = notebook_frames(self._namespace)
         refuse_begun_loaders(iterable)
+        self._refuse_older_iterator(iterable)
         loop = RunningLoop(self, iterable, name, frames, count_from)
         around = [other for other in self.running() if other.site != loop.site]
         refuse_what_cannot_go_on(frames, {place for other in around for place in other.places})
@@ -275,6 +276,17 @@ class Loops:
             beside.begun.append(loop.key)
         self._running = [weakref.ref(other) for other in (*around, loop)]
         return loop
+
+    def _refuse_older_iterator(self, iterable: Any) -> None:
+        """One that another cell has made is not made again: it comes back where it stood, and would be passed over twice."""
+        if not hasattr(type(iterable), "__next__"):
+            return
+        names = [name for name, value in self._namespace.items() if value is iterable]
+        if names and not bound_names(self._source) & set(names):
+            raise ResumeError(
+                f"{names[0]} is an iterator ({type(iterable).__name__}) that another cell has made, so running this cell again "
+                f"does not begin it. Make it in this cell, or let the loop run over something that can begin anew, as a list"
+            )
 
     def _pass_over(
         self, loop: RunningLoop, beside: Level, frames: list[FrameType], end: dict[str, Any]
