@@ -111,14 +111,16 @@ def clean_next_start() -> None:
     _engine().clean_next_start()
 
 
-def resume(iterable: Iterable[Any], name: str | None = None, counted: bool = False) -> Iterable[Any]:
+def resume(
+    iterable: Iterable[Any], name: str | None = None, counted: bool = False, start: int = 0
+) -> Iterable[Any]:
     """A loop that goes on where it was when the kernel died: ``for batch in respawner.resume(loader):``
 
     Between its iterations the state of the running cell is saved from time to time. When that state has been restored
     and the cell is run again, what stands before the loop runs again; where the loop begins, all variables and random
     generators are as they were at the last such moment, those of the functions around it too, and the next item is
-    the one that came next then. Wrap every loop around it as well. ``counted`` gives ``(number, item)`` as `enumerate`
-    does, which itself would count from 0 again.
+    the one that came next then. Wrap every loop around it as well. ``counted`` gives ``(number, item)`` from ``start``
+    on as `enumerate` does, which itself would count from 0 again.
 
     ``name`` finds the loop again in a cell that has been changed. Where Respawner is off, in threads and in child
     processes it is the iterable itself. Raises `ResumeError` where it cannot go on exactly.
@@ -127,8 +129,8 @@ def resume(iterable: Iterable[Any], name: str | None = None, counted: bool = Fal
 
     engine = active_engine()
     if engine is None or not engine.mine():
-        return enumerate(iterable) if counted else iterable
-    return engine.safepoints.loops.resumable(iterable, name, counted)
+        return enumerate(iterable, start) if counted else iterable
+    return engine.safepoints.loops.resumable(iterable, name, start if counted else None)
 
 
 def stopped() -> dict[str, Any] | None:

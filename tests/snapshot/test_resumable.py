@@ -50,7 +50,7 @@ with open('log') as log:
 """
     assert rewritten(cell) == [
         "5: resume(range(3))",
-        "6: resume(enumerate(loader))",
+        "6: resume(loader, counted=True, start=0)",
         "13: resume(log)",
     ]
 
@@ -86,6 +86,24 @@ def test_what_is_wrapped_already_and_progress_bars() -> None:
 def test_what_cannot_go_on_is_told_before_anything_runs(cell: str, told: str) -> None:
     with pytest.raises(RejectedCell, match=told):
         rewritten(cell)
+
+
+def test_counting_and_zipping_begin_what_they_are_given_when_the_loop_begins() -> None:
+    cell = "for a in enumerate(b, 1): pass\nfor a in tqdm(enumerate(tqdm(b), start=n)): pass\nfor a in enumerate(zip(b, c)): pass"
+    zipped = "__import__('respawner.safepoints.positions', fromlist=['Zipped']).Zipped(b, c)"
+    assert rewritten(cell) == [
+        "1: resume(b, counted=True, start=1)",
+        "2: tqdm(tqdm(resume(b, counted=True, start=n)))",
+        f"3: resume({zipped}, counted=True, start=0)",
+    ]
+
+
+def test_a_while_inside_a_loop_that_is_wrapped_needs_nothing() -> None:
+    assert rewritten("for e in x:\n    while k < 3:\n        o.step()") == ["1: resume(x)"]
+    called = "def episode():\n    while k < 3:\n        o.step()\ndef one():\n    episode()\nfor e in x:\n    one()"
+    assert rewritten(called) == ["6: resume(x)"]
+    with pytest.raises(RejectedCell, match="`while` in line 2"):
+        rewritten("def episode():\n    while k < 3:\n        o.step()\nfor e in x:\n    pass\nepisode()")
 
 
 def test_a_while_around_a_loop_needs_nothing() -> None:

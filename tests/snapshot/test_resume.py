@@ -6,7 +6,7 @@ import random
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from respawner.errors import ResumeError
 from respawner.manifest import SAFEPOINT
-from respawner.safepoints.positions import at_position, start_of
+from respawner.safepoints.positions import Zipped, at_position, refuse_begun_loaders, start_of
 
 from tests.snapshot.notebook import PATIENCE_SECONDS, PYTHON, Notebook, Ran
 from tests.snapshot.test_safepoints import AT_EVERY, wait_for_safepoint
@@ -118,7 +118,8 @@ def train(epochs):
         assert note() == epoch + 1
     return model, average, history
 
-warmed_up = [number for number in respawner.resume(range(3), name="warm-up")]
+for number in respawner.resume(range(3), name="warm-up"):
+    pass
 model, average, history = train(5)
 print(fingerprint(model, average), [value.hex() for value in history])
 """
@@ -324,12 +325,118 @@ def test_an_interrupted_loop_goes_on_in_the_same_kernel_after_restore(open_noteb
     assert notebook.value("seen == list(range(60))") == "True"
 
 
-def test_counting_around_the_loop_is_refused_at_once(notebook: Notebook) -> None:
-    notebook.run("import respawner")
-    ran = notebook.run("for i, x in enumerate(respawner.resume('ab')):\n    pass")
-    assert "write respawner.resume(…, counted=True)" in (ran.error or "")
-    ran = notebook.run("print([(i, x) for i, x in respawner.resume('ab', counted=True)])")
-    assert ran.text == "[(0, 'a'), (1, 'b')]\n"
+def test_code_between_loops_gets_what_the_loop_before_had_left(open_notebook: OpenNotebook) -> None:
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(
+        """
+import respawner, time
+class Kept: pass
+def train():
+    history = []
+    for epoch in respawner.resume(range(3), name="epochs"):
+        total = n = 0
+        losses = []
+        for x in respawner.resume(range(4)):
+            total += x; n += 1; losses.append(x + epoch); made = Kept()
+        mean = total / n, sum(losses) / len(losses)
+        told.append(mean)
+        kept = globals().get('strict') and made
+        for x in respawner.resume(range(12), name="check"):
+            time.sleep(0.03)
+        history.append(mean)
+    return history
+"""
+    )
+    cell = "told = []\nhistory = train()"
+    notebook.client.execute(cell)
+    wait_for_safepoint(
+        notebook, lambda f: [x["iteration"] > 2 for x in f.cell["safepoint"]["loops"]][1:] == [True]
+    )
+    notebook.kill_at_once()
+    ran = notebook.start().run("strict = True")
+    ran = notebook.run(cell)
+    assert "had ended and is passed over; until a loop goes on, what it left in made is not there" in ran.text
+    assert (ran.error or "").startswith("UnboundLocalError")
+    notebook.run("strict = False")
+    assert notebook.run(cell).error is None
+    assert notebook.value("history == told == [(1.5, 1.5 + epoch) for epoch in range(3)]") == "True"
+
+
+LOOPS = """
+import itertools, respawner
+losses, total, older = [], 0, iter('ab')
+def train(*given):
+    for x in respawner.resume('ab'):
+        pass
+    return 1
+def items():
+    for x in respawner.resume('ab'):
+        yield x
+"""
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        (
+            "for epoch in respawner.resume(range(2)):\n    losses.append(train(epoch))",
+            "`losses.append` before it calls `train(epoch)`.*Write `value = train(epoch)` and then `losses.append(value)`",
+        ),
+        ("total += train()", "takes `total` before.* then `total += value`"),
+        ("if total < train():\n    pass", "takes `total`.*then `if total < value:`"),
+        ("print(train(), train())", "takes `train()` before it calls `train()`"),
+        ("for a, b in [([1], [2])]:\n    train(a)", "`for a, b in .*resume([([1], [2])]):`"),
+        ("rates = [train(rate) for rate in (1, 2)]", "is a comprehension around a loop that goes on"),
+        ("same = [x for x in respawner.resume('ab')]", "is a comprehension around"),
+        ("total = sum(len(x) for x in respawner.resume('ab'))", "is a comprehension around"),
+        ("same = list(respawner.resume('ab'))", "`list(respawner.resume('ab'))` in line 1 holds what"),
+        ("same = list(map(train, 'ab'))", "Write a `for` loop that appends"),
+        (
+            "for i, x in enumerate(respawner.resume('ab')): pass",
+            "count by `respawner.resume(…, counted=True)`",
+        ),
+        ("for x in itertools.islice(respawner.resume('ab'), 1): pass", "resume(itertools.islice(…))"),
+        ("from tqdm import tqdm\nfor i, x in enumerate(tqdm(respawner.resume('ab'))): pass", "begin at 0"),
+        ("for x in respawner.resume(older): pass", "older is an iterator ("),
+        ("for i, x in enumerate(items()): pass", "`enumerate(items())` would begin at 0"),
+    ],
+)
+def test_what_could_not_go_on_exactly_is_refused_when_its_loop_begins_first(
+    shared: Notebook, cell: str, told: str
+) -> None:
+    pattern = ".*".join(map(re.escape, told.split(".*")))
+    assert re.search(pattern, shared.run(cell).error or ""), shared.run(cell).error
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "x = train()",
+        "own = iter('ab')\nfor x in respawner.resume(own): pass",
+        "x, y = train(), 1",
+        "print(float(train()))",
+        "assert train() < 2",
+        "def f():\n    return train()\nf()",
+        "async def f():\n    train()\nx = await f()",
+        "for x in items(): total += 1",
+        "for x in (y for y in respawner.resume('ab')): total += 1",
+        "for epoch in range(2):\n    train()",
+        "for a, b in respawner.resume([([1], [2])]):\n    for y in respawner.resume(a):\n        train(b)",
+        "for i, x in respawner.resume('ab', counted=True):\n    print(i, x)",
+        "while total < 9:\n    total += 1\n    train()",
+    ],
+)
+def test_what_can_go_on_is_not_refused(shared: Notebook, cell: str) -> None:
+    assert shared.run(cell).error is None
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    """One kernel for cells that leave nothing behind."""
+    notebook = Notebook(tmp_path_factory.mktemp("shared")).start()
+    notebook.run(LOOPS)
+    yield notebook
+    notebook.shut_down()
 
 
 # Code that was edited -----------------------------------------------------------------------------------------
@@ -497,6 +604,69 @@ def execute_with_id(notebook: Notebook, code: str) -> str:
     return str(message["header"]["msg_id"])
 
 
+GOES_ON = {
+    "a mutable argument beside an edited one": (
+        "def train(history, epochs):\n    for e in respawner.resume(range(epochs), name='e'):\n        history.append(e); time.sleep(0.03)",
+        "history = []\ntrain(history, epochs=20)",
+        ("20", "22"),
+        "history == list(range(22))",
+    ),
+    "an edited container that the loop fills": (
+        "",
+        "history = [-1]\nfor e in respawner.resume(range(20), name='e'):\n    history.append(e); time.sleep(0.03)",
+        ("history = [-1]", "history, val = [-1], []"),
+        "history == list(range(-1, 20))",
+    ),
+    "an edited dictionary of options": (
+        "def train(options):\n    for e in respawner.resume(range(20), name='e'):\n        last = options['lr']; time.sleep(0.03)\n    return last",
+        "options = {'lr': 1}\nlast = train(options)",
+        ("1", "2"),
+        "last == 2",
+    ),
+    "a range of a variable that the loop changes": (
+        "queue, done = list(range(20)), []",
+        "for i in respawner.resume(range(len(queue))):\n    done.append(queue.pop(0)); time.sleep(0.03)",
+        ("", ""),
+        "(done, queue) == (list(range(20)), [])",
+    ),
+    "a range of a variable that another cell changed": (
+        "n, done = 20, []",
+        "for i in respawner.resume(range(n)):\n    done.append(i); time.sleep(0.03)",
+        ("", ""),
+        "done == list(range(25))",
+    ),
+    "a set of texts": (
+        "names, seen = {f'name {i}' for i in range(20)}, []",
+        "for x in respawner.resume(names):\n    seen.append(x); time.sleep(0.03)",
+        ("", ""),
+        "(len(seen), set(seen)) == (20, names)",
+    ),
+    "persistent workers": (
+        "import torch\nclass D(torch.utils.data.Dataset):\n    def __len__(self): return 12\n    def __getitem__(self, i): return i",
+        "loader = torch.utils.data.DataLoader(D(), shuffle=True, num_workers=1, persistent_workers=True)\nseen = []\nfor e in respawner.resume(range(2)):\n    for x in respawner.resume(loader):\n        seen.append((e, int(x))); time.sleep(0.05)",
+        ("", ""),
+        "sorted(seen) == [(e, i) for e in range(2) for i in range(12)]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(GOES_ON))
+def test_no_item_is_lost_or_done_twice_after_a_kill(case: str, open_notebook: OpenNotebook) -> None:
+    before, cell, (old, new), wanted = GOES_ON[case]
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import respawner, time\n" + before)
+    notebook.client.execute(cell)
+    wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][-1]["iteration"] > 3)
+    notebook.kill_at_once()
+    notebook.start().run("n = 25")
+    ran = notebook.run(cell.replace(old, new) if old else cell)
+    assert ran.error is None, ran.error
+    assert "goes on with item" in ran.text
+    assert notebook.value(wanted) == "True", ran.text
+    if "range of" in case:
+        assert "when it stopped range(0, 20)" in ran.text
+
+
 # Positions ---------------------------------------------------------------------------------------------------
 
 
@@ -517,6 +687,7 @@ def dataloaders() -> dict[str, Any]:
         ),
         "enumerated": enumerate(torch.utils.data.DataLoader(Drawn(), batch_size=3, shuffle=True)),
         "workers": torch.utils.data.DataLoader(Drawn(), batch_size=3, shuffle=True, num_workers=2),
+        "zipped": Zipped(torch.utils.data.DataLoader(Drawn(), shuffle=True, num_workers=1), range(10)),
         "range": range(3, 20, 5),
         "list": ["a", "b", "c", "d"],
     }
@@ -541,6 +712,43 @@ def test_what_comes_next_is_the_same(kind: str, count: int) -> None:
     iterator = at_position(again, count, start)
     torch.set_rng_state(state)
     assert [str(item) for item in iterator] == wanted
+
+
+def test_the_order_of_later_epochs_of_persistent_workers_comes_again() -> None:
+    def loader() -> Any:
+        return torch.utils.data.DataLoader(
+            range(10), batch_size=3, shuffle=True, num_workers=1, persistent_workers=True
+        )
+
+    torch.manual_seed(1)
+    first = loader()
+    list(first)
+    start = start_of(first)
+    wanted = [str(item) for item in first][2:]
+    torch.manual_seed(99)
+    assert [str(item) for item in at_position(loader(), 2, start)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [({"num_workers": 1}, True), ({"generator": torch.Generator()}, True), ({}, False)],
+    ids=["workers", "own generator", "neither"],
+)
+def test_a_loader_that_has_drawn_its_order_before_the_loop_is_refused(
+    options: dict[str, Any], refused: bool
+) -> None:
+    def loader() -> Any:
+        return torch.utils.data.DataLoader(Drawn(), shuffle=True, **options)
+
+    for made, told in (
+        (enumerate(loader()), "counted=True"),
+        (zip(loader(), range(3), strict=False), "yield from zip"),
+    ):
+        if refused:
+            with pytest.raises(ResumeError, match=told):
+                refuse_begun_loaders(made)
+        else:
+            refuse_begun_loaders(made)
 
 
 def test_fewer_items_than_were_done_are_told() -> None:

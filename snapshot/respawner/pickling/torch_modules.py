@@ -38,6 +38,8 @@ def reducer_for(cls: type) -> Reducer | None:
         return _reduce_distributed
     if issubclass(cls, Scaler) and cls.__getstate__ is Scaler.__getstate__:
         return _reduce_scaler
+    if cls is getattr(sys.modules.get("torch.utils.data.dataloader"), "DataLoader", None):
+        return _reduce_loader
     if cls in (torch.finfo, torch.iinfo):
         return lambda info: (_number_limits, (cls, info.dtype))
     return None
@@ -64,6 +66,11 @@ def _reduce_scaler(scaler: Any) -> tuple[Any, ...]:
             "_per_optimizer_states": collections.defaultdict(scaler._per_optimizer_states.default_factory),
         }
     return copyreg.__newobj__, (type(scaler),), state  # type: ignore[attr-defined]
+
+
+def _reduce_loader(loader: Any) -> tuple[Any, ...]:
+    """Without its iterator, which it keeps where its workers are persistent: it makes that again."""
+    return copyreg.__newobj__, (type(loader),), {**vars(loader), "_iterator": None}  # type: ignore[attr-defined]
 
 
 def _was_swapped(cls: type) -> bool:

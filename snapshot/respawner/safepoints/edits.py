@@ -18,7 +18,12 @@ from typing import Any
 from ..bystanders import is_plain
 
 _CODE = (types.FunctionType, type, types.ModuleType)
+_WRAPPERS = {"range", "resume", "respawner", "tqdm", "enumerate"}
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
+_MUTATE = {
+    *("append", "appendleft", "extend", "insert", "pop", "popleft", "remove", "clear", "sort", "reverse"),
+    *("add", "discard", "update", "setdefault", "popitem"),
+}
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -46,6 +51,37 @@ def edited_names(before: str, now: str) -> set[str]:
     return {name for name, texts in new.items() if texts != old.get(name)} - in_loops
 
 
+def mutated_in_loops(source: str) -> set[str]:
+    """Names whose value a loop changes: ``history.append(…)``, ``counts[key] = …``."""
+    found: set[str] = set()
+    loops = [node for node in _statements(_body(source)) if isinstance(node, _LOOPS)]
+    for node in (part for loop in loops for part in ast.walk(loop)):
+        owner: ast.AST | None = None
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in _MUTATE:
+            owner = getattr(node.func, "value", None)
+        elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            owner = node.value
+        while isinstance(owner, ast.Subscript):
+            owner = owner.value
+        if isinstance(owner, ast.Name):
+            found.add(owner.id)
+    return found
+
+
+def arguments_of(source: str, function: str) -> list[tuple[list[str], dict[str, str]]]:
+    """Of every call of something of that name in a cell or function: the positional ones, and those by name."""
+    tree = tree_of(source)
+    return [
+        (
+            [ast.unparse(argument) for argument in node.args],
+            {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg},
+        )
+        for node in (ast.walk(tree) if tree is not None else ())
+        if isinstance(node, ast.Call)
+        and (getattr(node.func, "attr", None) or getattr(node.func, "id", None)) == function
+    ]
+
+
 def bound_names(source: str) -> set[str]:
     """Names that a function's statements bind; those of its parameters that keep what they were called with are not."""
     return set(_bindings(source))
@@ -58,8 +94,15 @@ def edited_defaults(before: str, now: str) -> set[str]:
 
 
 def keeps_edit(value: Any) -> bool:
-    """Whether a value that an edited statement gave stays: plain data or code, no part of the state that it would tear."""
-    return isinstance(value, _CODE) or is_plain(value)
+    """Whether a value that an edited statement gave stays: plain data or code, no part of the state that it would tear.
+
+    An empty container is there to be filled, and what it was filled with is part of the state.
+    """
+    return isinstance(value, _CODE) or (is_plain(value) and not (is_container(value) and not value))
+
+
+def is_container(value: Any) -> bool:
+    return isinstance(value, list | set | dict)
 
 
 def loop_headers(source: str) -> list[str]:
@@ -74,6 +117,21 @@ def header_of(loop: ast.For | ast.AsyncFor) -> str:
         target=loop.target, iter=loop.iter, body=[ast.Pass()], orelse=[], lineno=1, col_offset=0
     )
     return ast.unparse(bare).partition(":\n    pass")[0]
+
+
+def names_in_header(header: str) -> tuple[set[str], bool]:
+    """Names that a loop's iterable is made of, and whether it calls more than wrappers (``len(queue)``)."""
+    tree = tree_of(f"{header}:\n    pass")
+    iterables = [node.iter for node in tree.body if isinstance(node, ast.For)] if tree is not None else []
+    names: set[str] = set()
+    computes = False
+    for part in (part for iterable in iterables for part in ast.walk(iterable)):
+        if isinstance(part, ast.Call):
+            called = getattr(part.func, "attr", None) or getattr(part.func, "id", "")
+            computes = computes or called not in _WRAPPERS
+        elif isinstance(part, ast.Name):
+            names.add(part.id)
+    return names - _WRAPPERS, computes
 
 
 @functools.lru_cache(maxsize=32)

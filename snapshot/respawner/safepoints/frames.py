@@ -98,16 +98,27 @@ def _text_of(code: CodeType) -> str:
 
 def header_around(frame: FrameType) -> str:
     """``for x in loader`` of the loop statement whose iterable is being evaluated; empty where it is none."""
-    tree = source_tree(frame.f_code)
-    first, last = _lines_of(frame.f_code)
+    return _header_at(frame.f_code, frame.f_lineno)
+
+
+@functools.lru_cache(maxsize=256)
+def _header_at(code: CodeType, line: int) -> str:
+    loop = loop_at(code, line)
+    return header_of(loop) if loop is not None else ""
+
+
+def loop_at(code: CodeType, line: int) -> ast.For | ast.AsyncFor | None:
+    """The ``for`` statement whose header is at that line of a function or cell."""
+    tree = source_tree(code)
+    first, last = _lines_of(code)
     for node in ast.walk(tree) if tree is not None else ():
         if (
             isinstance(node, ast.For | ast.AsyncFor)
             and first <= node.lineno <= last
-            and node.lineno <= frame.f_lineno <= (node.iter.end_lineno or 0)
+            and node.lineno <= line <= (node.iter.end_lineno or 0)
         ):
-            return header_of(node)
-    return ""
+            return node
+    return None
 
 
 def locals_of(frame: FrameType) -> dict[str, Any]:
@@ -171,6 +182,15 @@ def _plain(frame: FrameType, names: list[str], only: tuple[type, ...] = _PLAIN) 
     }
 
 
+def plain_targets(frame: FrameType, loop: ast.For | ast.AsyncFor) -> dict[str, Any]:
+    """Variables of that loop that are plain, and so tell one iteration from another."""
+    return _plain(frame, _names_in(loop.target))
+
+
+def _names_in(target: ast.expr) -> list[str]:
+    return [part.id for part in ast.walk(target) if isinstance(part, ast.Name)]
+
+
 @functools.lru_cache(maxsize=64)
 def _targets_around(code: CodeType, line: int) -> list[str]:
     """Names that the ``for`` statements around that line assign, outermost first."""
@@ -188,7 +208,7 @@ def _targets_around(code: CodeType, line: int) -> list[str]:
     ]
     names = []
     for node in sorted(loops, key=lambda node: node.lineno):
-        names += [part.id for part in ast.walk(node.target) if isinstance(part, ast.Name)]
+        names += _names_in(node.target)
     return names
 
 

@@ -12,7 +12,15 @@ from typing import Any
 
 from ..namespace import put_variables
 from ..pickling.placeholder import Placeholder
-from .edits import bound_names, edited_defaults, edited_names, keeps_edit
+from .edits import (
+    arguments_of,
+    bound_names,
+    edited_defaults,
+    edited_names,
+    is_container,
+    keeps_edit,
+    mutated_in_loops,
+)
 from .frames import locals_of, put_locals, text_of
 from .loops import edited_functions
 from .positions import is_bar
@@ -24,22 +32,25 @@ def put_in_place(
 ) -> list[str]:
     """``stopped`` and ``variables`` as they were loaded. Returns lines that tell what is not as it was."""
     cell_edited = stopped.source != source
-    kept = _as_edited(edited_names(stopped.source, source) if cell_edited else set(), shell.user_ns)
+    names = edited_names(stopped.source, source) if cell_edited else set()
+    kept = _as_edited(names, shell.user_ns, mutated_in_loops(source))
     put_variables(shell, _without(of_use(variables, shell.user_ns), kept), replace=False)
     told = [f"as edited: {', '.join(sorted(kept))}"] if kept else []
     edited = edited_functions(stopped, functions)
-    caller_edited = cell_edited
+    caller_edited, caller = cell_edited, (stopped.source, source, kept)
     texts = [*stopped.texts, *[""] * len(functions)]
     for frame, (name, saved), before in zip(functions, stopped.functions, texts, strict=False):
         live, now = locals_of(frame), text_of(frame)
         names = _arguments_of_now(frame, before, now, caller_edited)
+        mutable = {name for name in names if is_container(live.get(name))}
+        names -= mutable - _edited_arguments(frame, *caller)
         if name in edited:
             names |= edited_names(before, now)
-        kept = _as_edited(names & saved.keys(), live)
+        kept = _as_edited(names & saved.keys(), live, mutated_in_loops(now))
         new = sorted(live.keys() - saved.keys()) if name in edited else []
         put_locals(frame, _without(of_use(saved, live), kept | _functions_inside(live, saved)))
         told += _lines(name, name in edited, sorted(kept), new)
-        caller_edited = name in edited
+        caller_edited, caller = name in edited, (before, now, kept)
     return told
 
 
@@ -59,8 +70,30 @@ def _arguments_of_now(frame: FrameType, before: str, now: str, caller_edited: bo
     return parameters if caller_edited else parameters & edited_defaults(before, now)
 
 
-def _as_edited(names: set[str], live: Mapping[str, Any]) -> set[str]:
-    return {name for name in names if name in live and keeps_edit(live[name])}
+def _edited_arguments(frame: FrameType, before: str, now: str, kept: set[str]) -> set[str]:
+    """Parameters whose expression in the call was edited, or which are variables of the caller that stay as edited."""
+    code = frame.f_code
+    old, new = (arguments_of(text, code.co_name) for text in (before, now))
+    names = [name for name in code.co_varnames[: code.co_argcount] if name not in ("self", "cls")]
+    found = set()
+    for position, by_name in new:
+        given = {**dict(zip(names, position, strict=False)), **by_name}
+        known = [{**dict(zip(names, args, strict=False)), **keywords} for args, keywords in old]
+        found |= {
+            name
+            for name, text in given.items()
+            if text in kept or all(text != other.get(name) for other in known)
+        }
+    return found
+
+
+def _as_edited(names: set[str], live: Mapping[str, Any], mutated: set[str]) -> set[str]:
+    """Those that keep what an edit gave them: not a container that a loop changes, which is part of the state."""
+    return {
+        name
+        for name in names
+        if name in live and keeps_edit(live[name]) and not (is_container(live[name]) and name in mutated)
+    }
 
 
 def _functions_inside(live: dict[str, Any], saved: dict[str, Any]) -> set[str]:

@@ -9,7 +9,6 @@ that had ended are passed over.
 
 from __future__ import annotations
 
-import ast
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,8 @@ from ..errors import ResumeError
 from ..pickling.placeholder import Placeholder
 from ..processstate import put_random_state
 from ..restoring import Loaded
-from .edits import loop_headers
+from .edits import bound_names, edited_defaults, edited_names, loop_headers, names_in_header
+from .ends import put_end, values_at_end
 from .frames import (
     header_around,
     is_function,
@@ -30,30 +30,36 @@ from .frames import (
     notebook_frames,
     path_of,
     site_of,
-    source_tree,
     text_of,
 )
-from .positions import at_position, is_longer_or_shorter, start_of, worth_saving
+from .positions import (
+    at_position,
+    in_order,
+    is_longer_or_shorter,
+    refuse_begun_loaders,
+    reuses_workers,
+    start_of,
+    worth_saving,
+)
+from .refusals import places_of, refuse_what_cannot_go_on
 from .stopped import LoopKey, LoopPosition, Stopped, title_of
 
 _LINES = re.compile(r":-?\d+(?= > |$)")
-_COUNT_FROM_ZERO = {
-    "enumerate": "respawner.resume(…, counted=True)",
-    "zip": "respawner.resume(zip(…))",
-}
 
 
 class ResumableLoop:
     """An iterable that tells `Loops` of its iterations."""
 
-    def __init__(self, loops: Loops, iterable: Iterable[Any], name: str | None, counted: bool) -> None:
+    def __init__(
+        self, loops: Loops, iterable: Iterable[Any], name: str | None, count_from: int | None
+    ) -> None:
         self._loops = loops
         self._iterable = iterable
         self._name = name
-        self._counted = counted
+        self._count_from = count_from
 
     def __iter__(self) -> Iterator[Any]:
-        return self._loops.enter(self._iterable, self._name, self._counted)
+        return self._loops.enter(self._iterable, self._name, self._count_from)
 
     def __len__(self) -> int:
         return len(self._iterable)  # type: ignore[arg-type]
@@ -61,7 +67,8 @@ class ResumableLoop:
     def __reduce__(self) -> Any:
         from .. import resume
 
-        return resume, (self._iterable, self._name, self._counted)
+        counted = self._count_from is not None
+        return resume, (self._iterable, self._name, counted, self._count_from or 0)
 
 
 @dataclass
@@ -73,17 +80,20 @@ class Level:
 
     done: list[LoopKey] = field(default_factory=list)
     begun: list[LoopKey] = field(default_factory=list)
+    ends: dict[LoopKey, dict[str, Any]] = field(default_factory=dict)
+    """What those that have ended left in plain variables."""
 
 
 class RunningLoop:
     """One iteration over the iterable, from its first item to its end. ``count``: items that are done."""
 
     def __init__(
-        self, loops: Loops, iterable: Any, name: str | None, frames: list[FrameType], counted: bool
+        self, loops: Loops, iterable: Any, name: str | None, frames: list[FrameType], count_from: int | None
     ) -> None:
         self.site = site_of(frames)
         self.path = path_of(frames)
         self.header = header_around(frames[-1]) if frames else ""
+        self.places = places_of(frames)
         self.name = name or self.site
         self.named = name is not None
         self.iterable = iterable
@@ -94,7 +104,7 @@ class RunningLoop:
         self.strays = False
         """It has begun anew on the way, and the run that stopped did not have it."""
         self._loops = loops
-        self._counted = counted
+        self._count_from = count_from
         self._iterator: Iterator[Any] | None = None
         self._runs = False
 
@@ -103,20 +113,29 @@ class RunningLoop:
         return self.name, self.site, self.header
 
     def begin(self) -> None:
+        self.iterable = in_order(self.iterable)
         self.start = start_of(self.iterable)
         self._iterator = iter(self.iterable)
 
-    def go_on(self, position: LoopPosition) -> None:
+    def go_on(self, position: LoopPosition, range_is_edited: bool) -> None:
         """Begin behind the items that are done."""
         usable = position.iterable is not None and not isinstance(position.iterable, Placeholder)
-        if (
-            usable
-            and worth_saving(self.iterable)
-            and not is_longer_or_shorter(self.iterable, position.iterable)
-        ):
-            self.iterable = position.iterable
+        if usable and worth_saving(self.iterable):
+            other = is_longer_or_shorter(self.iterable, position.iterable)
+            if other and self.iterable != position.iterable:
+                self._tell_of_range(position.iterable, range_is_edited)
+            if not (other and range_is_edited):
+                self.iterable = position.iterable
         self.count, self.start = position.count, position.start
         self._iterator = at_position(self.iterable, self.count, self.start)
+
+    def _tell_of_range(self, saved: range, edited: bool) -> None:
+        runs, which = (
+            (self.iterable, "as edited") if edited else (saved, "as it was, since no code of it was edited")
+        )
+        print(  # noqa: T201
+            f"Respawner: {title_of(self)} runs over {runs!r}, {which} (now {self.iterable!r}, when it stopped {saved!r})"
+        )
 
     def position(self) -> LoopPosition:
         iterable = self.iterable if worth_saving(self.iterable) else None
@@ -143,7 +162,7 @@ class RunningLoop:
             self._loops.ended(self)
             raise
         self._runs = True
-        return (self.count, item) if self._counted else item
+        return item if self._count_from is None else (self._count_from + self.count, item)
 
     def __reduce__(self) -> Any:
         """A progress bar around it may be a variable; its cell makes a new one."""
@@ -223,16 +242,18 @@ class Loops:
         levels = [self._level, *(loop.inside for loop in running[:-1])]
         return [loop.position() for loop in running], levels
 
-    def resumable(self, iterable: Iterable[Any], name: str | None, counted: bool) -> ResumableLoop:
+    def resumable(self, iterable: Iterable[Any], name: str | None, count_from: int | None) -> ResumableLoop:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"the name of a loop is a text, not {name!r}")
-        return ResumableLoop(self, iterable, name, counted)
+        return ResumableLoop(self, iterable, name, count_from)
 
-    def enter(self, iterable: Any, name: str | None, counted: bool) -> Iterator[Any]:
+    def enter(self, iterable: Any, name: str | None, count_from: int | None) -> Iterator[Any]:
         frames = notebook_frames(self._namespace)
-        _refuse_to_count_from_zero(frames)
-        loop = RunningLoop(self, iterable, name, frames, counted)
+        refuse_begun_loaders(iterable)
+        self._refuse_older_iterator(iterable)
+        loop = RunningLoop(self, iterable, name, frames, count_from)
         around = [other for other in self.running() if other.site != loop.site]
+        refuse_what_cannot_go_on(frames, {place for other in around for place in other.places})
         level = len(around)
         beside = around[-1].inside if around else self._level
         going = self._going
@@ -242,12 +263,11 @@ class Loops:
         else:
             edited = self._is_edited(frames)
             by_order = edited and not loop.named
-            ended = by_order and self._had_ended(loop, going.done[level], edited)
-            if not ended and self._is_the_same(loop, going.loops[level], frames, edited):
+            ended = self._had_ended(loop, going.done[level], edited) if by_order else None
+            if ended is None and self._is_the_same(loop, going.loops[level], frames, edited):
                 self._go_on(loop, around, frames)
-            elif ended or (not by_order and self._had_ended(loop, going.done[level], edited)):
-                beside.done.append(loop.key)
-                beside.begun.append(loop.key)
+            elif (ended := ended or self._had_ended(loop, going.done[level], edited)) is not None:
+                self._pass_over(loop, beside, frames, going.ends[level].get(ended, {}) if going.ends else {})
                 return iter(())
             else:
                 self._stray(loop, going, edited)
@@ -256,6 +276,30 @@ class Loops:
             beside.begun.append(loop.key)
         self._running = [weakref.ref(other) for other in (*around, loop)]
         return loop
+
+    def _refuse_older_iterator(self, iterable: Any) -> None:
+        """One that another cell has made is not made again: it comes back where it stood, and would be passed over twice."""
+        if not hasattr(type(iterable), "__next__"):
+            return
+        names = [name for name, value in self._namespace.items() if value is iterable]
+        if names and not bound_names(self._source) & set(names):
+            raise ResumeError(
+                f"{names[0]} is an iterator ({type(iterable).__name__}) that another cell has made, so running this cell again "
+                f"does not begin it. Make it in this cell, or let the loop run over something that can begin anew, as a list"
+            )
+
+    def _pass_over(
+        self, loop: RunningLoop, beside: Level, frames: list[FrameType], end: dict[str, Any]
+    ) -> None:
+        beside.done.append(loop.key)
+        beside.begun.append(loop.key)
+        beside.ends[loop.key] = end
+        others = put_end(frames[-1], end) if frames else []
+        if others:
+            print(  # noqa: T201
+                f"Respawner: {title_of(loop)} had ended and is passed over; until a loop goes on, what it left in "
+                f"{', '.join(others)} is not there, and the code behind it may fail for that"
+            )
 
     def at_boundary(self, loop: RunningLoop) -> None:
         if self._running and self._running[-1]() is not loop:  # what was inside it is over
@@ -269,9 +313,11 @@ class Loops:
     def ended(self, loop: RunningLoop) -> None:
         running = self.running()
         around = running[: running.index(loop)] if loop in running else running
-        done = (around[-1].inside if around else self._level).done
-        if loop.key not in done:
-            done.append(loop.key)
+        beside = around[-1].inside if around else self._level
+        if loop.key not in beside.done:
+            beside.done.append(loop.key)
+        frames = notebook_frames(self._namespace)
+        beside.ends[loop.key] = values_at_end(frames[-1]) if frames else {}
         self._running = [weakref.ref(other) for other in around]
 
     def _check_that_inner_loop_came(self, going: Stopped, loop: RunningLoop) -> None:
@@ -316,17 +362,18 @@ class Loops:
             return False
         return before.index(wanted.header) == now.index(loop.header)
 
-    def _had_ended(self, loop: RunningLoop, done: list[LoopKey], edited: bool) -> bool:
+    def _had_ended(self, loop: RunningLoop, done: list[LoopKey], edited: bool) -> LoopKey | None:
+        """The key that it had, where it is one of those."""
         if not edited:
-            return loop.key in done
+            return loop.key if loop.key in done else None
         if loop.named:
-            return any(name == loop.name for name, *_ in done)
+            return next((key for key in done if key[0] == loop.name), None)
         # Lines have moved: as many of the same statements as had ended are passed over, in order.
         same = [
             key for key in done if key not in self._passed and _without_lines(key) == _without_lines(loop.key)
         ]
         self._passed += same[:1]
-        return bool(same)
+        return same[0] if same else None
 
     def _go_on(self, loop: RunningLoop, around: list[RunningLoop], frames: list[FrameType]) -> None:
         going = self._going
@@ -334,20 +381,49 @@ class Loops:
             raise AssertionError("nothing to go on from")
         level = len(around)
         self._passed = []
+        edited = self._range_is_edited(going, loop, going.loops[level], frames)
         if level < len(going.loops) - 1:
-            loop.go_on(going.loops[level])
+            loop.go_on(going.loops[level], edited)
             self._matched += 1
             return
         _check_loops_around(loop, going, frames)
         loaded = self._put_back(going, frames)
         state = loaded.stopped or going
-        loop.go_on(state.loops[level])
+        loop.go_on(state.loops[level], edited)
+        if reuses_workers(loop.start):
+            print(  # noqa: T201
+                f"Respawner: {title_of(loop)}: its persistent workers began anew. Their items are the same but for what "
+                "they draw at random themselves"
+            )
         put_random_state(loaded.random)  # passing over has drawn numbers
-        for place, done, begun in zip(
-            [self._level, *(other.inside for other in around)], state.done, state.begun, strict=False
-        ):
+        places = [self._level, *(other.inside for other in around)]
+        for place, done, begun in zip(places, state.done, state.begun, strict=False):
             place.done, place.begun = list(done), list(begun)
+        for place, ends in zip(places, state.ends, strict=False):
+            place.ends = dict(ends)
         self._going = None
+
+    def _range_is_edited(
+        self, going: Stopped, loop: RunningLoop, wanted: LoopPosition, frames: list[FrameType]
+    ) -> bool:
+        """Whether another end of a ``range`` is an edit, and not what the code makes of variables that are to be put back."""
+        if not frames or not loop.header or loop.header != wanted.header:
+            return True
+        functions = functions_of(frames)
+        texts = [(self._source, going.source)]
+        texts += [(text_of(frame), before) for frame, before in zip(functions, going.texts, strict=False)]
+        inside = is_function(frames[-1])
+        now, before = texts[-1] if inside else texts[0]
+        code = frames[-1].f_code
+        given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) if inside else set()
+        names, computes = names_in_header(loop.header)
+        if names & (edited_names(before, now) | edited_defaults(before, now)):
+            return True
+        if names & given and any(one != other for one, other in texts[:-1]):
+            return True
+        others = names - bound_names(now) - given
+        cell_bound = bound_names(self._source)
+        return not computes and bool(others & edited_names(going.source, self._source) or others - cell_bound)
 
     # Telling ----------------------------------------------------------------------------------------------
 
@@ -407,29 +483,3 @@ def _check_loops_around(loop: RunningLoop, stopped: Stopped, frames: list[FrameT
                 f"around it go on as well (`for {name.rpartition(' ')[2]} in respawner.resume(…)`) or begin at "
                 f"{value!r}; respawner.start_over() lets all loops begin anew, with the variables as they are"
             )
-
-
-def _refuse_to_count_from_zero(frames: list[FrameType]) -> None:
-    """``enumerate(respawner.resume(x))`` would count from 0 again. Raises `ResumeError`."""
-    tree = source_tree(frames[-1].f_code) if frames else None
-    if tree is None:
-        return
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id in _COUNT_FROM_ZERO
-            and node.lineno <= frames[-1].f_lineno <= (node.end_lineno or 0)
-            and any(_calls_resume(argument) for argument in node.args)
-        ):
-            instead = _COUNT_FROM_ZERO[node.func.id]
-            raise ResumeError(
-                f"{node.func.id}(respawner.resume(…)) would begin at 0 where the loop goes on; write {instead}"
-            )
-
-
-def _calls_resume(node: ast.expr) -> bool:
-    if not isinstance(node, ast.Call):
-        return False
-    called = node.func
-    return (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")) == "resume"

@@ -18,16 +18,65 @@ from ..pickling.placeholder import Placeholder
 from ..processstate import put_random_state, random_state
 
 
+class Zipped:
+    """``zip`` that begins its parts when it is iterated: a DataLoader draws its order then."""
+
+    def __init__(self, *parts: Iterable[Any], strict: bool = False) -> None:
+        self.parts = parts
+        self.strict = strict
+
+    def __iter__(self) -> Iterator[Any]:
+        return zip(*self.parts, strict=self.strict)
+
+
 def start_of(iterable: Any) -> dict[str, Any]:
     """The random states that its iteration may draw from, before it begins."""
     return {
         "random": random_state(),
         "generators": [generator.get_state() for generator in _generators_of(iterable)],
+        "reused": _has_workers(iterable),
     }
+
+
+def in_order(iterable: Any) -> Any:
+    """A set's items as a list: another process would go through them in another order."""
+    return list(iterable) if isinstance(iterable, set | frozenset) else iterable
+
+
+def _has_workers(loader: Any) -> bool:
+    """Whether a DataLoader's persistent workers run already: then its iteration draws one number less."""
+    return getattr(loader, "persistent_workers", False) is True and loader._iterator is not None
+
+
+def reuses_workers(start: dict[str, Any]) -> bool:
+    return bool(start.get("reused"))
+
+
+def refuse_begun_loaders(iterable: Any) -> None:
+    """Raises `ResumeError` for an ``enumerate`` or ``zip`` of what has drawn its order when that was made."""
+    if type(iterable) not in (enumerate, zip):
+        return
+    module = sys.modules.get("torch.utils.data.dataloader")
+    base: Any = getattr(module, "_BaseDataLoaderIter", None)
+    _, parts, *_ = cast("tuple[Any, ...]", iterable.__reduce__())
+    for part in parts if base is not None else ():
+        # Without workers it draws from the global generators, at its first item.
+        if isinstance(part, base) and (part._num_workers or _generators_of(part._index_sampler)):
+            instead = (
+                "respawner.resume(loader, counted=True)"
+                if type(iterable) is enumerate
+                else "a generator, `def pairs(): yield from zip(…)`, and respawner.resume(pairs())"
+            )
+            raise ResumeError(
+                f"{type(iterable).__name__}(…) has begun the DataLoader before the loop begins, so its order could not come "
+                f"again; write {instead}"
+            )
 
 
 def worth_saving(iterable: Any) -> bool:
     """Not an iterator, whose position is its own; not a progress bar, which belongs to the cell's output."""
+    if isinstance(iterable, Zipped):
+        return all(map(worth_saving, iterable.parts))
     return not hasattr(type(iterable), "__next__") and not is_bar(iterable)
 
 
@@ -46,6 +95,8 @@ def at_position(iterable: Iterable[Any], count: int, start: dict[str, Any]) -> I
     Leaves the global random states as passing over made them; the iterable's own generators are as before.
     Raises `ResumeError` where there are not so many items.
     """
+    if reuses_workers(start) and not _has_workers(iterable):
+        iter(iterable)  # starts its workers
     generators = _generators_of(iterable)
     now = [generator.get_state() for generator in generators]
     put_random_state(start["random"])
@@ -106,6 +157,9 @@ def _generators_of(iterable: Any) -> list[Any]:
     generator_class = getattr(torch, "Generator", None)
     if generator_class is None or isinstance(iterable, Placeholder):
         return []
+    if isinstance(iterable, Zipped):
+        every = [generator for part in iterable.parts for generator in _generators_of(part)]
+        return list({id(g): g for g in every}.values())
     batches = getattr(iterable, "batch_sampler", None)
     owners = (iterable, getattr(iterable, "sampler", None), batches, getattr(batches, "sampler", None))
     found = [getattr(owner, "generator", None) for owner in owners]

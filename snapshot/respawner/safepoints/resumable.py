@@ -84,7 +84,8 @@ def resumable(tree: ast.Module, code_of: Any) -> ast.Module:
     training = _Training(tree, code_of)
     wrapped = 0
     impossible: list[str] = []
-    for node, outermost in _loops(tree):
+    called = _called_in_loops(tree)
+    for node, outermost, around in _loops(tree):
         if not (outermost and isinstance(node, ast.For)) and not training.is_in(node.body):
             continue
         if isinstance(node, ast.For):
@@ -93,7 +94,7 @@ def resumable(tree: ast.Module, code_of: Any) -> ast.Module:
                 node.iter = _wrapped(node.iter)
         elif isinstance(node, ast.AsyncFor):
             impossible.append(f"`async for` in line {node.lineno}: what it runs over cannot be passed over")
-        elif not any(isinstance(part, ast.For) and training.is_in(part.body) for part in _inside(node)):
+        elif not _is_between_boundaries(node, around, called, training):
             impossible.append(
                 f"`while` in line {node.lineno}: it has no items to count, so nothing tells where one round ends; write "
                 f"`for step in itertools.count():` with `if not ({ast.unparse(node.test)}): break` at its beginning"
@@ -108,19 +109,46 @@ def resumable(tree: ast.Module, code_of: Any) -> ast.Module:
     return ast.fix_missing_locations(tree)
 
 
-def _loops(tree: ast.Module) -> list[tuple[Any, bool]]:
-    """Every loop statement of the cell and its functions, and whether it is one of the cell's own outermost."""
-    found: list[tuple[Any, bool]] = []
+def _loops(tree: ast.Module) -> list[tuple[Any, bool, list[ast.AST]]]:
+    """Every loop statement of the cell and its functions, whether it is one of the cell's own outermost, and what is
+    around it."""
+    found: list[tuple[Any, bool, list[ast.AST]]] = []
 
-    def look(node: ast.AST, outermost: bool) -> None:
+    def look(node: ast.AST, outermost: bool, around: list[ast.AST]) -> None:
         for child in ast.iter_child_nodes(node):
             is_loop = isinstance(child, _LOOPS)
             if is_loop:
-                found.append((child, outermost))
-            look(child, outermost and not is_loop and not isinstance(child, (*_FUNCTIONS, ast.ClassDef)))
+                found.append((child, outermost, around))
+            own = outermost and not is_loop and not isinstance(child, (*_FUNCTIONS, ast.ClassDef))
+            look(child, own, [*around, child])
 
-    look(tree, True)
+    look(tree, True, [])
     return found
+
+
+def _is_between_boundaries(
+    node: ast.While, around: list[ast.AST], called: set[str], training: _Training
+) -> bool:
+    """Whether a loop that is wrapped is in it, or around it: there, or where its function is called."""
+    inside = any(isinstance(part, ast.For) and training.is_in(part.body) for part in _inside(node))
+    function = next((part for part in reversed(around) if isinstance(part, _FUNCTIONS)), None)
+    own = around[around.index(function) :] if function is not None else around
+    return inside or any(isinstance(part, ast.For) for part in own) or getattr(function, "name", "") in called
+
+
+def _called_in_loops(tree: ast.Module) -> set[str]:
+    """Names that are called in the bodies of ``for`` loops, and in the cell's functions that are called there."""
+    defined = {node.name: node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)}
+    bodies: list[ast.stmt] = [
+        part for node in ast.walk(tree) if isinstance(node, ast.For) for part in node.body
+    ]
+    called: set[str] = set()
+    while bodies:
+        calls = [node for node in ast.walk(bodies.pop()) if isinstance(node, ast.Call)]
+        new = {_name_of(call.func) for call in calls} - called
+        called |= new
+        bodies += [part for name in new & defined.keys() for part in defined[name].body]
+    return called
 
 
 class _Training:
@@ -167,12 +195,43 @@ def _name_of(called: ast.expr) -> str:
     return str(getattr(called, "attr", None) or getattr(called, "id", ""))
 
 
-def _wrapped(iterable: ast.expr) -> ast.expr:
-    """``respawner.resume(iterable)``, whatever the notebook calls ``respawner``; inside of a progress bar."""
-    if isinstance(iterable, ast.Call) and iterable.args and _name_of(iterable.func) == "tqdm":
-        iterable.args[0] = _wrapped(iterable.args[0])
-        return iterable
-    module = ast.parse("__import__('respawner').resume", mode="eval").body
-    for part in ast.walk(module):
-        ast.copy_location(part, iterable)
-    return ast.copy_location(ast.Call(module, [iterable], []), iterable)
+def _wrapped(iterable: ast.expr, count_from: ast.expr | None = None) -> ast.expr:
+    """``respawner.resume(iterable)``, whatever the notebook calls ``respawner``; inside of a progress bar.
+
+    Instead of ``enumerate`` and ``zip``, which begin what they are given too early: it counts, and `positions.Zipped`.
+    """
+    if isinstance(iterable, ast.Call) and iterable.args and not _has_stars(iterable):
+        called = _name_of(iterable.func)
+        if called == "tqdm":
+            iterable.args[0] = _wrapped(iterable.args[0], count_from)
+            return iterable
+        options = {keyword.arg: keyword.value for keyword in iterable.keywords}
+        if _is_builtin(iterable, "enumerate") and count_from is None and options.keys() <= {"start"}:
+            start = [*iterable.args[1:], *options.values(), ast.Constant(0)][0]
+            return _wrapped(iterable.args[0], start)
+        if _is_builtin(iterable, "zip"):
+            iterable.func = _expression(
+                "__import__('respawner.safepoints.positions', fromlist=['Zipped']).Zipped", iterable
+            )
+    counted = []
+    if count_from is not None:
+        counted = [ast.keyword("counted", ast.Constant(True)), ast.keyword("start", count_from)]
+    resume = _expression("__import__('respawner').resume", iterable)
+    return ast.copy_location(ast.Call(resume, [iterable], counted), iterable)
+
+
+def _is_builtin(call: ast.Call, name: str) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id == name
+
+
+def _has_stars(call: ast.Call) -> bool:
+    return any(isinstance(argument, ast.Starred) for argument in call.args) or any(
+        keyword.arg is None for keyword in call.keywords
+    )
+
+
+def _expression(text: str, place: ast.expr) -> ast.expr:
+    found = ast.parse(text, mode="eval").body
+    for part in ast.walk(found):
+        ast.copy_location(part, place)
+    return found

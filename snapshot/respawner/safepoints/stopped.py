@@ -61,6 +61,8 @@ class Stopped:
     """For each level of loops, the keys of those that had ended by then."""
     begun: list[list[LoopKey]] = field(default_factory=list)
     """The same of all that had begun, those that were left by ``break`` too."""
+    ends: list[dict[LoopKey, dict[str, Any]]] = field(default_factory=list)
+    """For each level, what the loops that had ended left in plain variables (see `ends`)."""
     functions: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     """Sources of those functions (see `frames.text_of`)."""

@@ -197,6 +197,7 @@ class SafePoints:
             loops=loops,
             done=[list(level.done) for level in levels],
             begun=[list(level.begun) for level in levels],
+            ends=[dict(level.ends) for level in levels],
             functions=[(name_of(frame), _state_of(frame)) for frame in functions],
             texts=[text_of(frame) for frame in functions],
             cell_id=self._cell_id,
