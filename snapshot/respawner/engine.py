@@ -90,6 +90,8 @@ class Engine:
         self._again = False
         """Whether the cell that runs is the one that had stopped."""
         self._source = ""
+        self._gone_on_from: tuple[Timeline, Manifest, Stopped] | None = None
+        """Where the running cell has gone on: its last safe point until it has one of its own."""
 
     # Steps of a cell -----------------------------------------------------------------------------------
 
@@ -113,6 +115,7 @@ class Engine:
         stopped = self.recorder.stopped
         self._again = stopped is not None and stopped.is_cell(source, cell_id)
         self._source = source
+        self._gone_on_from = None
         self.recorder.guarded(self.safepoints.cell_begins, number, source, cell_id, stopped)
         comes_again = self._again or self.safepoints.loops.to_come is not None
         self._before_cell = self._newest_of_this_state() if comes_again else None
@@ -125,12 +128,23 @@ class Engine:
         if self._again and self.recorder.stopped is not None:
             self.recorder.guarded(self._ran_again, self.recorder.stopped, state)
         self.safepoints.loops.cell_ends()
-        if state != "ok" and self.safepoints.last is not None:
-            print(f"Respawner: {reports.way_back(*self.safepoints.last)}")  # noqa: T201
+        if state != "ok":
+            self.recorder.guarded(self._tell_way_back, cell)
         self.recorder.guarded(self._guard.cell_has_ended)
         self.recorder.cell_ended(Moment(self.shell.execution_count, "cell", state, cell))
         if error is not None and device_memory.is_exhausted(error):  # last: somebody may interrupt the wait
             self.recorder.guarded(self._relieve_device, error)
+
+    def _tell_way_back(self, cell: dict[str, Any]) -> None:
+        """Name the last safe point of a cell that failed. Notes in ``cell`` that a start goes back to it."""
+        if self.safepoints.last is not None:
+            print(f"Respawner: {reports.way_back(*self.safepoints.last)}")  # noqa: T201
+        elif self._gone_on_from is not None:
+            timeline, manifest, stopped = self._gone_on_from
+            if timeline is self.timeline:  # else this may be the only state that the next start finds
+                cell["safepoints"] = 1
+            print(f"Respawner: {reports.way_back(manifest.id, stopped.facts())}")  # noqa: T201
+            timeline.pin(manifest.id, "the last safe point of a cell that failed")
 
     def _ran_again(self, stopped: Stopped, state: str) -> None:
         """The cell that had stopped was run again, and has not gone on."""
@@ -149,7 +163,7 @@ class Engine:
         """
         try:
             with self._progress("putting back the state to go on from"):
-                loaded = self._load_stopped()
+                _, loaded = self._load_stopped()
                 loaded.variables = of_use(loaded.variables, self.shell.user_ns)
                 put(self.shell, loaded, replace=False, with_history=False)
         except Exception:
@@ -330,12 +344,13 @@ class Engine:
         if self.recorder.stopped is not None:
             self.recorder.stopped = going  # without the variables: memory for one state less is needed
         with self._progress("going on"):
-            loaded = self._load_stopped()
+            timeline, loaded = self._load_stopped()
             told = put_in_place(
                 self.shell, loaded.variables, loaded.stopped or going, functions, self._source
             )
         self._goes_on_from(loaded)
         self._let_go()
+        self._gone_on_from = timeline, loaded.manifest, going
         self.safepoints.steps = going.steps
         print("\n  ".join([f"Respawner: {reports.goes_on(going)}", *told]))  # noqa: T201
         return loaded
@@ -360,15 +375,15 @@ class Engine:
         """Where the cell stopped is nothing to go on from any more."""
         self.recorder.stopped = None
 
-    def _load_stopped(self) -> Loaded:
-        """The state before this cell."""
+    def _load_stopped(self) -> tuple[Timeline, Loaded]:
+        """The state before this cell, and where it is kept."""
         if self._before_cell is not None:
             loaded = load(self.shell, *self._before_cell, eager=False)
             if loaded.stopped is not None:
-                return loaded
+                return self._before_cell[0], loaded
         if self._restored is None:
             raise ResumeError("there is no safe point to go on from")
-        return load(self.shell, *self._restored, eager=False)
+        return self._restored[0], load(self.shell, *self._restored, eager=False)
 
     def _newest_of_this_state(self) -> tuple[Timeline, Manifest] | None:
         """The newest snapshot that this kernel has made of the state that it goes on from, or that one."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from respawner import contract
 from respawner.errors import ResumeError
 from respawner.manifest import SAFEPOINT
 from respawner.safepoints.positions import at_position, start_of
@@ -284,6 +285,52 @@ def test_a_run_that_fails_before_its_loop_spoils_nothing_and_what_is_mended_afte
     assert notebook.timeline.pins() == {}
 
 
+def stop_at(notebook: Notebook, cell: str, count: int = 5, cell_id: str = "") -> None:
+    """The kernel dies in the cell when so many items are done and saved, and comes back."""
+    execute_with_id(notebook, cell, cell_id) if cell_id else notebook.client.execute(cell)
+    first = cell.partition("\n")[0]
+    wait_for_safepoint(
+        notebook,
+        lambda found: (
+            found.cell["first_line"] == first and found.cell["safepoint"]["loops"][-1]["iteration"] >= count
+        ),
+    )
+    notebook.kill_at_once()
+    notebook.start()
+
+
+def test_a_run_that_fails_after_it_has_gone_on_and_before_its_next_safe_point_names_and_keeps_the_one_before(
+    open_notebook: OpenNotebook,
+) -> None:
+    """Neither its own state nor retention takes the place of the safe point; another start comes back to it."""
+    cell = (
+        "seen = []\nfor i in respawner.resume(range(30)):\n    if os.path.exists('bad'): raise OSError('gone')\n"
+        "    seen.append(i); time.sleep(0.03)"
+    )
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import respawner, time, os")
+    notebook.environment[contract.SAFEPOINT_SECONDS_ENV] = "300"  # from the next start on
+    stop_at(notebook, cell)
+    notebook.run("between = 1")
+    (notebook.folder / "bad").touch()
+    ran = notebook.run(cell)
+    assert "goes on with item" in ran.text
+    found = re.search(r"`%restore (\S+)` brings back the last safe point of this cell, before item", ran.text)
+    assert found, ran.text
+    (notebook.folder / "bad").unlink()
+    notebook.restart_after_kill()
+    ran = notebook.run("print(between, respawner.stopped() is not None)")
+    assert "True" in ran.text
+    assert "that cell failed, and `%restore" in ran.text
+    for number in range(6):
+        notebook.run(f"between = {number}")
+        notebook.settle()
+    assert notebook.run(f"%restore {found[1]}").error is None
+    assert notebook.value("between") == "1"
+    assert "goes on with item" in notebook.run(cell).text
+    assert notebook.value("seen == list(range(30))") == "True"
+
+
 def test_a_plain_loop_around_is_told_and_start_over_begins_anew(open_notebook: OpenNotebook) -> None:
     cell = (
         "import respawner, time\nfor epoch in range(3):\n"
@@ -482,7 +529,7 @@ def test_an_edited_cell_whose_loops_have_no_name_says_that_it_begins_anew(
     assert notebook.value("sum(type(x) is Model for x in __import__('gc').get_objects())") == "1"
 
 
-def execute_with_id(notebook: Notebook, code: str) -> str:
+def execute_with_id(notebook: Notebook, code: str, cell_id: str = "the-cell") -> str:
     """As JupyterLab sends it."""
     session = notebook.client.session
     content = {
@@ -492,7 +539,7 @@ def execute_with_id(notebook: Notebook, code: str) -> str:
         "user_expressions": {},
         "allow_stdin": False,
     }
-    message = session.msg("execute_request", content, metadata={"cellId": "the-cell"})
+    message = session.msg("execute_request", content, metadata={"cellId": cell_id})
     notebook.client.shell_channel.send(message)
     return str(message["header"]["msg_id"])
 
