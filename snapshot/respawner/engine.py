@@ -19,7 +19,7 @@ import contextlib
 import contextvars
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from types import FrameType
@@ -92,6 +92,8 @@ class Engine:
         self._source = ""
         self._gone_on_from: tuple[Timeline, Manifest, Stopped] | None = None
         """Where the running cell has gone on: its last safe point until it has one of its own."""
+        self._replaces = False
+        """Whether the running cell's variables have begun to give way to those of the safe point."""
 
     # Steps of a cell -----------------------------------------------------------------------------------
 
@@ -115,7 +117,7 @@ class Engine:
         stopped = self.recorder.stopped
         self._again = stopped is not None and stopped.is_cell(source, cell_id)
         self._source = source
-        self._gone_on_from = None
+        self._gone_on_from, self._replaces = None, False
         self.recorder.guarded(self.safepoints.cell_begins, number, source, cell_id, stopped)
         comes_again = self._again or self.safepoints.loops.to_come is not None
         self._before_cell = self._newest_of_this_state() if comes_again else None
@@ -125,7 +127,7 @@ class Engine:
             with contextlib.suppress(KeyboardInterrupt):
                 self.recorder.wait_written(_LAST_SECONDS)
         cell = {"execution_count": number, "first_line": first_line_of(source), **self.safepoints.cell_ends()}
-        if self._again and self.recorder.stopped is not None:
+        if (self._again or self._replaces) and self.recorder.stopped is not None:
             self.recorder.guarded(self._ran_again, self.recorder.stopped, state)
         self.safepoints.loops.cell_ends()
         if state != "ok":
@@ -327,11 +329,13 @@ class Engine:
         self._verification = loaded.verification
         self.recorder.hold(loaded.verification.is_good)
 
-    def _put_back(self, going: Stopped, frames: list[FrameType]) -> Loaded:
+    @contextlib.contextmanager
+    def _put_back(self, going: Stopped, frames: list[FrameType]) -> Iterator[Loaded]:
         """Make the running cell's state that of the safe point at which it stopped, as far as that is variables.
 
-        ``frames``: the functions that run. The state is taken from the snapshot that other cells since then have
-        left, where there were any. Raises `ResumeError` where other functions run.
+        The caller does the rest inside; until that has succeeded too, the cell has not gone on. ``frames``: the
+        functions that run. The state is taken from the snapshot that other cells since then have left, where there were
+        any. Raises `ResumeError` where other functions run.
         """
         functions = functions_of(frames)
         names = [name_of(frame) for frame in functions]
@@ -341,6 +345,7 @@ class Engine:
                 f"the loop ran in {' > '.join(before) or 'the cell itself'} when it stopped, and now in "
                 f"{' > '.join(names) or 'the cell itself'}. Run it there, or respawner.start_over() lets it begin anew"
             )
+        self._replaces = True
         if self.recorder.stopped is not None:
             self.recorder.stopped = going  # without the variables: memory for one state less is needed
         with self._progress("going on"):
@@ -349,11 +354,11 @@ class Engine:
                 self.shell, loaded.variables, loaded.stopped or going, functions, self._source
             )
         self._goes_on_from(loaded)
+        yield loaded
         self._let_go()
         self._gone_on_from = timeline, loaded.manifest, going
         self.safepoints.steps = going.steps
         print("\n  ".join([f"Respawner: {reports.goes_on(going)}", *told]))  # noqa: T201
-        return loaded
 
     def _runs_anew(self) -> None:
         """Before the running cell's own state is saved: where that is the cell that had stopped, it takes the place."""

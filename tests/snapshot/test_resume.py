@@ -331,6 +331,35 @@ def test_a_run_that_fails_after_it_has_gone_on_and_before_its_next_safe_point_na
     assert notebook.value("seen == list(range(30))") == "True"
 
 
+def test_a_run_that_fails_or_is_interrupted_while_items_are_passed_over_keeps_the_place(
+    open_notebook: OpenNotebook,
+) -> None:
+    cell = "N = 30\nseen = []\nfor i in respawner.resume(slow(N), name='it'):\n    seen.append(i); time.sleep(0.03)"
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(
+        "import respawner, time, os\ndef slow(n):\n    for i in range(n):\n"
+        "        if os.path.exists('slow'): open('begun', 'w').close(); time.sleep(0.5)\n        yield i"
+    )
+    stop_at(notebook, cell)
+    ran = notebook.run(cell.replace("N = 30", "N = 3"))
+    assert "and now there are only 3" in (ran.error or "")
+    assert "goes on with item" not in ran.text
+    assert "the variables are again those to go on from" in ran.text
+    (notebook.folder / "slow").touch()
+    request = execute_with_id(notebook, cell)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (notebook.folder / "begun").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    notebook.manager.interrupt_kernel()
+    told = output_of(notebook, request)
+    assert (told.error or "").startswith("KeyboardInterrupt")
+    assert "goes on with item" not in told.text
+    (notebook.folder / "slow").unlink()
+    assert "goes on with item" in notebook.run(cell).text
+    assert notebook.value("seen == list(range(30))") == "True"
+
+
 def test_a_plain_loop_around_is_told_and_start_over_begins_anew(open_notebook: OpenNotebook) -> None:
     cell = (
         "import respawner, time\nfor epoch in range(3):\n"
@@ -516,12 +545,7 @@ def test_an_edited_cell_whose_loops_have_no_name_says_that_it_begins_anew(
     wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 3)
     notebook.kill_at_once()
     notebook.start()
-    told = Ran()
-    request = execute_with_id(notebook, cell + "\nend = 1")
-    while not any(m["content"].get("execution_state") == "idle" for m in told.messages):
-        message = notebook.client.get_iopub_msg(timeout=PATIENCE_SECONDS)
-        if message["parent_header"].get("msg_id") == request:
-            told.take(message)
+    told = output_of(notebook, execute_with_id(notebook, cell + "\nend = 1"))
     assert "begins anew, because the cell was edited since it stopped before item" in told.text
     assert "respawner.resume(…, name='epochs')" in told.text
     assert "this run is saved now" in told.text
@@ -538,10 +562,21 @@ def execute_with_id(notebook: Notebook, code: str, cell_id: str = "the-cell") ->
         "store_history": True,
         "user_expressions": {},
         "allow_stdin": False,
+        "stop_on_error": False,
     }
     message = session.msg("execute_request", content, metadata={"cellId": cell_id})
     notebook.client.shell_channel.send(message)
     return str(message["header"]["msg_id"])
+
+
+def output_of(notebook: Notebook, request: str) -> Ran:
+    """Of a cell that was sent before."""
+    told = Ran()
+    while not any(m["content"].get("execution_state") == "idle" for m in told.messages):
+        message = notebook.client.get_iopub_msg(timeout=PATIENCE_SECONDS)
+        if message["parent_header"].get("msg_id") == request:
+            told.take(message)
+    return told
 
 
 # Positions ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import ast
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -153,14 +154,14 @@ class RunningLoop:
 class Loops:
     """The loops of the running cell. ``boundary()`` is called where a state could be saved.
 
-    ``put_back(going, frames)`` loads the state of the safe point and puts it in place.
+    In ``put_back(going, frames)`` the state of the safe point is in place; what fails inside leaves the place as it is.
     """
 
     def __init__(
         self,
         namespace: dict[str, Any],
         boundary: Callable[[], None],
-        put_back: Callable[[Stopped, list[FrameType]], Loaded],
+        put_back: Callable[[Stopped, list[FrameType]], AbstractContextManager[Loaded]],
     ) -> None:
         self._namespace = namespace
         self._boundary = boundary
@@ -339,10 +340,10 @@ class Loops:
             self._matched += 1
             return
         _check_loops_around(loop, going, frames)
-        loaded = self._put_back(going, frames)
-        state = loaded.stopped or going
-        loop.go_on(state.loops[level])
-        put_random_state(loaded.random)  # passing over has drawn numbers
+        with self._put_back(going, frames) as loaded:
+            state = loaded.stopped or going
+            loop.go_on(state.loops[level])
+            put_random_state(loaded.random)  # passing over has drawn numbers
         for place, done, begun in zip(
             [self._level, *(other.inside for other in around)], state.done, state.begun, strict=False
         ):
