@@ -33,6 +33,7 @@ from .death import LastWords
 from .ending import SaveOnTerminate
 from .errors import DamagedError, NoSnapshotError, ResumeError, SettingError
 from .guard import Guard
+from .interrupts import interrupts_later
 from .listing import describe
 from .manifest import Manifest
 from .memory_watch import DEFAULT_SHARE, MemoryWatch, alert_share
@@ -128,7 +129,9 @@ class Engine:
                 self.recorder.wait_written(_LAST_SECONDS)
         cell = {"execution_count": number, "first_line": first_line_of(source), **self.safepoints.cell_ends()}
         if (self._again or self._replaces) and self.recorder.stopped is not None:
-            self.recorder.guarded(self._ran_again, self.recorder.stopped, state)
+            # Half of it would be a torn state; what an interrupt asks for, the end of the cell, has come already.
+            with contextlib.suppress(KeyboardInterrupt), interrupts_later():
+                self.recorder.guarded(self._ran_again, self.recorder.stopped, state)
         self.safepoints.loops.cell_ends()
         if state != "ok":
             self.recorder.guarded(self._tell_way_back, cell)

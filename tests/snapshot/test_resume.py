@@ -331,6 +331,13 @@ def test_a_run_that_fails_after_it_has_gone_on_and_before_its_next_safe_point_na
     assert notebook.value("seen == list(range(30))") == "True"
 
 
+def wait_until_there(path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_a_run_that_fails_or_is_interrupted_while_items_are_passed_over_keeps_the_place(
     open_notebook: OpenNotebook,
 ) -> None:
@@ -347,10 +354,7 @@ def test_a_run_that_fails_or_is_interrupted_while_items_are_passed_over_keeps_th
     assert "the variables are again those to go on from" in ran.text
     (notebook.folder / "slow").touch()
     request = execute_with_id(notebook, cell)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (notebook.folder / "begun").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until_there(notebook.folder / "begun")
     notebook.manager.interrupt_kernel()
     told = output_of(notebook, request)
     assert (told.error or "").startswith("KeyboardInterrupt")
@@ -358,6 +362,37 @@ def test_a_run_that_fails_or_is_interrupted_while_items_are_passed_over_keeps_th
     (notebook.folder / "slow").unlink()
     assert "goes on with item" in notebook.run(cell).text
     assert notebook.value("seen == list(range(30))") == "True"
+
+
+def test_an_interrupt_while_a_run_is_undone_comes_too_late_to_tear_the_state(
+    open_notebook: OpenNotebook,
+) -> None:
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(
+        "import respawner, time, os\nclass Model:\n    k = 0\n"
+        "    def __setstate__(self, state):\n        self.__dict__.update(state)\n"
+        "        if os.path.exists('slow'):\n            open('undoing', 'w').close()\n"
+        "            until = time.time() + 3\n            while time.time() < until: pass"
+    )
+    cell = (
+        "model = Model()\nif os.path.exists('slow'): open('begun', 'w').close(); time.sleep(60)\n"
+        "for x in respawner.resume(range(30)):\n    model.k += 1; time.sleep(0.03)"
+    )
+    stop_at(notebook, cell)
+    notebook.run("pass")
+    (notebook.folder / "slow").touch()
+    request = execute_with_id(notebook, cell)
+    wait_until_there(notebook.folder / "begun")
+    notebook.manager.interrupt_kernel()
+    wait_until_there(notebook.folder / "undoing")
+    notebook.manager.interrupt_kernel()
+    told = output_of(notebook, request)
+    assert "the variables are again those to go on from" in told.text
+    assert "Error in callback" not in told.text
+    (notebook.folder / "slow").unlink()
+    assert int(notebook.value("model.k")) >= 5
+    assert "goes on with item" in notebook.run(cell).text
+    assert notebook.value("model.k") == "30"
 
 
 def test_a_plain_loop_around_is_told_and_start_over_begins_anew(open_notebook: OpenNotebook) -> None:
