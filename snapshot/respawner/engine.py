@@ -95,6 +95,8 @@ class Engine:
         """Where the running cell has gone on: its last safe point until it has one of its own."""
         self._replaces = False
         """Whether the running cell's variables have begun to give way to those of the safe point."""
+        self._passed_by: Stopped | None = None
+        """The place of another cell, if it has been told that the running cell's safe points do not keep it."""
 
     # Steps of a cell -----------------------------------------------------------------------------------
 
@@ -118,7 +120,7 @@ class Engine:
         stopped = self.recorder.stopped
         self._again = stopped is not None and stopped.is_cell(source, cell_id)
         self._source = source
-        self._gone_on_from, self._replaces = None, False
+        self._gone_on_from, self._replaces, self._passed_by = None, False, None
         self.recorder.guarded(self.safepoints.cell_begins, number, source, cell_id, stopped)
         comes_again = self._again or self.safepoints.loops.to_come is not None
         self._before_cell = self._newest_of_this_state() if comes_again else None
@@ -364,9 +366,17 @@ class Engine:
         print("\n  ".join([f"Respawner: {reports.goes_on(going)}", *told]))  # noqa: T201
 
     def _runs_anew(self) -> None:
-        """Before the running cell's own state is saved: where that is the cell that had stopped, it takes the place."""
+        """Before the running cell's own state is saved: where that is the cell that had stopped, it takes the place.
+
+        The place of another cell stays, and is pinned: should the kernel die in this one too, its safe point comes back.
+        """
         stopped = self.recorder.stopped
-        if stopped is None or not (self._again or self.safepoints.loops.to_come):
+        if stopped is None or stopped is self._passed_by:
+            return
+        if not (self._again or self.safepoints.loops.to_come):
+            if stopped.loops:  # this cell's safe points are about its own place
+                self._passed_by = stopped
+                print(f"Respawner: {reports.passed_by(stopped, self._keep_before_cell())}")  # noqa: T201
             return
         self._let_go()
         if stopped.loops:

@@ -145,6 +145,14 @@ def saved_anew(kept: str) -> str:
     return f"this run is saved now; `%restore {kept}` brings back where the last one stopped"
 
 
+def passed_by(stopped: Stopped, kept: str) -> str:
+    """What is told before another cell than the one that stopped is saved inside. ``kept``: the snapshot to go on from."""
+    return (
+        f"cell [{stopped.number}] `{stopped.first_line}` has not gone on yet; should the kernel die in this cell too, "
+        f"`%restore {kept}` brings back where it was"
+    )
+
+
 def did_not_go_on(stopped: Stopped, kept: str) -> str:
     """What is told where a cell was run again and its loop did not come. ``kept``: the snapshot to go on from."""
     return (

@@ -395,6 +395,24 @@ def test_an_interrupt_while_a_run_is_undone_comes_too_late_to_tear_the_state(
     assert notebook.value("model.k") == "30"
 
 
+def test_a_loop_of_the_same_name_in_another_cell_is_another_loop(open_notebook: OpenNotebook) -> None:
+    """Where the frontend tells the cells' ids. The place is kept meanwhile, whether the other cell is saved inside or not."""
+    other = "pre = []\nfor epoch in respawner.resume(range(12), name='epochs'):\n    pre.append(epoch); time.sleep(0.03)"
+    cell = "seen = []\nfor epoch in respawner.resume(range(30), name='epochs'):\n    seen.append(epoch); time.sleep(0.03)"
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import respawner, time")
+    stop_at(notebook, cell, cell_id="b")
+    told = output_of(notebook, execute_with_id(notebook, other, "a"))
+    assert "goes on with item" not in told.text
+    assert notebook.value("pre == list(range(12))") == "True"
+    found = re.search(r"`seen = \[\]` has not gone on yet; .* `%restore (\S+)` brings back where", told.text)
+    assert found, told.text
+    assert found[1] in notebook.timeline.pins()
+    told = output_of(notebook, execute_with_id(notebook, "# mended\n" + cell, "b"))
+    assert "loop 'epochs' goes on with item" in told.text
+    assert notebook.value("seen == list(range(30)) and pre == list(range(12))") == "True"
+
+
 def test_a_plain_loop_around_is_told_and_start_over_begins_anew(open_notebook: OpenNotebook) -> None:
     cell = (
         "import respawner, time\nfor epoch in range(3):\n"

@@ -181,7 +181,7 @@ class Loops:
         self._source = source
         self._running, self._level, self._passed, self._matched = [], Level(), [], 0
         self._going = self._begins_anew = None
-        if stopped is None or not stopped.loops:
+        if stopped is None or not stopped.loops or stopped.is_another_cell(source, cell_id):
             return
         if stopped.source == source or any(loop.named for loop in stopped.loops):
             self._going = stopped.light()
