@@ -39,6 +39,7 @@ from .manifest import Manifest
 from .memory_watch import DEFAULT_SHARE, MemoryWatch, alert_share
 from .namespace import user_names
 from .pickling.limits import another_chance
+from .pickling.placeholder import Placeholder
 from .pickling.survivors import SURVIVORS
 from .progress import Screen, shown
 from .recorder import Recorder, explain
@@ -83,6 +84,8 @@ class Engine:
             self._put_back,
         )
         self._restored: tuple[Timeline, Manifest] | None = None
+        self._not_made: set[str] = set()
+        """What the restore could not make of the bytes that it had: whoever goes on knows of it."""
         self._last_words = LastWords(claim.timeline)
         self._context = contextvars.copy_context()
         """Of the running cell: ipykernel keeps there which cell an output belongs to."""
@@ -161,9 +164,9 @@ class Engine:
                 print(f"Respawner: {reports.did_not_go_on(stopped, kept)}")  # noqa: T201
             self._let_go()
         elif self.safepoints.loops.to_come is not None:
-            self._undo_run()
+            self._undo_run(stopped)
 
-    def _undo_run(self) -> None:
+    def _undo_run(self, stopped: Stopped) -> None:
         """A run of the stopped cell has failed before its loop: what it has made anew gives way to the state to go on from.
 
         So what anybody changes after that is a change of that state, as it is before the run.
@@ -171,15 +174,14 @@ class Engine:
         try:
             with self._progress("putting back the state to go on from"):
                 _, loaded = self._load_stopped()
+                self._check_is_there(loaded)
                 loaded.variables = of_use(loaded.variables, self.shell.user_ns)
                 put(self.shell, loaded, replace=False, with_history=False)
-        except Exception:
-            kept = self._keep_before_cell()
+        except Exception as error:
             self._let_go()
-            self.recorder.notice(
-                f"the variables are as that cell left them; `%restore {kept}` brings back its safe point"
-            )
-            raise
+            self._gone_on_from = *(self._before_cell or self._find(None)), stopped.light()
+            print(f"Respawner: the variables are as this run has left them: {explain(error)}")  # noqa: T201
+            return
         self.recorder.stopped = loaded.stopped
         self._goes_on_from(loaded)
         print(f"Respawner: {reports.UNDONE}")  # noqa: T201
@@ -326,6 +328,7 @@ class Engine:
         self.recorder.parent = loaded.manifest.id
         self.recorder.stopped = loaded.stopped
         self._restored = timeline, loaded.manifest
+        self._not_made = {_told_as(placeholder) for placeholder in loaded.not_made}
         self.report = reports.restored_report(loaded, overwritten, how)
         self._goes_on_from(loaded)
 
@@ -355,6 +358,7 @@ class Engine:
             self.recorder.stopped = going  # without the variables: memory for one state less is needed
         with self._progress("going on"):
             timeline, loaded = self._load_stopped()
+            self._check_is_there(loaded)
             told = put_in_place(
                 self.shell, loaded.variables, loaded.stopped or going, functions, self._source
             )
@@ -402,6 +406,19 @@ class Engine:
         if self._restored is None:
             raise ResumeError("there is no safe point to go on from")
         return self._restored[0], load(self.shell, *self._restored, eager=False)
+
+    def _check_is_there(self, loaded: Loaded) -> None:
+        """Raises `ResumeError` where something cannot be made now that the last restore has made.
+
+        Without it the cell would go on with what it has just made anew, a fresh optimizer for instance.
+        """
+        new = [lost for lost in loaded.not_made if _told_as(lost) not in self._not_made]
+        if new:
+            what = "; ".join(f"{_told_as(lost)}: {lost.__dict__['respawner_reason']}" for lost in new)
+            raise ResumeError(
+                f"the loop does not go on, because something of its state cannot be made now ({what}). Put that right and "
+                "run the cell again, after `%restore` where its output names a safe point"
+            )
 
     def _newest_of_this_state(self) -> tuple[Timeline, Manifest] | None:
         """The newest snapshot that this kernel has made of the state that it goes on from, or that one."""
@@ -513,3 +530,7 @@ class Engine:
             **self.recorder.status(),
             **self.safepoints.status(),
         }
+
+
+def _told_as(lost: Placeholder) -> str:
+    return f"{lost.__dict__['respawner_path']} ({lost.__dict__['respawner_type']})"

@@ -413,6 +413,34 @@ def test_a_loop_of_the_same_name_in_another_cell_is_another_loop(open_notebook: 
     assert notebook.value("seen == list(range(30)) and pre == list(range(12))") == "True"
 
 
+def test_what_cannot_be_made_of_the_state_any_more_is_refused_and_what_never_could_is_told(
+    open_notebook: OpenNotebook,
+) -> None:
+    cell = (
+        "opt = Opt(); items = (i for i in range(9)); next(items)\n"
+        "for x in respawner.resume(range(30)):\n    opt.k += 1; time.sleep(0.03)"
+    )
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(
+        "import respawner, time, os\nclass Opt:\n    k = 0\n    def __setstate__(self, state):\n"
+        "        if os.path.exists('full'): raise RuntimeError('out of memory')\n        self.__dict__.update(state)"
+    )
+    stop_at(notebook, cell)
+    notebook.run("between = 1")
+    (notebook.folder / "full").touch()
+    ran = notebook.run(cell)
+    assert re.match(r"ResumeError: .* cannot be made now \(opt .*out of memory", ran.error or ""), ran.error
+    assert "the variables are as this run has left them" in ran.text
+    found = re.search(r"`%restore (\S+)` brings back the last safe point of this cell", ran.text)
+    assert found, ran.text
+    (notebook.folder / "full").unlink()
+    assert notebook.run(f"%restore {found[1]}").error is None
+    ran = notebook.run(cell)
+    assert "goes on with item" in ran.text
+    assert "could not be saved or restored, and so as the cell has made it: items" in ran.text
+    assert notebook.value("opt.k, between") == "(30, 1)"
+
+
 def test_a_plain_loop_around_is_told_and_start_over_begins_anew(open_notebook: OpenNotebook) -> None:
     cell = (
         "import respawner, time\nfor epoch in range(3):\n"
