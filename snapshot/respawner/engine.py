@@ -91,6 +91,8 @@ class Engine:
         """Of the running cell: ipykernel keeps there which cell an output belongs to."""
         self._memory = MemoryWatch(self._alert_share(), self._memory_is_short, self._memory_is_enough)
         self._before_cell: tuple[Timeline, Manifest] | None = None
+        self._before_is_saved = False
+        """Whether that is all of the state in which the running cell began."""
         self._again = False
         """Whether the cell that runs is the one that had stopped."""
         self._source = ""
@@ -126,7 +128,9 @@ class Engine:
         self._gone_on_from, self._replaces, self._passed_by = None, False, None
         self.recorder.guarded(self.safepoints.cell_begins, number, source, cell_id, stopped)
         comes_again = self._again or self.safepoints.loops.to_come is not None
-        self._before_cell = self._newest_of_this_state() if comes_again else None
+        self._before_cell, self._before_is_saved = None, False
+        if comes_again:
+            self.recorder.guarded(self._save_before_cell)
 
     def cell_ends(self, state: str, number: int, source: str, error: BaseException | None = None) -> None:
         if state != "ok" and self.safepoints.writes:  # whether its state is what comes back hangs on that
@@ -173,6 +177,7 @@ class Engine:
         """
         try:
             with self._progress("putting back the state to go on from"):
+                self._check_before_cell()
                 _, loaded = self._load_stopped()
                 self._check_is_there(loaded)
                 loaded.variables = of_use(loaded.variables, self.shell.user_ns)
@@ -353,6 +358,7 @@ class Engine:
                 f"the loop ran in {' > '.join(before) or 'the cell itself'} when it stopped, and now in "
                 f"{' > '.join(names) or 'the cell itself'}. Run it there, or respawner.start_over() lets it begin anew"
             )
+        self._check_before_cell()
         self._replaces = True
         if self.recorder.stopped is not None:
             self.recorder.stopped = going  # without the variables: memory for one state less is needed
@@ -420,13 +426,27 @@ class Engine:
                 "run the cell again, after `%restore` where its output names a safe point"
             )
 
-    def _newest_of_this_state(self) -> tuple[Timeline, Manifest] | None:
-        """The newest snapshot that this kernel has made of the state that it goes on from, or that one."""
-        self.recorder.flush(_DURABLE_SECONDS)
-        newest = self.recorder.last
-        return (
-            self._restored if newest is None or self.recorder.parent is not None else (self.timeline, newest)
-        )
+    def _save_before_cell(self) -> None:
+        """Find the newest snapshot that this kernel has made of the state that it goes on from, or that one.
+
+        Waits for as long as it takes until nothing is missing there; an interrupt or a failure is remembered.
+        """
+        try:
+            self._before_is_saved = self.flush()
+        finally:
+            newest = self.recorder.last
+            own = newest is not None and self.recorder.parent is None
+            self._before_cell = (self.timeline, newest) if own and newest is not None else self._restored
+
+    def _check_before_cell(self) -> None:
+        """Raises `ResumeError` where what other cells have changed since is not among what can be put in place."""
+        if not self._before_is_saved:
+            why = self.recorder.error or "the wait for it was interrupted"
+            raise ResumeError(
+                f"the loop does not go on, because the state before this cell could not be saved ({why}): what cells "
+                "have changed since the safe point would be lost. Put that right, `%restore` the safe point, change it "
+                "again and run the cell again"
+            )
 
     def _leave_damaged(self) -> None:
         """Fall back where the state that was restored turned out to be damaged. Shows a report."""

@@ -441,6 +441,35 @@ def test_what_cannot_be_made_of_the_state_any_more_is_refused_and_what_never_cou
     assert notebook.value("opt.k, between") == "(30, 1)"
 
 
+NEVER_IN_TIME = """
+from respawner.startup import active_engine
+recorder = active_engine().recorder
+wait = recorder._saver.wait
+recorder._saver.wait = lambda timeout: timeout is None and wait(None)
+"""
+
+
+def test_what_cells_have_changed_is_waited_for_and_where_it_cannot_be_saved_the_loop_refuses(
+    open_notebook: OpenNotebook,
+) -> None:
+    cell = "seen = []\nfor x in respawner.resume(range(30)):\n    seen.append(lr); time.sleep(0.03)"
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import respawner, time\nlr = 1")
+    stop_at(notebook, cell)
+    notebook.run(NEVER_IN_TIME)
+    notebook.run("recorder._saver.wait = lambda timeout: False; lr = 2")
+    ran = notebook.run(cell)
+    assert "the state before this cell could not be saved" in (ran.error or "")
+    found = re.search(r"`%restore (\S+)` brings back the last safe point of this cell", ran.text)
+    assert found, ran.text
+    notebook.run("recorder._saver.wait = wait")
+    assert notebook.run(f"%restore {found[1]}").error is None
+    notebook.run(NEVER_IN_TIME)
+    notebook.run("lr = 3")
+    assert "goes on with item" in notebook.run(cell).text
+    assert notebook.value("lr, sorted(set(seen)), len(seen)") == "(3, [1, 3], 30)"
+
+
 def test_a_plain_loop_around_is_told_and_start_over_begins_anew(open_notebook: OpenNotebook) -> None:
     cell = (
         "import respawner, time\nfor epoch in range(3):\n"
