@@ -98,6 +98,8 @@ class Engine:
         self._source = ""
         self._gone_on_from: tuple[Timeline, Manifest, Stopped] | None = None
         """Where the running cell has gone on: its last safe point until it has one of its own."""
+        self._left: tuple[str, Stopped] | None = None
+        """Id and place of the pinned safe point that a cell has failed behind, until a state with it is put back."""
         self._replaces = False
         """Whether the running cell's variables have begun to give way to those of the safe point."""
         self._passed_by: Stopped | None = None
@@ -125,6 +127,9 @@ class Engine:
         stopped = self.recorder.stopped
         self._again = stopped is not None and stopped.is_cell(source, cell_id)
         self._source = source
+        if self._left is not None and stopped is None and self._left[1].is_cell(source, cell_id):
+            print(f"Respawner: {reports.begins_anew(*self._left)}")  # noqa: T201
+            self._left = None
         self._gone_on_from, self._replaces, self._passed_by = None, False, None
         self.recorder.guarded(self.safepoints.cell_begins, number, source, cell_id, stopped)
         comes_again = self._again or self.safepoints.loops.to_come is not None
@@ -158,6 +163,7 @@ class Engine:
             if timeline is self.timeline:  # else this may be the only state that the next start finds
                 cell["safepoints"] = 1
             print(f"Respawner: {reports.way_back(manifest.id, stopped.facts())}")  # noqa: T201
+            self._left = manifest.id, stopped
             timeline.pin(manifest.id, "the last safe point of a cell that failed")
 
     def _ran_again(self, stopped: Stopped, state: str) -> None:
@@ -333,6 +339,7 @@ class Engine:
         self.recorder.parent = loaded.manifest.id
         self.recorder.stopped = loaded.stopped
         self._restored = timeline, loaded.manifest
+        self._left = None
         self._not_made = {_told_as(placeholder) for placeholder in loaded.not_made}
         self.report = reports.restored_report(loaded, overwritten, how)
         self._goes_on_from(loaded)

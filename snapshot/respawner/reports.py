@@ -116,6 +116,11 @@ def way_back(snapshot: str, place: dict[str, Any]) -> str:
     return f"`%restore {snapshot}` brings back the last safe point of this cell, {_place(place)}{then}"
 
 
+def begins_anew(snapshot: str, stopped: Stopped) -> str:
+    """What is told where a cell that failed after it had gone on is run again without the state to go on from."""
+    return f"this run begins anew; {way_back(snapshot, stopped.facts())}"
+
+
 def memory_is_short(use: MemoryUse, last: Manifest | None) -> str:
     """What is told where memory runs out. ``last``: the newest snapshot, whose sizes nobody has to ask for now."""
     largest = sorted(last.names, key=lambda name: -name.bytes)[:_LARGEST] if last is not None else []

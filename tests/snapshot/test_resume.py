@@ -317,6 +317,14 @@ def test_a_run_that_fails_after_it_has_gone_on_and_before_its_next_safe_point_na
     assert "goes on with item" in ran.text
     found = re.search(r"`%restore (\S+)` brings back the last safe point of this cell, before item", ran.text)
     assert found, ran.text
+    ran = notebook.run(cell)
+    assert f"this run begins anew; `%restore {found[1]}` brings back" in ran.text
+    (notebook.folder / "bad").unlink()
+    assert notebook.run(f"%restore {found[1]}").error is None
+    (notebook.folder / "bad").touch()
+    assert f"`%restore {found[1]}` brings back" not in notebook.run(cell).text, (
+        "it goes on from the state now"
+    )
     (notebook.folder / "bad").unlink()
     notebook.restart_after_kill()
     ran = notebook.run("print(between, respawner.stopped() is not None)")
