@@ -19,7 +19,7 @@ import contextlib
 import contextvars
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from types import FrameType
@@ -33,11 +33,13 @@ from .death import LastWords
 from .ending import SaveOnTerminate
 from .errors import DamagedError, NoSnapshotError, ResumeError, SettingError
 from .guard import Guard
+from .interrupts import interrupts_later
 from .listing import describe
 from .manifest import Manifest
 from .memory_watch import DEFAULT_SHARE, MemoryWatch, alert_share
 from .namespace import user_names
 from .pickling.limits import another_chance
+from .pickling.placeholder import Placeholder
 from .pickling.survivors import SURVIVORS
 from .progress import Screen, shown
 from .recorder import Recorder, explain
@@ -82,14 +84,26 @@ class Engine:
             self._put_back,
         )
         self._restored: tuple[Timeline, Manifest] | None = None
+        self._not_made: set[str] = set()
+        """What the restore could not make of the bytes that it had: whoever goes on knows of it."""
         self._last_words = LastWords(claim.timeline)
         self._context = contextvars.copy_context()
         """Of the running cell: ipykernel keeps there which cell an output belongs to."""
         self._memory = MemoryWatch(self._alert_share(), self._memory_is_short, self._memory_is_enough)
         self._before_cell: tuple[Timeline, Manifest] | None = None
+        self._before_is_saved = False
+        """Whether that is all of the state in which the running cell began."""
         self._again = False
         """Whether the cell that runs is the one that had stopped."""
         self._source = ""
+        self._gone_on_from: tuple[Timeline, Manifest, Stopped] | None = None
+        """Where the running cell has gone on: its last safe point until it has one of its own."""
+        self._left: tuple[str, Stopped] | None = None
+        """Id and place of the pinned safe point that a cell has failed behind, until a state with it is put back."""
+        self._replaces = False
+        """Whether the running cell's variables have begun to give way to those of the safe point."""
+        self._passed_by: Stopped | None = None
+        """The place of another cell, if it has been told that the running cell's safe points do not keep it."""
 
     # Steps of a cell -----------------------------------------------------------------------------------
 
@@ -113,24 +127,44 @@ class Engine:
         stopped = self.recorder.stopped
         self._again = stopped is not None and stopped.is_cell(source, cell_id)
         self._source = source
+        if self._left is not None and stopped is None and self._left[1].is_cell(source, cell_id):
+            print(f"Respawner: {reports.begins_anew(*self._left)}")  # noqa: T201
+            self._left = None
+        self._gone_on_from, self._replaces, self._passed_by = None, False, None
         self.recorder.guarded(self.safepoints.cell_begins, number, source, cell_id, stopped)
         comes_again = self._again or self.safepoints.loops.to_come is not None
-        self._before_cell = self._newest_of_this_state() if comes_again else None
+        self._before_cell, self._before_is_saved = None, False
+        if comes_again:
+            self.recorder.guarded(self._save_before_cell)
 
     def cell_ends(self, state: str, number: int, source: str, error: BaseException | None = None) -> None:
         if state != "ok" and self.safepoints.writes:  # whether its state is what comes back hangs on that
             with contextlib.suppress(KeyboardInterrupt):
                 self.recorder.wait_written(_LAST_SECONDS)
         cell = {"execution_count": number, "first_line": first_line_of(source), **self.safepoints.cell_ends()}
-        if self._again and self.recorder.stopped is not None:
-            self.recorder.guarded(self._ran_again, self.recorder.stopped, state)
+        if (self._again or self._replaces) and self.recorder.stopped is not None:
+            # Half of it would be a torn state; what an interrupt asks for, the end of the cell, has come already.
+            with contextlib.suppress(KeyboardInterrupt), interrupts_later():
+                self.recorder.guarded(self._ran_again, self.recorder.stopped, state)
         self.safepoints.loops.cell_ends()
-        if state != "ok" and self.safepoints.last is not None:
-            print(f"Respawner: {reports.way_back(*self.safepoints.last)}")  # noqa: T201
+        if state != "ok":
+            self.recorder.guarded(self._tell_way_back, cell)
         self.recorder.guarded(self._guard.cell_has_ended)
         self.recorder.cell_ended(Moment(self.shell.execution_count, "cell", state, cell))
         if error is not None and device_memory.is_exhausted(error):  # last: somebody may interrupt the wait
             self.recorder.guarded(self._relieve_device, error)
+
+    def _tell_way_back(self, cell: dict[str, Any]) -> None:
+        """Name the last safe point of a cell that failed. Notes in ``cell`` that a start goes back to it."""
+        if self.safepoints.last is not None:
+            print(f"Respawner: {reports.way_back(*self.safepoints.last)}")  # noqa: T201
+        elif self._gone_on_from is not None:
+            timeline, manifest, stopped = self._gone_on_from
+            if timeline is self.timeline:  # else this may be the only state that the next start finds
+                cell["safepoints"] = 1
+            print(f"Respawner: {reports.way_back(manifest.id, stopped.facts())}")  # noqa: T201
+            self._left = manifest.id, stopped
+            timeline.pin(manifest.id, "the last safe point of a cell that failed")
 
     def _ran_again(self, stopped: Stopped, state: str) -> None:
         """The cell that had stopped was run again, and has not gone on."""
@@ -140,25 +174,25 @@ class Engine:
                 print(f"Respawner: {reports.did_not_go_on(stopped, kept)}")  # noqa: T201
             self._let_go()
         elif self.safepoints.loops.to_come is not None:
-            self._undo_run()
+            self._undo_run(stopped)
 
-    def _undo_run(self) -> None:
+    def _undo_run(self, stopped: Stopped) -> None:
         """A run of the stopped cell has failed before its loop: what it has made anew gives way to the state to go on from.
 
         So what anybody changes after that is a change of that state, as it is before the run.
         """
         try:
             with self._progress("putting back the state to go on from"):
-                loaded = self._load_stopped()
+                self._check_before_cell()
+                _, loaded = self._load_stopped()
+                self._check_is_there(loaded)
                 loaded.variables = of_use(loaded.variables, self.shell.user_ns)
                 put(self.shell, loaded, replace=False, with_history=False)
-        except Exception:
-            kept = self._keep_before_cell()
+        except Exception as error:
             self._let_go()
-            self.recorder.notice(
-                f"the variables are as that cell left them; `%restore {kept}` brings back its safe point"
-            )
-            raise
+            self._gone_on_from = *(self._before_cell or self._find(None)), stopped.light()
+            print(f"Respawner: the variables are as this run has left them: {explain(error)}")  # noqa: T201
+            return
         self.recorder.stopped = loaded.stopped
         self._goes_on_from(loaded)
         print(f"Respawner: {reports.UNDONE}")  # noqa: T201
@@ -305,6 +339,8 @@ class Engine:
         self.recorder.parent = loaded.manifest.id
         self.recorder.stopped = loaded.stopped
         self._restored = timeline, loaded.manifest
+        self._left = None
+        self._not_made = {_told_as(placeholder) for placeholder in loaded.not_made}
         self.report = reports.restored_report(loaded, overwritten, how)
         self._goes_on_from(loaded)
 
@@ -313,11 +349,13 @@ class Engine:
         self._verification = loaded.verification
         self.recorder.hold(loaded.verification.is_good)
 
-    def _put_back(self, going: Stopped, frames: list[FrameType]) -> Loaded:
+    @contextlib.contextmanager
+    def _put_back(self, going: Stopped, frames: list[FrameType]) -> Iterator[Loaded]:
         """Make the running cell's state that of the safe point at which it stopped, as far as that is variables.
 
-        ``frames``: the functions that run. The state is taken from the snapshot that other cells since then have
-        left, where there were any. Raises `ResumeError` where other functions run.
+        The caller does the rest inside; until that has succeeded too, the cell has not gone on. ``frames``: the
+        functions that run. The state is taken from the snapshot that other cells since then have left, where there were
+        any. Raises `ResumeError` where other functions run.
         """
         functions = functions_of(frames)
         names = [name_of(frame) for frame in functions]
@@ -327,23 +365,35 @@ class Engine:
                 f"the loop ran in {' > '.join(before) or 'the cell itself'} when it stopped, and now in "
                 f"{' > '.join(names) or 'the cell itself'}. Run it there, or respawner.start_over() lets it begin anew"
             )
+        self._check_before_cell()
+        self._replaces = True
         if self.recorder.stopped is not None:
             self.recorder.stopped = going  # without the variables: memory for one state less is needed
         with self._progress("going on"):
-            loaded = self._load_stopped()
+            timeline, loaded = self._load_stopped()
+            self._check_is_there(loaded)
             told = put_in_place(
                 self.shell, loaded.variables, loaded.stopped or going, functions, self._source
             )
         self._goes_on_from(loaded)
+        yield loaded
         self._let_go()
+        self._gone_on_from = timeline, loaded.manifest, going
         self.safepoints.steps = going.steps
         print("\n  ".join([f"Respawner: {reports.goes_on(going)}", *told]))  # noqa: T201
-        return loaded
 
     def _runs_anew(self) -> None:
-        """Before the running cell's own state is saved: where that is the cell that had stopped, it takes the place."""
+        """Before the running cell's own state is saved: where that is the cell that had stopped, it takes the place.
+
+        The place of another cell stays, and is pinned: should the kernel die in this one too, its safe point comes back.
+        """
         stopped = self.recorder.stopped
-        if stopped is None or not (self._again or self.safepoints.loops.to_come):
+        if stopped is None or stopped is self._passed_by:
+            return
+        if not (self._again or self.safepoints.loops.to_come):
+            if stopped.loops:  # this cell's safe points are about its own place
+                self._passed_by = stopped
+                print(f"Respawner: {reports.passed_by(stopped, self._keep_before_cell())}")  # noqa: T201
             return
         self._let_go()
         if stopped.loops:
@@ -360,23 +410,50 @@ class Engine:
         """Where the cell stopped is nothing to go on from any more."""
         self.recorder.stopped = None
 
-    def _load_stopped(self) -> Loaded:
-        """The state before this cell."""
+    def _load_stopped(self) -> tuple[Timeline, Loaded]:
+        """The state before this cell, and where it is kept."""
         if self._before_cell is not None:
             loaded = load(self.shell, *self._before_cell, eager=False)
             if loaded.stopped is not None:
-                return loaded
+                return self._before_cell[0], loaded
         if self._restored is None:
             raise ResumeError("there is no safe point to go on from")
-        return load(self.shell, *self._restored, eager=False)
+        return self._restored[0], load(self.shell, *self._restored, eager=False)
 
-    def _newest_of_this_state(self) -> tuple[Timeline, Manifest] | None:
-        """The newest snapshot that this kernel has made of the state that it goes on from, or that one."""
-        self.recorder.flush(_DURABLE_SECONDS)
-        newest = self.recorder.last
-        return (
-            self._restored if newest is None or self.recorder.parent is not None else (self.timeline, newest)
-        )
+    def _check_is_there(self, loaded: Loaded) -> None:
+        """Raises `ResumeError` where something cannot be made now that the last restore has made.
+
+        Without it the cell would go on with what it has just made anew, a fresh optimizer for instance.
+        """
+        new = [lost for lost in loaded.not_made if _told_as(lost) not in self._not_made]
+        if new:
+            what = "; ".join(f"{_told_as(lost)}: {lost.__dict__['respawner_reason']}" for lost in new)
+            raise ResumeError(
+                f"the loop does not go on, because something of its state cannot be made now ({what}). Put that right and "
+                "run the cell again, after `%restore` where its output names a safe point"
+            )
+
+    def _save_before_cell(self) -> None:
+        """Find the newest snapshot that this kernel has made of the state that it goes on from, or that one.
+
+        Waits for as long as it takes until nothing is missing there; an interrupt or a failure is remembered.
+        """
+        try:
+            self._before_is_saved = self.flush()
+        finally:
+            newest = self.recorder.last
+            own = newest is not None and self.recorder.parent is None
+            self._before_cell = (self.timeline, newest) if own and newest is not None else self._restored
+
+    def _check_before_cell(self) -> None:
+        """Raises `ResumeError` where what other cells have changed since is not among what can be put in place."""
+        if not self._before_is_saved:
+            why = self.recorder.error or "the wait for it was interrupted"
+            raise ResumeError(
+                f"the loop does not go on, because the state before this cell could not be saved ({why}): what cells "
+                "have changed since the safe point would be lost. Put that right, `%restore` the safe point, change it "
+                "again and run the cell again"
+            )
 
     def _leave_damaged(self) -> None:
         """Fall back where the state that was restored turned out to be damaged. Shows a report."""
@@ -480,3 +557,7 @@ class Engine:
             **self.recorder.status(),
             **self.safepoints.status(),
         }
+
+
+def _told_as(lost: Placeholder) -> str:
+    return f"{lost.__dict__['respawner_path']} ({lost.__dict__['respawner_type']})"

@@ -116,6 +116,11 @@ def way_back(snapshot: str, place: dict[str, Any]) -> str:
     return f"`%restore {snapshot}` brings back the last safe point of this cell, {_place(place)}{then}"
 
 
+def begins_anew(snapshot: str, stopped: Stopped) -> str:
+    """What is told where a cell that failed after it had gone on is run again without the state to go on from."""
+    return f"this run begins anew; {way_back(snapshot, stopped.facts())}"
+
+
 def memory_is_short(use: MemoryUse, last: Manifest | None) -> str:
     """What is told where memory runs out. ``last``: the newest snapshot, whose sizes nobody has to ask for now."""
     largest = sorted(last.names, key=lambda name: -name.bytes)[:_LARGEST] if last is not None else []
@@ -143,6 +148,14 @@ UNDONE = (
 def saved_anew(kept: str) -> str:
     """What is told before a run that has begun anew is saved. ``kept``: the snapshot of the run before."""
     return f"this run is saved now; `%restore {kept}` brings back where the last one stopped"
+
+
+def passed_by(stopped: Stopped, kept: str) -> str:
+    """What is told before another cell than the one that stopped is saved inside. ``kept``: the snapshot to go on from."""
+    return (
+        f"cell [{stopped.number}] `{stopped.first_line}` has not gone on yet; should the kernel die in this cell too, "
+        f"`%restore {kept}` brings back where it was"
+    )
 
 
 def did_not_go_on(stopped: Stopped, kept: str) -> str:

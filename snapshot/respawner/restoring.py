@@ -52,6 +52,8 @@ class Loaded:
     excluded: list[str]
     lost: list[Placeholder]
     """What this restore did not bring back, whether it was lost when it was saved or now."""
+    not_made: list[Placeholder]
+    """Those of them that the snapshot has, and that could not be made of it now."""
     lost_before: list[Placeholder]
     """Placeholders that were in the namespace already when the snapshot was taken."""
     alive: list[str]
@@ -180,6 +182,7 @@ def _unpickle(unpickler_class: Any, shell: Any, reader: SnapshotReader, memory: 
         settings=body["settings"][1] if "settings" in body else {},
         excluded=prelude["excluded"],
         lost=losses.now + unpickler.failures,
+        not_made=list(unpickler.failures),
         lost_before=losses.before,
         alive=sorted({path for path, _ in losses.alive}),
         notes=notes + losses.notes + memory.moves(),

@@ -5,7 +5,7 @@ A small marker says which cell runs. It is not fsynced: it has to outlive the ke
 
 from __future__ import annotations
 
-from .manifest import SAFEPOINT, Manifest
+from .manifest import Manifest
 from .store.timeline import Timeline
 
 _MARKER = "cell"
@@ -30,7 +30,12 @@ def note_of_unsaved(timeline: Timeline, head: Manifest | None) -> list[str]:
     begun = timeline.marker(_MARKER) or {}
     count = begun.get("execution_count")
     newest = timeline.latest()
-    if newest is not None and head is not None and head.kind == SAFEPOINT and newest.cell.get("safepoints"):
+    if (
+        newest is not None
+        and head is not None
+        and newest.sequence > head.sequence
+        and newest.cell.get("safepoints")
+    ):
         how = "failed" if newest.state == "error" else "was interrupted"
         return [f"that cell {how}, and `%restore {newest.id}` brings back its state then"]
     saved = head.cell.get("next_count", 1) if head else 1

@@ -147,3 +147,15 @@ def test_bad_uses_and_line_numbers(notebook: Notebook) -> None:
     assert notebook.run("for i in range(3):\n    pass\ni").text.strip() == "2", "other cells are left alone"
     ran = notebook.run("%%resumable\nfor i in range(3):\n    pass\ni + 1")
     assert ran.text.strip() == "3", "and the last expression is shown"
+
+
+def test_a_rejected_cell_is_one_line_and_one_with_a_syntax_error_leaves_nothing_behind(
+    notebook: Notebook,
+) -> None:
+    ran = notebook.run("%%resumable\nx = 2")
+    [traceback] = [m["content"]["traceback"] for m in ran.messages if m["msg_type"] == "error"]
+    assert "\n".join(traceback).startswith("UsageError: %%resumable found no `for` loop")
+    assert "\n" not in "\n".join(traceback)
+    assert "SyntaxError" in (notebook.run("%%resumable\nfor i in:\n    pass").error or "")
+    ran = notebook.run("y = 3", silent=True)
+    assert notebook.value("y") == "3", "a frontend's own execution is not taken for that cell"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from respawner import contract
 from respawner.errors import ResumeError
 from respawner.manifest import SAFEPOINT
 from respawner.safepoints.positions import Zipped, at_position, refuse_begun_loaders, start_of
@@ -283,6 +284,199 @@ def test_a_run_that_fails_before_its_loop_spoils_nothing_and_what_is_mended_afte
     assert notebook.value("seen == list(range(40))") == "True"
     assert notebook.value("rates == {1, 20, 'mended'}") == "True"
     assert notebook.timeline.pins() == {}
+
+
+def stop_at(notebook: Notebook, cell: str, count: int = 5, cell_id: str = "") -> None:
+    """The kernel dies in the cell when so many items are done and saved, and comes back."""
+    execute_with_id(notebook, cell, cell_id) if cell_id else notebook.client.execute(cell)
+    first = cell.partition("\n")[0]
+    wait_for_safepoint(
+        notebook,
+        lambda found: (
+            found.cell["first_line"] == first and found.cell["safepoint"]["loops"][-1]["iteration"] >= count
+        ),
+    )
+    notebook.kill_at_once()
+    notebook.start()
+
+
+def test_a_run_that_fails_after_it_has_gone_on_and_before_its_next_safe_point_names_and_keeps_the_one_before(
+    open_notebook: OpenNotebook,
+) -> None:
+    """Neither its own state nor retention takes the place of the safe point; another start comes back to it."""
+    cell = (
+        "seen = []\nfor i in respawner.resume(range(30)):\n    if os.path.exists('bad'): raise OSError('gone')\n"
+        "    seen.append(i); time.sleep(0.03)"
+    )
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import respawner, time, os")
+    notebook.environment[contract.SAFEPOINT_SECONDS_ENV] = "300"  # from the next start on
+    stop_at(notebook, cell)
+    notebook.run("between = 1")
+    (notebook.folder / "bad").touch()
+    ran = notebook.run(cell)
+    assert "goes on with item" in ran.text
+    found = re.search(r"`%restore (\S+)` brings back the last safe point of this cell, before item", ran.text)
+    assert found, ran.text
+    ran = notebook.run(cell)
+    assert f"this run begins anew; `%restore {found[1]}` brings back" in ran.text
+    (notebook.folder / "bad").unlink()
+    assert notebook.run(f"%restore {found[1]}").error is None
+    (notebook.folder / "bad").touch()
+    ran = notebook.run(cell)
+    assert "goes on with item" in ran.text
+    assert "begins anew" not in ran.text
+    (notebook.folder / "bad").unlink()
+    notebook.restart_after_kill()
+    ran = notebook.run("print(between, respawner.stopped() is not None)")
+    assert "True" in ran.text
+    assert "that cell failed, and `%restore" in ran.text
+    for number in range(6):
+        notebook.run(f"between = {number}")
+        notebook.settle()
+    assert notebook.run(f"%restore {found[1]}").error is None
+    assert notebook.value("between") == "1"
+    assert "goes on with item" in notebook.run(cell).text
+    assert notebook.value("seen == list(range(30))") == "True"
+
+
+def wait_until_there(path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_run_that_fails_or_is_interrupted_while_items_are_passed_over_keeps_the_place(
+    open_notebook: OpenNotebook,
+) -> None:
+    cell = "N = 30\nseen = []\nfor i in respawner.resume(slow(N), name='it'):\n    seen.append(i); time.sleep(0.03)"
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(
+        "import respawner, time, os\ndef slow(n):\n    for i in range(n):\n"
+        "        if os.path.exists('slow'): open('begun', 'w').close(); time.sleep(0.5)\n        yield i"
+    )
+    stop_at(notebook, cell)
+    ran = notebook.run(cell.replace("N = 30", "N = 3"))
+    assert "and now there are only 3" in (ran.error or "")
+    assert "goes on with item" not in ran.text
+    assert "the variables are again those to go on from" in ran.text
+    (notebook.folder / "slow").touch()
+    request = execute_with_id(notebook, cell)
+    wait_until_there(notebook.folder / "begun")
+    notebook.manager.interrupt_kernel()
+    told = output_of(notebook, request)
+    assert (told.error or "").startswith("KeyboardInterrupt")
+    assert "goes on with item" not in told.text
+    (notebook.folder / "slow").unlink()
+    assert "goes on with item" in notebook.run(cell).text
+    assert notebook.value("seen == list(range(30))") == "True"
+
+
+def test_an_interrupt_while_a_run_is_undone_comes_too_late_to_tear_the_state(
+    open_notebook: OpenNotebook,
+) -> None:
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(
+        "import respawner, time, os\nclass Model:\n    k = 0\n"
+        "    def __setstate__(self, state):\n        self.__dict__.update(state)\n"
+        "        if os.path.exists('slow'):\n            open('undoing', 'w').close()\n"
+        "            until = time.time() + 3\n            while time.time() < until: pass"
+    )
+    cell = (
+        "model = Model()\nif os.path.exists('slow'): open('begun', 'w').close(); time.sleep(60)\n"
+        "for x in respawner.resume(range(30)):\n    model.k += 1; time.sleep(0.03)"
+    )
+    stop_at(notebook, cell)
+    notebook.run("pass")
+    (notebook.folder / "slow").touch()
+    request = execute_with_id(notebook, cell)
+    wait_until_there(notebook.folder / "begun")
+    notebook.manager.interrupt_kernel()
+    wait_until_there(notebook.folder / "undoing")
+    notebook.manager.interrupt_kernel()
+    told = output_of(notebook, request)
+    assert "the variables are again those to go on from" in told.text
+    assert "Error in callback" not in told.text
+    (notebook.folder / "slow").unlink()
+    assert int(notebook.value("model.k")) >= 5
+    assert "goes on with item" in notebook.run(cell).text
+    assert notebook.value("model.k") == "30"
+
+
+def test_a_loop_of_the_same_name_in_another_cell_is_another_loop(open_notebook: OpenNotebook) -> None:
+    """Where the frontend tells the cells' ids. The place is kept meanwhile, whether the other cell is saved inside or not."""
+    other = "pre = []\nfor epoch in respawner.resume(range(12), name='epochs'):\n    pre.append(epoch); time.sleep(0.03)"
+    cell = "seen = []\nfor epoch in respawner.resume(range(30), name='epochs'):\n    seen.append(epoch); time.sleep(0.03)"
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import respawner, time")
+    stop_at(notebook, cell, cell_id="b")
+    told = output_of(notebook, execute_with_id(notebook, other, "a"))
+    assert "goes on with item" not in told.text
+    assert notebook.value("pre == list(range(12))") == "True"
+    found = re.search(r"`seen = \[\]` has not gone on yet; .* `%restore (\S+)` brings back where", told.text)
+    assert found, told.text
+    assert found[1] in notebook.timeline.pins()
+    told = output_of(notebook, execute_with_id(notebook, "# mended\n" + cell, "b"))
+    assert "loop 'epochs' goes on with item" in told.text
+    assert notebook.value("seen == list(range(30)) and pre == list(range(12))") == "True"
+
+
+def test_what_cannot_be_made_of_the_state_any_more_is_refused_and_what_never_could_is_told(
+    open_notebook: OpenNotebook,
+) -> None:
+    cell = (
+        "opt = Opt(); items = (i for i in range(9)); next(items)\n"
+        "for x in respawner.resume(range(30)):\n    opt.k += 1; time.sleep(0.03)"
+    )
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run(
+        "import respawner, time, os\nclass Opt:\n    k = 0\n    def __setstate__(self, state):\n"
+        "        if os.path.exists('full'): raise RuntimeError('out of memory')\n        self.__dict__.update(state)"
+    )
+    stop_at(notebook, cell)
+    notebook.run("between = 1")
+    (notebook.folder / "full").touch()
+    ran = notebook.run(cell)
+    assert re.match(r"ResumeError: .* cannot be made now \(opt .*out of memory", ran.error or ""), ran.error
+    assert "the variables are as this run has left them" in ran.text
+    found = re.search(r"`%restore (\S+)` brings back the last safe point of this cell", ran.text)
+    assert found, ran.text
+    (notebook.folder / "full").unlink()
+    assert notebook.run(f"%restore {found[1]}").error is None
+    ran = notebook.run(cell)
+    assert "goes on with item" in ran.text
+    assert "could not be saved or restored, and so as the cell has made it: items" in ran.text
+    assert notebook.value("opt.k, between") == "(30, 1)"
+
+
+NEVER_IN_TIME = """
+from respawner.startup import active_engine
+recorder = active_engine().recorder
+wait = recorder._saver.wait
+recorder._saver.wait = lambda timeout: timeout is None and wait(None)
+"""
+
+
+def test_what_cells_have_changed_is_waited_for_and_where_it_cannot_be_saved_the_loop_refuses(
+    open_notebook: OpenNotebook,
+) -> None:
+    cell = "seen = []\nfor x in respawner.resume(range(30)):\n    seen.append(lr); time.sleep(0.03)"
+    notebook = open_notebook(**AT_EVERY).start()
+    notebook.run("import respawner, time\nlr = 1")
+    stop_at(notebook, cell)
+    notebook.run(NEVER_IN_TIME)
+    notebook.run("recorder._saver.wait = lambda timeout: False; lr = 2")
+    ran = notebook.run(cell)
+    assert "the state before this cell could not be saved" in (ran.error or "")
+    found = re.search(r"`%restore (\S+)` brings back the last safe point of this cell", ran.text)
+    assert found, ran.text
+    notebook.run("recorder._saver.wait = wait")
+    assert notebook.run(f"%restore {found[1]}").error is None
+    notebook.run(NEVER_IN_TIME)
+    notebook.run("lr = 3")
+    assert "goes on with item" in notebook.run(cell).text
+    assert notebook.value("lr, sorted(set(seen)), len(seen)") == "(3, [1, 3], 30)"
 
 
 def test_a_plain_loop_around_is_told_and_start_over_begins_anew(open_notebook: OpenNotebook) -> None:
@@ -576,12 +770,7 @@ def test_an_edited_cell_whose_loops_have_no_name_says_that_it_begins_anew(
     wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 3)
     notebook.kill_at_once()
     notebook.start()
-    told = Ran()
-    request = execute_with_id(notebook, cell + "\nend = 1")
-    while not any(m["content"].get("execution_state") == "idle" for m in told.messages):
-        message = notebook.client.get_iopub_msg(timeout=PATIENCE_SECONDS)
-        if message["parent_header"].get("msg_id") == request:
-            told.take(message)
+    told = output_of(notebook, execute_with_id(notebook, cell + "\nend = 1"))
     assert "begins anew, because the cell was edited since it stopped before item" in told.text
     assert "respawner.resume(…, name='epochs')" in told.text
     assert "this run is saved now" in told.text
@@ -589,7 +778,7 @@ def test_an_edited_cell_whose_loops_have_no_name_says_that_it_begins_anew(
     assert notebook.value("sum(type(x) is Model for x in __import__('gc').get_objects())") == "1"
 
 
-def execute_with_id(notebook: Notebook, code: str) -> str:
+def execute_with_id(notebook: Notebook, code: str, cell_id: str = "the-cell") -> str:
     """As JupyterLab sends it."""
     session = notebook.client.session
     content = {
@@ -598,8 +787,9 @@ def execute_with_id(notebook: Notebook, code: str) -> str:
         "store_history": True,
         "user_expressions": {},
         "allow_stdin": False,
+        "stop_on_error": False,
     }
-    message = session.msg("execute_request", content, metadata={"cellId": "the-cell"})
+    message = session.msg("execute_request", content, metadata={"cellId": cell_id})
     notebook.client.shell_channel.send(message)
     return str(message["header"]["msg_id"])
 
@@ -665,6 +855,16 @@ def test_no_item_is_lost_or_done_twice_after_a_kill(case: str, open_notebook: Op
     assert notebook.value(wanted) == "True", ran.text
     if "range of" in case:
         assert "when it stopped range(0, 20)" in ran.text
+
+
+def output_of(notebook: Notebook, request: str) -> Ran:
+    """Of a cell that was sent before."""
+    told = Ran()
+    while not any(m["content"].get("execution_state") == "idle" for m in told.messages):
+        message = notebook.client.get_iopub_msg(timeout=PATIENCE_SECONDS)
+        if message["parent_header"].get("msg_id") == request:
+            told.take(message)
+    return told
 
 
 # Positions ---------------------------------------------------------------------------------------------------

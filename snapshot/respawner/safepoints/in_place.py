@@ -36,6 +36,8 @@ def put_in_place(
     kept = _as_edited(names, shell.user_ns, mutated_in_loops(source))
     put_variables(shell, _without(of_use(variables, shell.user_ns), kept), replace=False)
     told = [f"as edited: {', '.join(sorted(kept))}"] if kept else []
+    if made := _lost_and_made_again(variables, shell.user_ns):
+        told.append(f"could not be saved or restored, and so as the cell has made it: {', '.join(made)}")
     edited = edited_functions(stopped, functions)
     caller_edited, caller = cell_edited, (stopped.source, source, kept)
     texts = [*stopped.texts, *[""] * len(functions)]
@@ -48,8 +50,9 @@ def put_in_place(
             names |= edited_names(before, now)
         kept = _as_edited(names & saved.keys(), live, mutated_in_loops(now))
         new = sorted(live.keys() - saved.keys()) if name in edited else []
+        made = _lost_and_made_again(saved, live)
         put_locals(frame, _without(of_use(saved, live), kept | _functions_inside(live, saved)))
-        told += _lines(name, name in edited, sorted(kept), new)
+        told += _lines(name, name in edited, sorted(kept), new, made)
         caller_edited, caller = name in edited, (before, now, kept)
     return told
 
@@ -111,8 +114,22 @@ def _without(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in names}
 
 
-def _lines(function: str, edited: bool, kept: list[str], new: list[str]) -> list[str]:
+def _lost_and_made_again(saved: dict[str, Any], live: Mapping[str, Any]) -> list[str]:
+    return sorted(
+        name
+        for name, value in saved.items()
+        if isinstance(value, Placeholder)
+        and name in live
+        and not isinstance(live[name], Placeholder)
+        and not is_bar(live[name])
+    )
+
+
+def _lines(function: str, edited: bool, kept: list[str], new: list[str], made: list[str]) -> list[str]:
     parts = ["was edited: its new code runs"] if edited else []
     parts += [f"as edited: {', '.join(kept)}"] if kept else []
     parts += [f"new, and so as its code has made it: {', '.join(new)}"] if new else []
+    parts += (
+        [f"could not be saved or restored, and so as its code has made it: {', '.join(made)}"] if made else []
+    )
     return [f"{function}(): {'; '.join(parts)}"] if parts else []

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -172,14 +173,14 @@ class RunningLoop:
 class Loops:
     """The loops of the running cell. ``boundary()`` is called where a state could be saved.
 
-    ``put_back(going, frames)`` loads the state of the safe point and puts it in place.
+    In ``put_back(going, frames)`` the state of the safe point is in place; what fails inside leaves the place as it is.
     """
 
     def __init__(
         self,
         namespace: dict[str, Any],
         boundary: Callable[[], None],
-        put_back: Callable[[Stopped, list[FrameType]], Loaded],
+        put_back: Callable[[Stopped, list[FrameType]], AbstractContextManager[Loaded]],
     ) -> None:
         self._namespace = namespace
         self._boundary = boundary
@@ -199,7 +200,7 @@ class Loops:
         self._source = source
         self._running, self._level, self._passed, self._matched = [], Level(), [], 0
         self._going = self._begins_anew = None
-        if stopped is None or not stopped.loops:
+        if stopped is None or not stopped.loops or stopped.is_another_cell(source, cell_id):
             return
         if stopped.source == source or any(loop.named for loop in stopped.loops):
             self._going = stopped.light()
@@ -387,15 +388,15 @@ class Loops:
             self._matched += 1
             return
         _check_loops_around(loop, going, frames)
-        loaded = self._put_back(going, frames)
-        state = loaded.stopped or going
-        loop.go_on(state.loops[level], edited)
+        with self._put_back(going, frames) as loaded:
+            state = loaded.stopped or going
+            loop.go_on(state.loops[level], edited)
+            put_random_state(loaded.random)  # passing over has drawn numbers
         if reuses_workers(loop.start):
             print(  # noqa: T201
                 f"Respawner: {title_of(loop)}: its persistent workers began anew. Their items are the same but for what "
                 "they draw at random themselves"
             )
-        put_random_state(loaded.random)  # passing over has drawn numbers
         places = [self._level, *(other.inside for other in around)]
         for place, done, begun in zip(places, state.done, state.begun, strict=False):
             place.done, place.begun = list(done), list(begun)

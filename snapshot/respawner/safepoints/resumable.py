@@ -26,6 +26,10 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 class RejectedCell(InputRejected, UsageError):
     """Shown as one line; the cell does not run."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback, which would be of our own code."""
+        return [f"UsageError: {self}"]
+
 
 class ResumableCells:
     """Registers on construction; `unregister` takes everything back."""
@@ -59,6 +63,7 @@ class ResumableCells:
 
     def _cell_ends(self, result: Any) -> None:
         self._cell_runs = False
+        self._rest = None  # a syntax error ends a cell before it is looked at, and silent ones do not begin
 
     def _cell_begins(self, info: Any) -> None:
         self._cell_runs = True

@@ -73,6 +73,10 @@ class Stopped:
         """Whether that is the cell, as it was or edited."""
         return self.source == source or (cell_id is not None and cell_id == self.cell_id)
 
+    def is_another_cell(self, source: str, cell_id: str | None) -> bool:
+        """Whether that is certainly none of its runs. Ids alone do not say so: copied cells and old formats get new ones."""
+        return self.source != source and None not in (cell_id, self.cell_id) and cell_id != self.cell_id
+
     def light(self) -> Stopped:
         """The place without the variables, which are large and can be loaded again."""
         return replace(self, functions=[(name, {}) for name, _ in self.functions])

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 
@@ -46,7 +47,7 @@ class SafePoints:
         reached: Callable[[], None],
         captured: Callable[[], None],
         before_capture: Callable[[], None],
-        put_back: Callable[[Stopped, list[FrameType]], Loaded],
+        put_back: Callable[[Stopped, list[FrameType]], AbstractContextManager[Loaded]],
     ) -> None:
         self.loops = Loops(shell.user_ns, self._at_boundary, put_back)
         self.steps = 0
