@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,13 @@ SESSION = {"NVIDIA_VISIBLE_DEVICES": "GPU-a", "JUPYTERHUB_USER": "ada", "JUPYTER
 def nvidia(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the stand-ins for NVIDIA's libraries."""
     return build_empty_libcuda(build_fake_nvml(tmp_path_factory.mktemp("nvidia")))
+
+
+@pytest.fixture
+def cpu_build() -> None:
+    torch = pytest.importorskip("torch")
+    if torch.version.cuda:
+        pytest.skip(f"torch {torch.__version__} is no CPU build")
 
 
 @pytest.fixture
@@ -39,7 +47,7 @@ def session(
     def start(state: State, *, build: Path | None = cuda_build, **environment: str) -> Notebook:
         seen = nvml_environment(nvidia, state.write(tmp_path / "nvml"))
         if build:
-            seen["PYTHONPATH"] = str(build)
+            seen["PYTHONPATH"] = os.pathsep.join(filter(None, (str(build), os.environ.get("PYTHONPATH"))))
         return open_notebook(**{**SESSION, **seen, **environment}).start()
 
     return start
@@ -113,6 +121,7 @@ def test_nothing_is_imported_and_no_thread_stays(session: Callable[..., Notebook
     assert notebook.run(threads).text == "False\n"
 
 
+@pytest.mark.usefixtures("cpu_build")
 def test_cpu_build_that_the_notebook_has_imported_and_its_variables(session: Callable[..., Notebook]) -> None:
     notebook = session(State([]), build=None, NVIDIA_VISIBLE_DEVICES="void")
     notebook.run("import torch\nlayer = torch.nn.Linear(1000, 1000)\n'<b>'; torch.ones(3)")
@@ -126,6 +135,7 @@ def test_cpu_build_that_the_notebook_has_imported_and_its_variables(session: Cal
     assert "there is no variable 'layers'" in notebook.run("%gpu layers").text
 
 
+@pytest.mark.usefixtures("cpu_build")
 def test_probe_gives_cudas_own_words(session: Callable[..., Notebook]) -> None:
     notebook = session(State([]), build=None)
     assert (
