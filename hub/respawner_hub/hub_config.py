@@ -77,7 +77,10 @@ def _spawner(c: Any, settings: Settings) -> None:
     spawner.database_url = settings.own_database_url
     spawner.network_name = settings.network
     spawner.image = settings.image.name
-    spawner.allowed_images = functools.partial(offered.choices, settings.state_dir, settings.image.name)
+    # On the class that has it: whoever sets it in jupyterhub_config.d on either class is heard.
+    c.DockerSpawner.allowed_images = functools.partial(
+        offered.choices, settings.state_dir, settings.image.name
+    )
     spawner.bundle = str(ensure_bundle(settings.state_dir))
     spawner.cpu_limit = session.cpu_limit or None
     spawner.mem_limit = session.mem_limit_bytes(_machine_bytes())

@@ -29,7 +29,7 @@ c.JupyterHub.load_roles = [{{
     "name": "tests", "services": ["tests"],
     "scopes": ["admin:users", "admin:servers", "access:servers", "custom:respawner:gpus"],
 }}]
-c.GPUDockerSpawner.allowed_images = "*"
+c.DockerSpawner.allowed_images = "*"
 """
 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # the hub's certificate is self-signed
 

@@ -41,12 +41,24 @@ def test_a_damaged_list_is_named_with_the_next_step(tmp_path, text):
         offered.read_offered(tmp_path)
 
 
-def test_the_spawner_asks_anew_each_time(tmp_path, monkeypatch):
-    """A hub that runs offers what was added a moment ago, and refuses what was removed."""
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """What the hub's settings make of the spawner's, before an admin's own files."""
     monkeypatch.setattr(hub_config, "ensure_bundle", lambda folder: folder)
-    settings = Settings.model_validate({"hub": {"state_dir": tmp_path}})
     config = Config()
-    hub_config._spawner(config, settings)
+    hub_config._spawner(config, Settings.model_validate({"hub": {"state_dir": tmp_path}}))
+    return config
+
+
+@pytest.mark.parametrize("name", ["DockerSpawner", "GPUDockerSpawner"])
+def test_an_admins_own_list_comes_instead(config, name):
+    config[name].allowed_images = [THEIRS]
+    spawner = GPUDockerSpawner(config=config, user=SimpleNamespace(name="ada"), hub=None)
+    assert list(spawner._get_allowed_images()) == [THEIRS]
+
+
+def test_the_spawner_asks_anew_each_time(config, tmp_path):
+    """A hub that runs offers what was added a moment ago, and refuses what was removed."""
     spawner = GPUDockerSpawner(config=config, user=SimpleNamespace(name="ada"), hub=None)
     assert list(spawner._get_allowed_images()) == [OURS]
     offered.offer(tmp_path, THEIRS, {})
