@@ -146,7 +146,7 @@ def stopped() -> dict[str, Any] | None:
 
 def start_over() -> None:
     """Let loops begin anew that would go on where they stopped; the variables stay as they are."""
-    _engine().start_over()
+    _engine().going_on.start_over()
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -19,10 +19,9 @@ import contextlib
 import contextvars
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from types import FrameType
 from typing import Any
 
 from . import device_memory, reports
@@ -31,22 +30,18 @@ from .claim import Claim
 from .container_memory import MemoryUse
 from .death import LastWords
 from .ending import SaveOnTerminate
-from .errors import DamagedError, NoSnapshotError, ResumeError, SettingError
+from .errors import DamagedError, NoSnapshotError, SettingError
 from .guard import Guard
-from .interrupts import interrupts_later
 from .listing import describe
 from .manifest import Manifest
 from .memory_watch import DEFAULT_SHARE, MemoryWatch, alert_share
 from .namespace import user_names
 from .pickling.limits import another_chance
-from .pickling.placeholder import Placeholder
 from .pickling.survivors import SURVIVORS
 from .progress import Screen, shown
 from .recorder import Recorder, explain
 from .restoring import Loaded, load, load_latest, put
-from .safepoints.frames import name_of
-from .safepoints.in_place import of_use, put_in_place
-from .safepoints.loops import functions_of
+from .safepoints.going_on import GoingOn
 from .safepoints.stopped import Stopped
 from .safepoints.watch import SafePoints
 from .store.timeline import Timeline
@@ -74,36 +69,29 @@ class Engine:
         self._guard = Guard(claim.timeline, policy)
         self.recorder = Recorder(shell, claim.timeline, self._guard.state_is_saved)
         self._terminate = SaveOnTerminate(self.close, lambda: self.recorder.busy)
+        self.going_on = GoingOn(
+            shell,
+            self.recorder,
+            self.timeline,
+            partial(self._find, None),
+            self.flush,
+            self._progress,
+            self._goes_on_from,
+        )
         self.safepoints = SafePoints(
             shell,
             self.recorder,
             self.mine,
             partial(self.recorder.guarded, self._guard.cell_has_ended),
             self._terminate.check,
-            self._runs_anew,
-            self._put_back,
+            self.going_on.runs_anew,
+            self.going_on.put_back,
         )
-        self._restored: tuple[Timeline, Manifest] | None = None
-        self._not_made: set[str] = set()
-        """What the restore could not make of the bytes that it had: whoever goes on knows of it."""
+        self.going_on.safepoints = self.safepoints
         self._last_words = LastWords(claim.timeline)
         self._context = contextvars.copy_context()
         """Of the running cell: ipykernel keeps there which cell an output belongs to."""
         self._memory = MemoryWatch(self._alert_share(), self._memory_is_short, self._memory_is_enough)
-        self._before_cell: tuple[Timeline, Manifest] | None = None
-        self._before_is_saved = False
-        """Whether that is all of the state in which the running cell began."""
-        self._again = False
-        """Whether the cell that runs is the one that had stopped."""
-        self._source = ""
-        self._gone_on_from: tuple[Timeline, Manifest, Stopped] | None = None
-        """Where the running cell has gone on: its last safe point until it has one of its own."""
-        self._left: tuple[str, Stopped] | None = None
-        """Id and place of the pinned safe point that a cell has failed behind, until a state with it is put back."""
-        self._replaces = False
-        """Whether the running cell's variables have begun to give way to those of the safe point."""
-        self._passed_by: Stopped | None = None
-        """The place of another cell, if it has been told that the running cell's safe points do not keep it."""
 
     # Steps of a cell -----------------------------------------------------------------------------------
 
@@ -124,78 +112,20 @@ class Engine:
         self.recorder.guarded(tell_running, self.timeline, number, first_line_of(source))
         self.recorder.cell_begins()
         self._context = contextvars.copy_context()
-        stopped = self.recorder.stopped
-        self._again = stopped is not None and stopped.is_cell(source, cell_id)
-        self._source = source
-        if self._left is not None and stopped is None and self._left[1].is_cell(source, cell_id):
-            print(f"Respawner: {reports.begins_anew(*self._left)}")  # noqa: T201
-            self._left = None
-        self._gone_on_from, self._replaces, self._passed_by = None, False, None
-        self.recorder.guarded(self.safepoints.cell_begins, number, source, cell_id, stopped)
-        comes_again = self._again or self.safepoints.loops.to_come is not None
-        self._before_cell, self._before_is_saved = None, False
-        if comes_again:
-            self.recorder.guarded(self._save_before_cell)
+        self.going_on.cell_begins(number, source, cell_id)
 
     def cell_ends(self, state: str, number: int, source: str, error: BaseException | None = None) -> None:
         if state != "ok" and self.safepoints.writes:  # whether its state is what comes back hangs on that
             with contextlib.suppress(KeyboardInterrupt):
                 self.recorder.wait_written(_LAST_SECONDS)
         cell = {"execution_count": number, "first_line": first_line_of(source), **self.safepoints.cell_ends()}
-        if (self._again or self._replaces) and self.recorder.stopped is not None:
-            # Half of it would be a torn state; what an interrupt asks for, the end of the cell, has come already.
-            with contextlib.suppress(KeyboardInterrupt), interrupts_later():
-                self.recorder.guarded(self._ran_again, self.recorder.stopped, state)
-        self.safepoints.loops.cell_ends()
+        self.going_on.cell_ends(state)
         if state != "ok":
-            self.recorder.guarded(self._tell_way_back, cell)
+            self.recorder.guarded(self.going_on.tell_way_back, cell)
         self.recorder.guarded(self._guard.cell_has_ended)
         self.recorder.cell_ended(Moment(self.shell.execution_count, "cell", state, cell))
         if error is not None and device_memory.is_exhausted(error):  # last: somebody may interrupt the wait
             self.recorder.guarded(self._relieve_device, error)
-
-    def _tell_way_back(self, cell: dict[str, Any]) -> None:
-        """Name the last safe point of a cell that failed. Notes in ``cell`` that a start goes back to it."""
-        if self.safepoints.last is not None:
-            print(f"Respawner: {reports.way_back(*self.safepoints.last)}")  # noqa: T201
-        elif self._gone_on_from is not None:
-            timeline, manifest, stopped = self._gone_on_from
-            if timeline is self.timeline:  # else this may be the only state that the next start finds
-                cell["safepoints"] = 1
-            print(f"Respawner: {reports.way_back(manifest.id, stopped.facts())}")  # noqa: T201
-            self._left = manifest.id, stopped
-            timeline.pin(manifest.id, "the last safe point of a cell that failed")
-
-    def _ran_again(self, stopped: Stopped, state: str) -> None:
-        """The cell that had stopped was run again, and has not gone on."""
-        if state == "ok":
-            if self.safepoints.loops.to_come is not None:
-                kept = self._keep_before_cell()
-                print(f"Respawner: {reports.did_not_go_on(stopped, kept)}")  # noqa: T201
-            self._let_go()
-        elif self.safepoints.loops.to_come is not None:
-            self._undo_run(stopped)
-
-    def _undo_run(self, stopped: Stopped) -> None:
-        """A run of the stopped cell has failed before its loop: what it has made anew gives way to the state to go on from.
-
-        So what anybody changes after that is a change of that state, as it is before the run.
-        """
-        try:
-            with self._progress("putting back the state to go on from"):
-                self._check_before_cell()
-                _, loaded = self._load_stopped()
-                self._check_is_there(loaded)
-                loaded.variables = of_use(loaded.variables, self.shell.user_ns)
-                put(self.shell, loaded, replace=False, with_history=False)
-        except Exception as error:
-            self._let_go()
-            self._gone_on_from = *(self._before_cell or self._find(None)), stopped.light()
-            print(f"Respawner: the variables are as this run has left them: {explain(error)}")  # noqa: T201
-            return
-        self.recorder.stopped = loaded.stopped
-        self._goes_on_from(loaded)
-        print(f"Respawner: {reports.UNDONE}")  # noqa: T201
 
     def _relieve_device(self, error: BaseException) -> None:
         """An accelerator's memory is used up: what is on its way becomes durable, caches are given back."""
@@ -203,7 +133,7 @@ class Engine:
         variables = device_memory.variables_of(error, self.shell.user_ns)
         found = device_memory.holders(variables)
         del variables
-        print(f"Respawner: {device_memory.told(found, device_memory.give_back())}")  # noqa: T201
+        reports.say(device_memory.told(found, device_memory.give_back()))
 
     # Memory that runs out, told by the thread of `MemoryWatch` ------------------------------------------------
 
@@ -337,10 +267,7 @@ class Engine:
         overwritten = put(self.shell, loaded, replace=not at_start, with_history=at_start)
         self.recorder.excluded |= set(loaded.excluded)
         self.recorder.parent = loaded.manifest.id
-        self.recorder.stopped = loaded.stopped
-        self._restored = timeline, loaded.manifest
-        self._left = None
-        self._not_made = {_told_as(placeholder) for placeholder in loaded.not_made}
+        self.going_on.restored(timeline, loaded)
         self.report = reports.restored_report(loaded, overwritten, how)
         self._goes_on_from(loaded)
 
@@ -348,112 +275,6 @@ class Engine:
         """What goes on from a state counts as good when that state does."""
         self._verification = loaded.verification
         self.recorder.hold(loaded.verification.is_good)
-
-    @contextlib.contextmanager
-    def _put_back(self, going: Stopped, frames: list[FrameType]) -> Iterator[Loaded]:
-        """Make the running cell's state that of the safe point at which it stopped, as far as that is variables.
-
-        The caller does the rest inside; until that has succeeded too, the cell has not gone on. ``frames``: the
-        functions that run. The state is taken from the snapshot that other cells since then have left, where there were
-        any. Raises `ResumeError` where other functions run.
-        """
-        functions = functions_of(frames)
-        names = [name_of(frame) for frame in functions]
-        before = [name for name, _ in going.functions]
-        if names != before:
-            raise ResumeError(
-                f"the loop ran in {' > '.join(before) or 'the cell itself'} when it stopped, and now in "
-                f"{' > '.join(names) or 'the cell itself'}. Run it there, or respawner.start_over() lets it begin anew"
-            )
-        self._check_before_cell()
-        self._replaces = True
-        if self.recorder.stopped is not None:
-            self.recorder.stopped = going  # without the variables: memory for one state less is needed
-        with self._progress("going on"):
-            timeline, loaded = self._load_stopped()
-            self._check_is_there(loaded)
-            told = put_in_place(
-                self.shell, loaded.variables, loaded.stopped or going, functions, self._source
-            )
-        self._goes_on_from(loaded)
-        yield loaded
-        self._let_go()
-        self._gone_on_from = timeline, loaded.manifest, going
-        self.safepoints.steps = going.steps
-        print("\n  ".join([f"Respawner: {reports.goes_on(going)}", *told]))  # noqa: T201
-
-    def _runs_anew(self) -> None:
-        """Before the running cell's own state is saved: where that is the cell that had stopped, it takes the place.
-
-        The place of another cell stays, and is pinned: should the kernel die in this one too, its safe point comes back.
-        """
-        stopped = self.recorder.stopped
-        if stopped is None or stopped is self._passed_by:
-            return
-        if not (self._again or self.safepoints.loops.to_come):
-            if stopped.loops:  # this cell's safe points are about its own place
-                self._passed_by = stopped
-                print(f"Respawner: {reports.passed_by(stopped, self._keep_before_cell())}")  # noqa: T201
-            return
-        self._let_go()
-        if stopped.loops:
-            kept = self._keep_before_cell()
-            print(f"Respawner: {reports.saved_anew(kept)}")  # noqa: T201
-
-    def _keep_before_cell(self) -> str:
-        """Id of the state before this run of the stopped cell, which retention leaves alone from now on."""
-        timeline, manifest = self._before_cell or self._find(None)
-        timeline.pin(manifest.id, "a cell that stopped was not continued from it")
-        return manifest.id
-
-    def _let_go(self) -> None:
-        """Where the cell stopped is nothing to go on from any more."""
-        self.recorder.stopped = None
-
-    def _load_stopped(self) -> tuple[Timeline, Loaded]:
-        """The state before this cell, and where it is kept."""
-        if self._before_cell is not None:
-            loaded = load(self.shell, *self._before_cell, eager=False)
-            if loaded.stopped is not None:
-                return self._before_cell[0], loaded
-        if self._restored is None:
-            raise ResumeError("there is no safe point to go on from")
-        return self._restored[0], load(self.shell, *self._restored, eager=False)
-
-    def _check_is_there(self, loaded: Loaded) -> None:
-        """Raises `ResumeError` where something cannot be made now that the last restore has made.
-
-        Without it the cell would go on with what it has just made anew, a fresh optimizer for instance.
-        """
-        new = [lost for lost in loaded.not_made if _told_as(lost) not in self._not_made]
-        if new:
-            what = "; ".join(f"{_told_as(lost)}: {lost.__dict__['respawner_reason']}" for lost in new)
-            raise ResumeError(
-                f"the loop does not go on, because something of its state cannot be made now ({what}). Put that right and "
-                "run the cell again, after `%restore` where its output names a safe point"
-            )
-
-    def _save_before_cell(self) -> None:
-        """Find the newest snapshot that this kernel has made of the state that it goes on from, or that one.
-
-        Waits for as long as it takes until nothing is missing there; an interrupt or a failure is remembered.
-        """
-        try:
-            self._before_is_saved = self.flush()
-        finally:
-            newest = self.recorder.last
-            own = newest is not None and self.recorder.parent is None
-            self._before_cell = (self.timeline, newest) if own and newest is not None else self._restored
-
-    def _check_before_cell(self) -> None:
-        """Raises `ResumeError` where what other cells have changed since is not among what can be put in place."""
-        if not self._before_is_saved:
-            why = self.recorder.error or "the wait for it was interrupted"
-            raise ResumeError(
-                f"the loop does not go on, because the state before this cell could not be saved ({why}): what cells "
-                "have changed since the safe point would be lost. Put that right, `%restore` the safe point, change it "
-                "again and run the cell again"
-            )
 
     def _leave_damaged(self) -> None:
         """Fall back where the state that was restored turned out to be damaged. Shows a report."""
@@ -531,11 +352,6 @@ class Engine:
         """Where a cell was when the kernel ended, until it has gone on or run again to its end."""
         return self.recorder.stopped
 
-    def start_over(self) -> None:
-        """Loops begin anew, with the variables as they are."""
-        self._let_go()
-        self.safepoints.loops.start_over()
-
     def flush(self, timeout: float | None = None) -> bool:
         """Whether everything up to the last ended cell is durable; waits for that."""
         with self._progress("saving"):
@@ -557,7 +373,3 @@ class Engine:
             **self.recorder.status(),
             **self.safepoints.status(),
         }
-
-
-def _told_as(lost: Placeholder) -> str:
-    return f"{lost.__dict__['respawner_path']} ({lost.__dict__['respawner_type']})"

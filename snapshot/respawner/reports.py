@@ -17,6 +17,11 @@ _OPEN_LINES = 4
 """Up to so many lines the details need no click."""
 
 
+def say(text: str) -> None:
+    """A line of ours in the output of the cell that runs."""
+    print(f"Respawner: {text}")  # noqa: T201
+
+
 def restored_report(loaded: Loaded, overwritten: list[str], how: str) -> dict[str, Any]:
     """The report of a restore as a plain dict. ``how``: ``start`` or ``in place``."""
     manifest = loaded.manifest

@@ -5,5 +5,8 @@
 what loops that had ended have left, `frames` finds the notebook's functions on the stack, `stopped` is what
 such a snapshot knows beside the variables, and `watch` puts these together for the engine.
 
+When the stopped cell is run again, `going_on` puts its state back and tells what it did; `in_place` gives functions their
+variables, `edits` says what of their code is another since, `resumable` is `%%resumable`.
+
 Never by a signal or between two bytecodes: that tears 39 % of Adam's states (measured, see the research notes).
 """

@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import ResumeError
 from ..pickling.placeholder import Placeholder
 from ..processstate import put_random_state
+from ..reports import say
 from ..restoring import Loaded
 from .edits import bound_names, edited_defaults, edited_names, loop_headers, names_in_header
 from .ends import put_end, values_at_end
@@ -134,8 +135,8 @@ class RunningLoop:
         runs, which = (
             (self.iterable, "as edited") if edited else (saved, "as it was, since no code of it was edited")
         )
-        print(  # noqa: T201
-            f"Respawner: {title_of(self)} runs over {runs!r}, {which} (now {self.iterable!r}, when it stopped {saved!r})"
+        say(
+            f"{title_of(self)} runs over {runs!r}, {which} (now {self.iterable!r}, when it stopped {saved!r})"
         )
 
     def position(self) -> LoopPosition:
@@ -297,8 +298,8 @@ class Loops:
         beside.ends[loop.key] = end
         others = put_end(frames[-1], end) if frames else []
         if others:
-            print(  # noqa: T201
-                f"Respawner: {title_of(loop)} had ended and is passed over; until a loop goes on, what it left in "
+            say(
+                f"{title_of(loop)} had ended and is passed over; until a loop goes on, what it left in "
                 f"{', '.join(others)} is not there, and the code behind it may fail for that"
             )
 
@@ -393,8 +394,8 @@ class Loops:
             loop.go_on(state.loops[level], edited)
             put_random_state(loaded.random)  # passing over has drawn numbers
         if reuses_workers(loop.start):
-            print(  # noqa: T201
-                f"Respawner: {title_of(loop)}: its persistent workers began anew. Their items are the same but for what "
+            say(
+                f"{title_of(loop)}: its persistent workers began anew. Their items are the same but for what "
                 "they draw at random themselves"
             )
         places = [self._level, *(other.inside for other in around)]
@@ -439,16 +440,16 @@ class Loops:
             return
         loop.strays = True
         wanted = going.loops[level]
-        print(  # noqa: T201
-            f"Respawner: {title_of(loop)} begins anew: it is none of the loops that there were when cell "
+        say(
+            f"{title_of(loop)} begins anew: it is none of the loops that there were when cell "
             f"[{going.number}] stopped. Where {title_of(wanted)} comes, that goes on with item {wanted.count + 1}"
         )
 
     def _tell_that_it_begins_anew(self, loop: RunningLoop) -> None:
         stopped, self._begins_anew = self._begins_anew, None
         if stopped is not None:
-            print(  # noqa: T201
-                f"Respawner: {title_of(loop)} begins anew, because the cell was edited since it stopped before item "
+            say(
+                f"{title_of(loop)} begins anew, because the cell was edited since it stopped before item "
                 f"{stopped.loops[-1].count + 1} of {title_of(stopped.loops[-1])}. A loop with a name goes on in an "
                 "edited cell too: respawner.resume(…, name='epochs')"
             )
