@@ -1,6 +1,7 @@
 """Images that users may choose: tested before they are offered, and offered without a restart of the hub."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -71,7 +72,7 @@ def test_the_spawner_asks_anew_each_time(config, tmp_path):
 def command(tmp_path):
     """Call `image …` of a deployment that has nothing yet."""
     file = tmp_path / "respawner.toml"
-    file.write_text('[hub]\nstate_dir = "state"\n')
+    file.write_text(f'[hub]\nstate_dir = "state"\n[engine]\nhost = "{os.environ["DOCKER_HOST"]}"\n')
     return lambda *arguments: main(["--settings", str(file), "image", *arguments])
 
 
