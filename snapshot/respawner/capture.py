@@ -67,7 +67,7 @@ def capture(
     )
     pickler = pickled.pickler
     unions, union_of = pickler.regions.merge()
-    payloads, small, places = _plan_payloads(unions, pickler.regions, stored, moment.restless)
+    payloads, small, places = _plan_payloads(unions, pickler.regions, stored, moment)
     return Job(
         facts={
             "id": new_id(),
@@ -94,13 +94,14 @@ def capture(
 
 
 def _plan_payloads(
-    unions: list[Union], regions: RegionTable, stored: Stored, restless: bool
+    unions: list[Union], regions: RegionTable, stored: Stored, moment: Moment
 ) -> tuple[list[PlannedPayload], bytearray, list[tuple[int, int]]]:
     """Hash the memory; returns the payloads, the joined small memory, and for each union its payload's id
     and its offset there. Payloads are numbered from 1 in their order; 0 is the small memory."""
     large = [union for union in unions if union.length >= SMALL_BYTES and not union.device]
     of_devices = iter(_read_small(unions, regions))
-    digests = iter(_digests([(union.start, union.length) for union in large]))
+    ranges = [(union.start, union.length) for union in large]
+    digests = iter(_digests(ranges, cell_waits=moment.kind == SAFEPOINT))
     payloads: list[PlannedPayload] = []
     places: list[tuple[int, int]] = []
     small = bytearray()
@@ -113,13 +114,13 @@ def _plan_payloads(
             if union.device:
                 stream = _plan_on_device(union, regions, stored)
             else:
-                stream = _plan(union, next(digests), stored, set() if restless else planned)
+                stream = _plan(union, next(digests), stored, set() if moment.restless else planned)
             payloads.append(PlannedPayload(union.first.kind, union.first.about, stream))
             places.append((len(payloads), 0))
     return payloads, small, places
 
 
-def _digests(ranges: list[tuple[int, int]]) -> list[bytes]:
+def _digests(ranges: list[tuple[int, int]], *, cell_waits: bool) -> list[bytes]:
     """For each range the digests of its chunks. What was mapped and never written to is not read for that."""
     known = [known_digests(address, length, PREFERRED) for address, length in ranges]
     unknown = [
@@ -130,7 +131,7 @@ def _digests(ranges: list[tuple[int, int]]) -> list[bytes]:
         if digest is None
     ]
     whole = [place for place, digests in zip(ranges, known, strict=True) if not any(digests)]
-    found = iter(digests_of(whole + unknown, ALGORITHMS[PREFERRED]))
+    found = iter(digests_of(whole + unknown, ALGORITHMS[PREFERRED], cell_waits=cell_waits))
     of_whole = [next(found) for _ in whole]
     wholes = iter(of_whole)
     return [

@@ -35,6 +35,7 @@ from .readable import readable_size
 from .runtime import DIRTY, FAILED, SAVED, StatusFile, flush_wanted_since, runtime_folder
 from .safepoints.stopped import Stopped
 from .saving.job import Job
+from .saving.ranges import Ranges
 from .saving.saver import Saver
 from .store.budget import DAY_BYTES, day_bytes, decide, written_in_a_day
 from .store.fence import Fence
@@ -93,6 +94,8 @@ class Recorder:
         self._published = 0
         self._last_moment: Moment | None = None
         self._torn_inside = False
+        self._guesses_hold = True
+        """Until what was left to be read while a cell went on was changed by it all the same."""
         self._saver = Saver(lambda: TimelineWriter(timeline, Fence.of_session()), self._job_ended)
         self._status = self._open_status()
         self.day_bytes = self._read_budget()
@@ -205,17 +208,22 @@ class Recorder:
         if self.last is not None:
             self._saver.expect(sum(payload.stream.length for payload in self.last.payloads))
 
-    def capture_inside(self, moment: Moment, *, urgent: bool = False) -> Job:
+    def capture_inside(self, moment: Moment, kept: Ranges, *, urgent: bool = False) -> Job:
         """Capture a running cell, at a moment at which its state is consistent.
 
-        When this returns, the cell may change everything. Raises `OverBudgetError` unless it is urgent, and what goes
-        wrong.
+        When this returns, the cell may change everything but what lies in ``kept``: that is copied while the cell goes on,
+        and `freeze_inside` must be called before it changes. That nothing else changed it is not believed: digests tell,
+        as with all that is read late, and after one such snapshot was lost nothing is left for later in this kernel.
+        Raises `OverBudgetError` unless it is urgent, and what goes wrong.
         """
         moment.restless, self._torn_inside = self._torn_inside, False
+        self._guesses_hold = self._guesses_hold and not moment.restless
         try:
             with interrupts_later():
                 job = self.capture(moment, within_budget=not urgent)
-                self._saver.freeze()
+                self._saver.freeze(kept if self._guesses_hold else None)
+                if kept and self._guesses_hold:
+                    self._saver.freeze_beside()
         except OverBudgetError as deferred:
             self._deferred_since = self._deferred_since or time.monotonic()
             self.deferral = str(deferred)
@@ -225,6 +233,11 @@ class Recorder:
         self._deferred_since = None
         self.pending = None  # a state that has been put off until now is older
         return job
+
+    def freeze_inside(self) -> None:
+        """What `capture_inside` has kept may be changed when this returns."""
+        with interrupts_later():
+            self._saver.freeze()
 
     def _check_budget(self, changed_bytes: int) -> None:
         if changed_bytes < _UNBUDGETED_BYTES:

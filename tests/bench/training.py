@@ -71,7 +71,7 @@ class Window:
     cpu: float
     main: float
     stalls: list[float]
-    """Seconds from the optimizer's own hook to the end of `step`, for each step."""
+    """Seconds from the optimizer's own hook to the end of `step`, and of the next call until its own hook, for each step."""
     saved: list[float]
     snapshots: list[Manifest]
 

@@ -16,6 +16,10 @@ STEP_BYTES = 3 * 4
 TRAIN = """\
 import os, time
 
+def enter_step(optimizer, args, kwargs):
+    global entered
+    entered = time.perf_counter()
+
 def log_step(log):
     def hook(optimizer, args, kwargs):
         global hooked
@@ -42,19 +46,23 @@ def save_and_sync(path):
 def train(seconds, saves=0, path=None, log=None):
     \"\"\"For so long; with so many calls of torch.save spread over it, whose time does not count.\"\"\"
     log = None if log is None else os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    handle = optimizer.register_step_post_hook(log_step(log))
+    handles = [optimizer.register_step_pre_hook(enter_step), optimizer.register_step_post_hook(log_step(log))]
     stalls, saved, steps = [], [], 0
     wall, cpu, main = time.perf_counter(), time.process_time(), time.thread_time()
     while time.perf_counter() - wall - sum(saved) < seconds:
         optimizer.zero_grad()
         loss = loss_of_batch()
         loss.backward()
+        called = time.perf_counter()
         optimizer.step()
         stalls.append(time.perf_counter() - hooked)
+        if steps:
+            stalls[-2] += entered - called
         steps += 1
         if len(saved) < saves and (time.perf_counter() - wall - sum(saved)) > seconds * (len(saved) + 1) / (saves + 1):
             saved.append(save_and_sync(path))
-    handle.remove()
+    for handle in handles:
+        handle.remove()
     return {
         "steps": steps,
         "wall": time.perf_counter() - wall - sum(saved),
@@ -64,7 +72,8 @@ def train(seconds, saves=0, path=None, log=None):
         "saved": saved,
     }
 """
-"""``hooked`` is when the optimizer's own hook ran: what follows until `step` returns is the global hooks, ours."""
+"""``hooked`` is when the optimizer's own hook ran: what follows until `step` returns is the global hooks, ours. What the next
+call of `step` waits for us before ``entered`` is added: it is the same snapshot's."""
 
 
 @dataclass(frozen=True)

@@ -209,8 +209,8 @@ def test_a_no_grad_block_of_the_cell_is_no_setting_of_the_restored_kernel(
 HOOK = """
 import sys
 from respawner.safepoints.optimizer_steps import OptimizerSteps
-steps = []
-watch = OptimizerSteps(lambda: steps.append(1))
+begun, steps = [], []
+watch = OptimizerSteps(lambda: begun.append(1), lambda: steps.append(len(begun)))
 import torch
 loader = sys.modules["torch.optim.optimizer"].__spec__.loader
 print(type(loader).__name__)
@@ -221,13 +221,13 @@ optimizer.step()
 before = len(sys.meta_path)
 watch.remove()
 optimizer.step()
-print(len(steps), before - len(sys.meta_path))
+print(len(begun), steps, before - len(sys.meta_path))
 """
 
 
 def test_steps_are_told_although_torch_is_imported_later() -> None:
     done = subprocess.run([PYTHON, "-c", HOOK], capture_output=True, text=True, check=True)
-    assert done.stdout == "SourceFileLoader\n1 1\n"
+    assert done.stdout == "SourceFileLoader\n1 [1] 1\n"
 
 
 def test_a_functions_own_locals_stay_what_they_are_and_nothing_is_held() -> None:

@@ -1,4 +1,4 @@
-"""Tells of every step of every torch optimizer, from the moment at which torch's optimizers are imported.
+"""Tells of every step of every torch optimizer, before and after it, from the moment at which torch's optimizers are imported.
 
 torch is never imported for this: where the notebook has not done so yet, a finder at the front of `sys.meta_path` waits
 for that one module. At the hook parameters and optimizer state are those of one whole step. Scheduler, EMA and logging
@@ -7,22 +7,32 @@ of that iteration have not run, and of several optimizers the others may not hav
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from ..saving.ranges import Ranges
 
 _MODULE = "torch.optim.optimizer"
 
 
 class OptimizerSteps:
-    """Calls ``stepped()`` in the thread that steps. Registers on construction, `remove` takes everything back."""
+    """Calls ``steps()`` before each step and ``stepped()`` after it, in the thread that steps.
 
-    def __init__(self, stepped: Callable[[], None]) -> None:
+    Registers on construction, `remove` takes everything back.
+    """
+
+    def __init__(self, steps: Callable[[], None], stepped: Callable[[], None]) -> None:
+        self._steps = steps
         self._stepped = stepped
-        self._handle: Any = None
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Those that have stepped."""
+        self._handles: list[Any] = []
         self._finder: _Finder | None = None
         module = sys.modules.get(_MODULE)
         if module is not None:
@@ -34,19 +44,57 @@ class OptimizerSteps:
     def remove(self) -> None:
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        while self._handles:
+            self._handles.pop().remove()
+
+    def memory(self, *, gradients: bool) -> Ranges:
+        """Memory of the host that is changed when one of the optimizers seen so far steps, and hardly ever otherwise.
+
+        With ``gradients`` theirs too: the next pass makes new ones, where these are let go of and not set to zero.
+        """
+        return Ranges(
+            place
+            for optimizer in list(self._seen)
+            for tensor in _tensors_of(optimizer, gradients)
+            if (place := _place_of(tensor))
+        )
 
     def _register(self, module: ModuleType) -> None:
-        register = getattr(module, "register_optimizer_step_post_hook", None)
-        if register is not None:  # torch before 2.0
-            self._handle = register(self._hook)
+        for moment, hook in (("pre", self._before), ("post", self._after)):
+            register = getattr(module, f"register_optimizer_step_{moment}_hook", None)
+            if register is not None:  # torch before 2.0
+                self._handles.append(register(hook))
 
-    def _hook(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+    def _before(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._steps()
+
+    def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self._seen.add(optimizer)
         self._stepped()
 
-    _hook._torchdynamo_disable = True  # type: ignore[attr-defined]  # torch.compile calls it and does not look inside
+    # torch.compile calls them and does not look inside.
+    _before._torchdynamo_disable = True  # type: ignore[attr-defined]
+    _after._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+
+def _tensors_of(optimizer: Any, gradients: bool) -> Iterator[Any]:
+    with contextlib.suppress(Exception):  # an optimizer of one's own may keep what it likes
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                yield parameter
+                if gradients:
+                    yield parameter.grad
+                yield from optimizer.state.get(parameter, {}).values()
+
+
+def _place_of(tensor: Any) -> tuple[int, int] | None:
+    """Address and bytes, where these are the tensor's alone; None for everything that is no plain tensor of the host."""
+    with contextlib.suppress(Exception):  # a tensor without memory, or with a class of its own
+        if tensor.device.type == "cpu" and tensor.layout == sys.modules["torch"].strided:
+            length = tensor.numel() * tensor.element_size()
+            if tensor.is_contiguous() or tensor.untyped_storage().nbytes() == length:
+                return tensor.data_ptr(), length
+    return None
 
 
 class _Finder:

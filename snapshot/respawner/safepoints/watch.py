@@ -2,13 +2,16 @@
 
 There are two kinds of safe points: the boundaries of `respawner.resume` loops, and, where no such loop runs, the end of
 an optimizer's step. On the kernel's main thread; as long as none is due, one costs a look at the clock. A snapshot is
-captured as between two cells, and before the cell goes on, what the saver has not read yet is copied (`Job.freeze`).
+captured as between two cells, and before the cell goes on, what the saver has not read yet is copied (`Job.freeze`):
+all but parameters, gradients and optimizers' state. These are copied beside the next pass, and the next step of an optimizer
+waits for that.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -77,7 +80,10 @@ class SafePoints:
         self._first_due = math.inf
         self._not_before = 0.0
         self._hurries = False
-        self._optimizers = OptimizerSteps(self._optimizer_stepped)
+        self._pid = os.getpid()
+        self._is_read = True
+        """Whether no memory that an optimizer changes is waiting to be copied."""
+        self._optimizers = OptimizerSteps(self._optimizer_steps, self._optimizer_stepped)
 
     def cell_begins(self, number: int, source: str, cell_id: str | None, stopped: Stopped | None) -> None:
         self._number, self._source, self._cell_id = number, source, cell_id
@@ -133,6 +139,26 @@ class SafePoints:
         self._due = math.inf
         self._optimizers.remove()
 
+    def _optimizer_steps(self) -> None:
+        """An optimizer is about to change what the last snapshot has left to be read. Any thread; forked children too."""
+        if self._is_read or os.getpid() != self._pid:
+            return
+        started = time.monotonic()
+        self._recorder.guarded(self._recorder.freeze_inside)
+        self._is_read = True
+        self._held_up(time.monotonic() - started)
+
+    def _held_up(self, seconds: float) -> None:
+        """The cell waited for its newest snapshot once more: the next one is due accordingly later."""
+        self._stall += seconds
+        if self._job is not None and self._due != math.inf:
+            before, self._wait = self._wait, self._wait_seconds(self._job)
+            self._due += self._wait - before
+            self._not_before = self._due
+
+    def _wait_seconds(self, job: Job) -> float:
+        return self._pace.wait_seconds(self._stall, job.changed_bytes, self._recorder.day_bytes)
+
     def _optimizer_stepped(self) -> None:
         self.steps += 1
         if self._is_due() and not self.loops.running():
@@ -168,11 +194,14 @@ class SafePoints:
                 return
             self._before_capture()
             moment = self._moment(at)
-            job = self._recorder.capture_inside(moment, urgent=self._hurries)
+            # Between two boundaries of a loop gradients may be added to; after a step they are hardly ever.
+            kept = self._optimizers.memory(gradients=at == "optimizer")
+            self._is_read = not kept
+            job = self._recorder.capture_inside(moment, kept, urgent=self._hurries)
             self._hurries = False
             self._job = job
             self._stall = time.monotonic() - started
-            wait = self._pace.wait_seconds(self._stall, job.changed_bytes, self._recorder.day_bytes)
+            wait = self._wait_seconds(job)
         except OverBudgetError as deferred:
             wait = deferred.wait_seconds
         except Exception:  # the recorder tells it; the cell goes on

@@ -17,6 +17,8 @@ THREAD_PREFIX = "respawner"
 _WORTH_THREADS_BYTES = 2 << 30
 """From here on somebody may notice the wait. Two threads take 0.6 of one's time and 1.2 of its CPU time, because
 one core cannot use all of the memory's bandwidth (1.1 GB: 0.055 and 0.087 s, CPU 0.107 and 0.087 s)."""
+_WORTH_THREADS_TO_A_CELL_BYTES = 64 << 20
+"""The same where a cell that runs is held up: its own threads have nothing to do meanwhile."""
 _SPAN_BYTES = 16 << 20
 _MOST_THREADS = 4
 
@@ -38,7 +40,7 @@ def in_parallel(function: Callable[[Task], Result], tasks: Iterable[Task]) -> li
             return [function(task) for task in waiting]
 
 
-def digests_of(ranges: list[tuple[int, int]], digest: Digest) -> list[bytes]:
+def digests_of(ranges: list[tuple[int, int]], digest: Digest, *, cell_waits: bool = False) -> list[bytes]:
     """For each ``(address, length)`` the digests of its chunks, joined. The memory must stay as it is."""
     spans: list[tuple[int, int, int]] = []
     for index, (address, length) in enumerate(ranges):
@@ -49,7 +51,8 @@ def digests_of(ranges: list[tuple[int, int]], digest: Digest) -> list[bytes]:
         return digests_at(span[1], span[2], digest)
 
     total = sum(length for _, length in ranges)
-    parallel = total >= _WORTH_THREADS_BYTES and thread_count() > 1
+    least = _WORTH_THREADS_TO_A_CELL_BYTES if cell_waits else _WORTH_THREADS_BYTES
+    parallel = total >= least and thread_count() > 1
     found = in_parallel(of_span, spans) if parallel else [of_span(span) for span in spans]
     parts: list[list[bytes]] = [[] for _ in ranges]
     for (index, _, _), part in zip(spans, found, strict=True):

@@ -21,6 +21,7 @@ from ..errors import TornError
 from ..manifest import CHUNK_BYTES, DIGEST_BYTES, Manifest, Stream
 from .arena import Arena
 from .hashing import in_parallel, thread_count
+from .ranges import Ranges
 
 if TYPE_CHECKING:
     from ..device.memory import DeviceMemory
@@ -222,17 +223,18 @@ class Job:
 
     # The main thread's side ----------------------------------------------------------------------------
 
-    def freeze(self, arena: Arena) -> None:
+    def freeze(self, arena: Arena, but: Ranges | None = None, threads: int | None = None) -> None:
         """Return when no byte of this state lies in memory that a cell may change.
 
         From the end backwards into the arena, while the writer comes from the front; what does not fit
-        into the arena is waited for.
+        into the arena is waited for. ``but``: memory of the host that stays as it is until this is called without it.
+        Several threads may call it at once.
         """
-        if self._live == 0:
-            self._let_go()
-            return
+        unread = self.sources
+        if but:
+            unread = [s for s in unread if s.memory is not None or not but.cover(s.address, s.length)]
         self._freeze_devices(arena)
-        waiting = [source for source in self.sources if source.memory is None]
+        waiting = [source for source in unread if source.memory is None]
 
         def copy_from_the_end(_: int) -> None:
             while waiting:
@@ -243,10 +245,19 @@ class Job:
                 if not self._copy(source, arena):
                     return
 
-        in_parallel(copy_from_the_end, range(thread_count()))
+        if waiting and self._live:
+            in_parallel(copy_from_the_end, range(threads or thread_count()))
+        left = list(unread)
+
+        def all_are_read() -> bool:
+            while left and left[-1].state not in (LIVE, COPYING):
+                left.pop()
+            return not left
+
         with self._changed:
-            self._changed.wait_for(lambda: self._live == 0)
-        self._let_go()
+            self._changed.wait_for(all_are_read)
+        if self._live == 0:
+            self._let_go()
 
     def _freeze_devices(self, arena: Arena) -> None:
         """The same for what lies on devices, batch after batch. A failure ends the job, in the writing thread."""
@@ -281,5 +292,4 @@ class Job:
         with self._changed:
             source.state = state
             self._live -= 1
-            if self._live == 0 or state == FROZEN:
-                self._changed.notify_all()
+            self._changed.notify_all()

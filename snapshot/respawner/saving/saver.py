@@ -22,6 +22,7 @@ from ..store.writer import PlannedChunk, TimelineWriter
 from .arena import Arena
 from .hashing import THREAD_PREFIX
 from .job import Job, PlannedStream
+from .ranges import Ranges
 
 _LOG = logging.getLogger("respawner")
 _COMPRESS_BELOW = 8 << 20
@@ -128,11 +129,20 @@ class Saver:
                 self._writer = self._open_writer()
             return self._writer
 
-    def freeze(self) -> None:
-        """Return when nothing that is still to be written lies in memory that a cell may change."""
+    def freeze(self, but: Ranges | None = None, threads: int | None = None) -> None:
+        """Return when nothing that is still to be written lies in memory that a cell may change.
+
+        ``but``: memory that nobody changes before this has been called without it.
+        """
         for job in self.unfinished():
             self._frozen_bytes = max(self._frozen_bytes, job.changed_bytes)
-            job.freeze(self.arena)
+            job.freeze(self.arena, but, threads)
+
+    def freeze_beside(self) -> None:
+        """Begin `freeze` in a thread of its own: whoever has to call it later finds little left, or nothing."""
+        threading.Thread(
+            target=self.freeze, kwargs={"threads": 1}, name=f"{THREAD_PREFIX}-copy", daemon=True
+        ).start()
 
     def spare_memory(self, memory_is_short: bool) -> None:
         """See `Arena.spare`. Any thread."""
