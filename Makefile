@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-.PHONY: up down status fast test test-long test-cluster lint format bench-spawn bench-snapshot bench-restore bench-training bench-leases capabilities dockerspawner-suite tour pythons image-suite clean
+.PHONY: up down status fast test test-long test-cluster lint format bench-spawn bench-snapshot bench-restore bench-training bench-leases kills capabilities dockerspawner-suite tour pythons image-suite clean
 
 up: $(VENV)/.installed
 	@$(BIN)/respawner-hub up
@@ -57,6 +57,11 @@ bench-restore: $(VENV)/.installed-dev
 # What snapshots inside a training cell cost, and what a kill loses; beside torch.save and nothing.
 bench-training: $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.bench.training
+
+# Training is killed so many times (20), in each of four kinds of loops, and ends with the same bits as one that never was.
+KILLS ?= 20
+kills: $(VENV)/.installed-dev
+	RESPAWNER_KILLS=$(KILLS) $(PYTEST) -v --durations=0 tests/snapshot/test_resume.py -k bit_for_bit
 
 # The lease policy on a real trace, beside FIFO, EASY backfill and static partition, and how long a decision takes.
 # TRACE=file GPUS=n play another trace.

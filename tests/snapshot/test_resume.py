@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import subprocess
@@ -21,7 +22,8 @@ from tests.snapshot.notebook import PATIENCE_SECONDS, PYTHON, Notebook, Ran
 from tests.snapshot.test_safepoints import AT_EVERY, wait_for_safepoint
 
 OpenNotebook = Callable[..., Notebook]
-KILLS = 3
+KILLS = int(os.environ.get("RESPAWNER_KILLS", "3"))
+"""Of one training; it is as much longer as this is larger."""
 
 SETUP = """
 import copy, random, time
@@ -49,7 +51,9 @@ def loss_of(model, x):
 
 def network():
     return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, 1))
-"""
+
+length = LENGTH
+""".replace("LENGTH", str(-(-KILLS // 3)))
 
 PLAIN = """
 torch.manual_seed(0); random.seed(1); np.random.seed(2)
@@ -58,7 +62,7 @@ optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
 loader = torch.utils.data.DataLoader(Noisy(), batch_size=4, shuffle=True)
 history = []
-for epoch in respawner.resume(range(5), name="epochs"):
+for epoch in respawner.resume(range(5 * length), name="epochs"):
     total = 0.0
     for x in respawner.resume(loader):
         loss = loss_of(model, x)
@@ -78,7 +82,7 @@ generator = torch.Generator().manual_seed(3)
 sampler = torch.utils.data.RandomSampler(Noisy(), replacement=True, num_samples=40, generator=generator)
 loader = torch.utils.data.DataLoader(Noisy(), batch_size=4, sampler=sampler)
 epoch = 0
-while epoch < 3:
+while epoch < 3 * length:
     optimizer.zero_grad()
     for number, x in respawner.resume(loader, name="batches", counted=True):
         loss = loss_of(model, x) / 3
@@ -121,7 +125,7 @@ def train(epochs):
 
 for number in respawner.resume(range(3), name="warm-up"):
     pass
-model, average, history = train(5)
+model, average, history = train(5 * length)
 print(fingerprint(model, average), [value.hex() for value in history])
 """
 
@@ -171,7 +175,7 @@ class Trainer:
 import gan
 torch.manual_seed(0); random.seed(1); np.random.seed(2)
 trainer = gan.Trainer(torch.utils.data.DataLoader(Noisy(), batch_size=4, shuffle=True))
-trainer.fit(4, tell)
+trainer.fit(4 * length, tell)
 print(fingerprint(trainer.maker, trainer.critic), [v.hex() for v in trainer.log], trainer.scaler.get_scale())
 """
 
