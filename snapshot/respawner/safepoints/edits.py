@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..bystanders import is_plain
+from .syntax import called_name, header_of
 
 _CODE = (types.FunctionType, type, types.ModuleType)
 _WRAPPERS = {"range", "resume", "respawner", "tqdm", "enumerate"}
@@ -77,8 +78,7 @@ def arguments_of(source: str, function: str) -> list[tuple[list[str], dict[str, 
             {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg},
         )
         for node in (ast.walk(tree) if tree is not None else ())
-        if isinstance(node, ast.Call)
-        and (getattr(node.func, "attr", None) or getattr(node.func, "id", None)) == function
+        if isinstance(node, ast.Call) and called_name(node) == function
     ]
 
 
@@ -112,13 +112,6 @@ def loop_headers(source: str) -> list[str]:
     ]
 
 
-def header_of(loop: ast.For | ast.AsyncFor) -> str:
-    bare = type(loop)(
-        target=loop.target, iter=loop.iter, body=[ast.Pass()], orelse=[], lineno=1, col_offset=0
-    )
-    return ast.unparse(bare).partition(":\n    pass")[0]
-
-
 def names_in_header(header: str) -> tuple[set[str], bool]:
     """Names that a loop's iterable is made of, and whether it calls more than wrappers (``len(queue)``)."""
     tree = tree_of(f"{header}:\n    pass")
@@ -127,8 +120,7 @@ def names_in_header(header: str) -> tuple[set[str], bool]:
     computes = False
     for part in (part for iterable in iterables for part in ast.walk(iterable)):
         if isinstance(part, ast.Call):
-            called = getattr(part.func, "attr", None) or getattr(part.func, "id", "")
-            computes = computes or called not in _WRAPPERS
+            computes = computes or called_name(part) not in _WRAPPERS
         elif isinstance(part, ast.Name):
             names.add(part.id)
     return names - _WRAPPERS, computes

@@ -19,7 +19,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from ..bystanders import is_installed
-from .edits import header_of
+from .syntax import header_of
 
 _OURS = str(Path(__file__).parents[1])
 _PLAIN = (int, float, str, bool, type(None))

@@ -21,13 +21,15 @@ from types import CodeType, FrameType
 from typing import Any
 
 from ..errors import ResumeError
-from .edits import header_of
 from .frames import is_function, locals_of, plain_targets, source_tree
+from .syntax import called_name, calls_resume, header_of
 
 LoopPlace = tuple[CodeType, int]
 """A ``for`` statement: its function or cell, and its line."""
 
 _MOST_TEXT = 70
+_SPAN = ("lineno", "end_lineno", "col_offset", "end_col_offset")
+"""In the order of `CodeType.co_positions`."""
 _NEW_SCOPE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 _FOR = (ast.For, ast.AsyncFor)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -101,9 +103,6 @@ def _path_to(code: CodeType, instruction: int) -> tuple[ast.AST, ...]:
         left += [(*path, child) for child in ast.iter_child_nodes(node)]
     scopes = [number for number, node in enumerate(found[:-1]) if isinstance(node, _NEW_SCOPE)]
     return found[scopes[-1] + 1 if scopes else 1 :]
-
-
-_SPAN = ("lineno", "end_lineno", "col_offset", "end_col_offset")
 
 
 def _statement(path: tuple[ast.AST, ...]) -> ast.stmt | None:
@@ -248,15 +247,6 @@ def _refuse_plain_loops(path: tuple[ast.AST, ...], frame: FrameType, running: se
                 f"nothing tells where it was. Write `for {ast.unparse(node.target)} in "
                 f"respawner.resume({_short(node.iter)}):`"
             )
-
-
-def calls_resume(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and called_name(node) == "resume"
-
-
-def called_name(call: ast.Call) -> str:
-    """``step`` of ``self.optimizer.step(…)``."""
-    return str(getattr(call.func, "attr", None) or getattr(call.func, "id", ""))
 
 
 def _short(node: ast.AST | str) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 
 from IPython.core.error import InputRejected, UsageError
 
+from .syntax import called_name, calls_resume
+
 _LINE = re.compile(r"%%resumable\b[ \t]*(.*)")
 _TRAINS = {"backward", "step"}
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
@@ -95,7 +97,7 @@ def resumable(tree: ast.Module, code_of: Any) -> ast.Module:
             continue
         if isinstance(node, ast.For):
             wrapped += 1
-            if not any(_is_resume(part) for part in ast.walk(node.iter)):
+            if not any(calls_resume(part) for part in ast.walk(node.iter)):
                 node.iter = _wrapped(node.iter)
         elif isinstance(node, ast.AsyncFor):
             impossible.append(f"`async for` in line {node.lineno}: what it runs over cannot be passed over")
@@ -150,7 +152,7 @@ def _called_in_loops(tree: ast.Module) -> set[str]:
     called: set[str] = set()
     while bodies:
         calls = [node for node in ast.walk(bodies.pop()) if isinstance(node, ast.Call)]
-        new = {_name_of(call.func) for call in calls} - called
+        new = {called_name(call) for call in calls} - called
         called |= new
         bodies += [part for name in new & defined.keys() for part in defined[name].body]
     return called
@@ -165,8 +167,8 @@ class _Training:
         self._known: dict[str, bool] = {}
 
     def is_in(self, body: list[ast.stmt]) -> bool:
-        calls = [node.func for part in body for node in ast.walk(part) if isinstance(node, ast.Call)]
-        names = {_name_of(called) for called in calls}
+        calls = [node for part in body for node in ast.walk(part) if isinstance(node, ast.Call)]
+        names = {called_name(call) for call in calls}
         return bool(names & _TRAINS) or any(self._trains(name) for name in names)
 
     def _trains(self, name: str) -> bool:
@@ -191,23 +193,13 @@ def _inside(node: ast.While) -> list[ast.AST]:
     return [part for statement in node.body for part in ast.walk(statement)]
 
 
-def _is_resume(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and _name_of(node.func) == "resume"
-
-
-def _name_of(called: ast.expr) -> str:
-    """``step`` of ``self.optimizer.step``."""
-    return str(getattr(called, "attr", None) or getattr(called, "id", ""))
-
-
 def _wrapped(iterable: ast.expr, count_from: ast.expr | None = None) -> ast.expr:
     """``respawner.resume(iterable)``, whatever the notebook calls ``respawner``; inside of a progress bar.
 
     Instead of ``enumerate`` and ``zip``, which begin what they are given too early: it counts, and `positions.Zipped`.
     """
     if isinstance(iterable, ast.Call) and iterable.args and not _has_stars(iterable):
-        called = _name_of(iterable.func)
-        if called == "tqdm":
+        if called_name(iterable) == "tqdm":
             iterable.args[0] = _wrapped(iterable.args[0], count_from)
             return iterable
         options = {keyword.arg: keyword.value for keyword in iterable.keywords}
