@@ -59,6 +59,12 @@ def is_function(frame: FrameType) -> bool:
     return bool(frame.f_code.co_flags & inspect.CO_OPTIMIZED)
 
 
+def parameters_of(frame: FrameType) -> list[str]:
+    """Names of a function's, in order; not those of ``*args`` and ``**kwargs``."""
+    code = frame.f_code
+    return [*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]]
+
+
 def name_of(frame: FrameType) -> str:
     """``Trainer.fit``; only ``fit`` before Python 3.11."""
     return str(getattr(frame.f_code, "co_qualname", frame.f_code.co_name)).rpartition("<locals>.")[2]

@@ -21,7 +21,7 @@ from .edits import (
     keeps_edit,
     mutated_in_loops,
 )
-from .frames import locals_of, put_locals, text_of
+from .frames import locals_of, parameters_of, put_locals, text_of
 from .loops import edited_functions
 from .positions import is_bar
 from .stopped import Stopped
@@ -68,8 +68,7 @@ def of_use(saved: dict[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
 
 def _arguments_of_now(frame: FrameType, before: str, now: str, caller_edited: bool) -> set[str]:
     """Parameters that an edit has given another value. Those that the function assigns itself are part of its state."""
-    code = frame.f_code
-    parameters = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) - bound_names(now)
+    parameters = set(parameters_of(frame)) - bound_names(now)
     return parameters if caller_edited else parameters & edited_defaults(before, now)
 
 

@@ -30,6 +30,7 @@ from .frames import (
     loop_variables,
     name_of,
     notebook_frames,
+    parameters_of,
     path_of,
     site_of,
     text_of,
@@ -416,8 +417,7 @@ class Loops:
         texts += [(text_of(frame), before) for frame, before in zip(functions, going.texts, strict=False)]
         inside = is_function(frames[-1])
         now, before = texts[-1] if inside else texts[0]
-        code = frames[-1].f_code
-        given = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]) if inside else set()
+        given = set(parameters_of(frames[-1])) if inside else set()
         names, computes = names_in_header(loop.header)
         if names & (edited_names(before, now) | edited_defaults(before, now)):
             return True
