@@ -6,8 +6,7 @@ import asyncio
 import socket
 from collections.abc import Mapping
 
-from docker.errors import APIError
-from respawner_spawner.engine import UNREACHABLE, Engine, engine_at
+from respawner_spawner.engine import CALL_FAILED, Engine, engine_at
 from respawner_spawner.suspend import running_container
 
 from .settings import Settings
@@ -43,5 +42,5 @@ async def _if_it_runs(engine: Engine, holder: str) -> Engine | None:
     try:
         runs = await asyncio.wait_for(running_container(engine, holder), LOOK_SECONDS)
         return engine if runs else None
-    except (*UNREACHABLE, APIError):
+    except CALL_FAILED:
         return None

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from docker.errors import APIError
 from respawner import contract
 
-from .engine import UNREACHABLE, Engine
+from .engine import CALL_FAILED, Engine
 
 ANSWER_SECONDS = 10
 """On top of the time that the kernels get: how long the engine may take to bring their answer."""
@@ -44,7 +43,7 @@ async def flush(engine: Engine, container: str, timeout_seconds: float) -> Saved
         durable, kernels = bool(report["durable"]), report["kernels"]
     except TimeoutError:
         return Saved(False, f"its kernels did not answer within {timeout_seconds + ANSWER_SECONDS:.0f} s")
-    except (*UNREACHABLE, APIError) as error:
+    except CALL_FAILED as error:
         return Saved(False, f"its kernels could not be asked: {error}")
     except (ValueError, KeyError, TypeError):
         said = output.decode(errors="replace").strip()[:200]

@@ -33,6 +33,9 @@ UNREACHABLE = (ConnectionError, TimeoutError)
 """What a call raises when the engine does not answer; whether a session runs is then unknown. Not what it raises when the
 engine answers with an error (`APIError`), which is an `OSError` as well."""
 
+CALL_FAILED = (*UNREACHABLE, docker.errors.APIError)
+"""For those to whom it is the same whether the engine does not answer or answers with an error."""
+
 
 class Engine:
     """A Docker engine's API, callable from asyncio.

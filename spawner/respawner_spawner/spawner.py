@@ -29,7 +29,7 @@ from traitlets import Bool, Callable, Dict, Integer, List, Unicode, default
 from . import container_spec
 from .claim import Claimant, claim, deleted, fence_without_lease, granted, schedule, stopped
 from .durable import Saved, flush
-from .engine import UNREACHABLE, Engine, engine_at
+from .engine import CALL_FAILED, UNREACHABLE, Engine, engine_at
 from .failure import LOG_LINES, Ending, SessionStartError, next_step
 from .hosts import LOST_SECONDS, choose_host, known_host, open_hosts, silent_seconds
 from .image_facts import ImageFacts, image_facts
@@ -607,7 +607,7 @@ class GPUDockerSpawner(DockerSpawner):
         """None while the session runs, or while nobody can tell; otherwise how it ended."""
         try:
             container = await self._look()
-        except (*UNREACHABLE, APIError) as error:
+        except CALL_FAILED as error:
             if lost := await self._lost():
                 return lost
             if await self._is_given_up(self.fence):
@@ -665,7 +665,7 @@ class GPUDockerSpawner(DockerSpawner):
         elif not self.will_resume:
             try:
                 await self._reap()
-            except (*UNREACHABLE, APIError) as error:
+            except CALL_FAILED as error:
                 self.log.error("%s: cleaning up waits for the next start: %s", self._log_name, error)
         hook = super().run_post_stop_hook()
         if inspect.isawaitable(hook):

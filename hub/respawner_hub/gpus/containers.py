@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
-from docker.errors import APIError, NotFound
+from docker.errors import NotFound
 from respawner_spawner import container_spec
-from respawner_spawner.engine import UNREACHABLE, Engine
+from respawner_spawner.engine import CALL_FAILED, Engine
 from respawner_spawner.leases import reconcile
 from respawner_spawner.leases.admin import UNKNOWN, host_target
 from respawner_spawner.leases.ledger import Ledger
@@ -109,7 +109,7 @@ class Reconciler:
         try:
             call = self._engines[host].call("containers", all=True, filters=filters)
             found = await asyncio.wait_for(call, LIST_SECONDS)
-        except (*UNREACHABLE, APIError) as error:
+        except CALL_FAILED as error:
             log.warning("The engine of %s does not answer, its leases stay as they are: %s", host, error)
             return None
         return [container_of(item, self._deployment, host) for item in found]
@@ -154,7 +154,7 @@ class Reconciler:
             await asyncio.wait_for(call, STOP_SECONDS)
         except NotFound:
             return
-        except (*UNREACHABLE, APIError) as error:
+        except CALL_FAILED as error:
             log.error("Container %s could not be stopped: %s", container.id[:12], error)
 
 

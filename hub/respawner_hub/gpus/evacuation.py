@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from docker.errors import APIError
 from respawner_spawner.container_spec import DEPLOYMENT_LABEL, GPUS_LABEL, HOLDER_LABEL
-from respawner_spawner.engine import UNREACHABLE, Engine
+from respawner_spawner.engine import CALL_FAILED, Engine
 from respawner_spawner.hosts import open_hosts
 from respawner_spawner.leases.admin import host_target
 from respawner_spawner.leases.ledger import Ledger
@@ -71,7 +70,7 @@ class Evacuation:
         try:
             call = self.engines[host].call("containers", filters=filters)
             found = await asyncio.wait_for(call, LIST_SECONDS)
-        except (*UNREACHABLE, APIError) as error:
+        except CALL_FAILED as error:
             log.warning("%s is drained, and its engine does not say what runs there: %s", host, error)
             return []
         return [c["Labels"][HOLDER_LABEL] for c in found if not c["Labels"].get(GPUS_LABEL)]

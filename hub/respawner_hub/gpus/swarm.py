@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from docker.errors import APIError
-from respawner_spawner.engine import UNREACHABLE, Engine
+from respawner_spawner.engine import CALL_FAILED, Engine
 from respawner_spawner.leases.admin import host_target
 from respawner_spawner.leases.ledger import Ledger
 
@@ -72,7 +72,7 @@ async def hear_the_swarm(ledger: Ledger, manager: Engine, hosts: Mapping[str, st
     """
     try:
         found = await _nodes(manager)
-    except (*UNREACHABLE, APIError) as error:
+    except CALL_FAILED as error:
         log.warning("The Swarm does not say how its nodes are, so what it said last stays: %s", error)
         return
     reasons = reasons_by_host(map(Node.of, found or ()), hosts)
