@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 
 from .leases.admin import SILENT_SECONDS, UNKNOWN, host_target
 from .leases.ledger import Ledger
-from .leases.model import State
+from .leases.model import Lease, State
 from .leases.reconcile import SILENT_ENGINE
 
 LOST_SECONDS = 60.0
@@ -38,8 +38,13 @@ def _leased_host(ledger: Ledger, holder: str) -> str:
     standing = ledger.request_of(holder)
     if standing is None or standing.lease is None or standing.state is not State.RUNNING:
         return ""
+    return host_of(ledger, standing.lease)
+
+
+def host_of(ledger: Ledger, lease: Lease) -> str:
+    """Where the lease's devices are; "" where the ledger knows them no more."""
     hosts = {device.uuid: device.host for device in ledger.devices()}
-    return hosts.get(standing.lease.uuids[0], "")
+    return hosts.get(lease.uuids[0], "")
 
 
 def silent_seconds(ledger: Ledger, hosts: Collection[str]) -> dict[str, float]:

@@ -31,7 +31,7 @@ from .claim import Claimant, claim, deleted, fence_without_lease, granted, sched
 from .durable import Saved, flush
 from .engine import CALL_FAILED, UNREACHABLE, Engine, engine_at
 from .failure import LOG_LINES, Ending, SessionStartError, next_step
-from .hosts import LOST_SECONDS, choose_host, known_host, open_hosts, silent_seconds
+from .hosts import LOST_SECONDS, choose_host, host_of, known_host, open_hosts, silent_seconds
 from .image_facts import ImageFacts, image_facts
 from .leases.ledger import Ledger
 from .leases.model import Lease
@@ -369,8 +369,7 @@ class GPUDockerSpawner(DockerSpawner):
         if not self.hosts:
             return False
         if lease:
-            devices = await asyncio.to_thread(self.ledger.devices)
-            host = next((device.host for device in devices if device.uuid == lease.uuids[0]), "")
+            host = await asyncio.to_thread(host_of, self.ledger, lease)
         else:
             candidates = await asyncio.to_thread(open_hosts, self.ledger, list(self.hosts))
             host = choose_host(self.holder, candidates) if candidates else ""
