@@ -14,10 +14,10 @@ from .. import images
 from ..engines import engines_of
 from ..images import contents, fitness, offered
 from ..images.build import GB, recipe_of, work_folder
-from ..images.docker_cli import DockerCli, find_docker_cli
+from ..images.docker_cli import ImageInfo, find_docker_cli
 from ..images.errors import ImageTestError
 from ..images.recipe import RECIPE_LABEL
-from ..images.versions import read_versions, version_of
+from ..images.versions import Version, read_versions, version_of
 from ..settings import Settings
 from ..steps import step
 from .checks import print_check
@@ -134,7 +134,12 @@ def _remove(args: argparse.Namespace, settings: Settings) -> int:
 def _list(args: argparse.Namespace, settings: Settings) -> int:
     docker = find_docker_cli(settings.engine.host)
     docker.check_reachable()
-    rows = [_row(docker, settings, name) for name in _names(settings)]
+    table = read_versions(images.project_root() / "images")
+    added = offered.read_offered(settings.state_dir)
+    rows = [
+        _row(settings, name, docker.inspect(name), table.get(name), added.get(name))
+        for name in dict.fromkeys([*table, settings.image.name, *added])
+    ]
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -148,17 +153,17 @@ def _list(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _names(settings: Settings) -> list[str]:
-    """The table's, the sessions' own image, and those that were added."""
-    added = offered.read_offered(settings.state_dir)
-    return list(
-        dict.fromkeys([*read_versions(images.project_root() / "images"), settings.image.name, *added])
-    )
-
-
-def _row(docker: DockerCli, settings: Settings, name: str) -> dict[str, Any]:
-    version = read_versions(images.project_root() / "images").get(name)
-    found = docker.inspect(name)
+def _row(
+    settings: Settings,
+    name: str,
+    found: ImageInfo | None,
+    version: Version | None,
+    added: offered.Offered | None,
+) -> dict[str, Any]:
+    """
+    :param found: what the engine has of that name.
+    :param version: its row of the table of images that are built here.
+    """
     if found is None:
         state = "not built" if version else "not on the engine"
     elif version is None or RECIPE_LABEL not in found.labels:
@@ -176,16 +181,15 @@ def _row(docker: DockerCli, settings: Settings, name: str) -> dict[str, Any]:
         "size_bytes": found.size_bytes if found else 0,
         "state": state,
         "default": name == settings.image.name,
-        "offered": _offered(settings, name, found.image_id if found else ""),
+        "offered": _offered(settings, added, found.image_id if found else ""),
     }
 
 
-def _offered(settings: Settings, name: str, image_id: str) -> str:
+def _offered(settings: Settings, added: offered.Offered | None, image_id: str) -> str:
     """ "" for one that users cannot choose."""
-    row = offered.read_offered(settings.state_dir).get(name)
-    if row is None:
+    if added is None:
         return ""
-    same = settings.cluster or image_id in row.image_ids.values()
+    same = settings.cluster or image_id in added.image_ids.values()
     return "offered" if same else "offered, but another image since its test: add it again"
 
 
