@@ -33,7 +33,7 @@ class StandInEngine:
     async def call(self, method: str, *args, **kwargs):
         return getattr(self, method)(*args, **kwargs)
 
-    def containers(self, filters):
+    def containers(self, filters, **which):
         label, _, value = filters["label"].partition("=")
         return [
             {"Id": name, "Labels": {"org.respawner.holder": name, "org.respawner.gpus": gpus}}

@@ -105,10 +105,8 @@ class Reconciler:
 
     async def _containers(self, host: str) -> list[Container] | None:
         """None where the engine does not answer: then nothing is known of its host."""
-        filters = {"label": container_spec.GPUS_LABEL}
         try:
-            call = self._engines[host].call("containers", all=True, filters=filters)
-            found = await asyncio.wait_for(call, LIST_SECONDS)
+            found = await listed(self._engines[host], container_spec.GPUS_LABEL, ended_too=True)
         except CALL_FAILED as error:
             log.warning("The engine of %s does not answer, its leases stay as they are: %s", host, error)
             return None
@@ -156,6 +154,16 @@ class Reconciler:
             return
         except CALL_FAILED as error:
             log.error("Container %s could not be stopped: %s", container.id[:12], error)
+
+
+async def listed(engine: Engine, label: str, *, ended_too: bool = False) -> list[dict[str, Any]]:
+    """Entries of the engine's list of containers with that label; those that run, unless `ended_too`.
+
+    :raises TimeoutError: it does not answer in time; and what `CALL_FAILED` has besides.
+    """
+    call = engine.call("containers", all=ended_too, filters={"label": label})
+    found: list[dict[str, Any]] = await asyncio.wait_for(call, LIST_SECONDS)
+    return found
 
 
 def withhold(ledger: Ledger, hosts: Iterable[str], by: str) -> None:

@@ -20,10 +20,9 @@ from respawner_spawner.leases.admin import host_target
 from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.suspend import Outcome
 
+from .containers import listed
 from .drain import DRAINING, RETRY_LEAST_SECONDS
 from .hub_client import HubClient, HubError
-
-LIST_SECONDS = 20
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +65,8 @@ class Evacuation:
 
     async def _without_gpus(self, host: str) -> list[str]:
         """Holders of the sessions that run there."""
-        filters = {"label": f"{DEPLOYMENT_LABEL}={self.deployment}"}
         try:
-            call = self.engines[host].call("containers", filters=filters)
-            found = await asyncio.wait_for(call, LIST_SECONDS)
+            found = await listed(self.engines[host], f"{DEPLOYMENT_LABEL}={self.deployment}")
         except CALL_FAILED as error:
             log.warning("%s is drained, and its engine does not say what runs there: %s", host, error)
             return []
