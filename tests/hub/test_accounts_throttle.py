@@ -13,18 +13,6 @@ from respawner_hub.auth.throttle import (
 HERE, ELSEWHERE = "192.0.2.1", "198.51.100.7"
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def throttle(clock):
     return Throttle(clock)

@@ -2,7 +2,6 @@
 
 import time
 
-import pytest
 from respawner_hub.gpus.agents import (
     Agents,
     health_changes,
@@ -18,11 +17,8 @@ from respawner_spawner.agent.client import Seen
 from respawner_spawner.agent.wire import Answer
 from respawner_spawner.devices.health import Health, HealthEvent
 from respawner_spawner.devices.values import Gpu, GpuProcess, Inventory, Reading, Report
-from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.reconcile import Container
 from respawner_spawner.leases.records import Cordon
-
-from tests.spawner.ledgers import Clock
 
 ILL = Health("GPU-0", ok=False, words=("Xid 79: it fell off the bus",), since=100)
 CORDON = Cordon(1, "GPU-0", "not healthy: Xid 79: it fell off the bus", "health", 100)
@@ -70,11 +66,6 @@ def test_a_reading_comes_with_its_processes():
     assert found["GPU-1"]["processes"] == []
 
 
-@pytest.fixture
-def ledger(tmp_path):
-    return Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-
-
 def seen(report: Report, cause: str = "") -> Seen:
     return Seen("http://agent", 1, 1, Answer("gpu-a", "boot", 1, report), cause)
 
@@ -104,12 +95,12 @@ def test_hosts_of_whose_processes_nobody_can_tell():
 INVENTORY = Inventory((Gpu("GPU-0", "STAND-IN A100", 80 << 30),))
 
 
-def test_what_an_agent_says_stands_in_the_ledger(ledger):
+def test_what_an_agent_says_stands_in_the_ledger(ledger, clock):
     tell(ledger, [seen(Report(at=1, read_at=1, inventory=INVENTORY))])
     assert [(d.uuid, d.host, d.cordon) for d in ledger.devices()] == [("GPU-0", "gpu-a", "")]
     tell(ledger, [seen(Report(at=2, read_at=2, inventory=INVENTORY, health=(ILL,)))])
     assert "Xid 79" in ledger.devices()[0].cordon
-    recovered = HealthEvent(at=time.time() + 1, uuid="GPU-0", kind="recovered", words="")
+    recovered = HealthEvent(at=clock.now + 1, uuid="GPU-0", kind="recovered", words="")
     tell(ledger, [seen(Report(at=3, read_at=3, inventory=INVENTORY, events=(recovered,)))])
     assert ledger.devices()[0].cordon == ""
 
@@ -133,9 +124,7 @@ def test_a_host_whose_driver_hangs_takes_no_lease_until_nvml_has_answered_again(
     assert (ledger.devices()[0].cordon, illnesses(ledger)) == ("", {})
 
 
-def test_holders_are_told_of_a_silent_agent(tmp_path):
-    clock = Clock()
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock)
+def test_holders_are_told_of_a_silent_agent(ledger, clock):
     tell(ledger, [seen(Report(at=1, read_at=1, inventory=INVENTORY))])
     assert illnesses(ledger) == {}
     clock.now += 60

@@ -13,12 +13,11 @@ from respawner_hub.gpus.containers import Reconciler, withhold
 from respawner_hub.gpus.desk import Desk, Session
 from respawner_hub.gpus.rounds import Policy, run_round
 from respawner_spawner.leases.admin import UNKNOWN
-from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Device, Kind, Rules, State
 from respawner_spawner.leases.reconcile import SILENT_ENGINE, lost_hosts
 from respawner_spawner.leases.records import EndReason
 
-from tests.spawner.ledgers import Clock, holder, run
+from tests.spawner.ledgers import holder, run
 
 ADA = holder("ada")
 
@@ -38,13 +37,7 @@ class StandInEngine:
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def ledger(tmp_path, clock):
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock)
+def ledger(ledger):
     ledger.heartbeat("gpu-a", [Device("GPU-0", "gpu-a", "STAND-IN A100", 80 << 30)])
     return ledger
 

@@ -9,7 +9,6 @@ from respawner_hub.gpus import idle
 from respawner_hub.gpus.desk import Desk, Session
 from respawner_hub.gpus.rounds import Policy, see
 from respawner_spawner.leases.asks import BadAsk
-from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Ask, Device, Kind, Rules, State
 from respawner_spawner.leases.policy import decide
 
@@ -18,8 +17,7 @@ ONE, MEANWHILE = {"gpus": 1}, {"gpus": 1, "cpu_meanwhile": True}
 
 
 @pytest.fixture
-def desk(tmp_path):
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+def desk(ledger):
     ledger.heartbeat("gpu-a", [Device("GPU-0", "gpu-a", "STAND-IN A100", 80 << 30)])
     return Desk(ledger, Policy(Rules()), idle.Rules(3600, 1, 1800), max_gpus=2, default_gpus=0)
 

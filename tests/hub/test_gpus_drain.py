@@ -6,23 +6,16 @@ import pytest
 from respawner_hub.gpus import actions, drain, idle, views
 from respawner_hub.gpus.desk import Desk
 from respawner_hub.gpus.rounds import Policy
-from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Rules
 
-from tests.spawner.ledgers import Clock, gpus, holder, run
+from tests.spawner.ledgers import gpus, holder, run
 
 ADA, BOB = holder("ada"), holder("bob")
 A, B, C = (device.uuid for device in gpus(3))
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def ledger(tmp_path, clock):
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock)
+def ledger(ledger):
     ledger.heartbeat("host-a", gpus(3))
     return ledger
 

@@ -13,7 +13,6 @@ from respawner_hub.gpus.evacuation import Evacuation
 from respawner_hub.gpus.rounds import Policy
 from respawner_spawner.hosts import open_hosts
 from respawner_spawner.leases.admin import host_target
-from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Device, Rules
 from respawner_spawner.leases.records import EndReason
 from respawner_spawner.suspend import ITS_USER_IS_BACK, stop_when_durable
@@ -81,8 +80,7 @@ class Server:
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+def ledger(ledger):
     ledger.heartbeat("gpu1", [Device("GPU-0", "gpu1", "STAND-IN A100", 80 << 30)])
     ledger.heartbeat("cpu2", [])
     return ledger

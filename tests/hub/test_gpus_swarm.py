@@ -19,7 +19,6 @@ from respawner_hub.gpus.swarm import DOWN, DRAINED, PAUSED, Node, hear_the_swarm
 from respawner_spawner.engine import Engine, EngineUnreachable
 from respawner_spawner.hosts import open_hosts
 from respawner_spawner.leases.admin import host_target
-from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Device, Rules
 
 from tests.spawner.ledgers import holder, run
@@ -54,8 +53,7 @@ def entry(name: str, state: str = "ready", availability: str = "active", address
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+def ledger(ledger):
     for host in ADDRESSES:
         ledger.heartbeat(host, [Device(f"GPU-{host}", host, "STAND-IN A100", 80 << 30)])
     return ledger

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from respawner_hub.status import _gpus, describe
 from respawner_hub.supervision import PROGRAMS
-from respawner_spawner.leases.ledger import Ledger
 
 from tests.spawner.ledgers import GIB, gpus, grant, share
 
 
-def test_gpus_with_all_holders_cordons_and_causes(tmp_path):
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+def test_gpus_with_all_holders_cordons_and_causes(ledger):
     found = {"url": "http://hub/", "sessions": [], **dict.fromkeys(PROGRAMS, "RUNNING")}
     assert "GPUs: no agent has been heard of yet" in describe({**found, **_gpus(ledger)})
     ledger.heartbeat("host-a", gpus(2), "the engine does not answer")

@@ -267,16 +267,7 @@ def test_a_taken_port_is_named(agent, tmp_path):
 # What the hub makes of an agent ---------------------------------------------------------------------------
 
 
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-async def test_a_silent_agent_is_reported_with_the_age_of_its_last_answer(agent):
-    clock = Clock()
+async def test_a_silent_agent_is_reported_with_the_age_of_its_last_answer(agent, clock):
     client = agent.client(clock=clock, timeout_seconds=2)
     await until(client, lambda seen: seen.devices(clock.now))
     agent.process.kill()

@@ -9,14 +9,9 @@ from respawner_spawner.leases.ledger import Ledger
 from respawner_spawner.leases.model import Device
 from respawner_spawner.leases.reconcile import SILENT_ENGINE
 
-from tests.spawner.ledgers import Clock, holder, run
+from tests.spawner.ledgers import holder, run
 
 HOSTS = ["gpu1", "gpu2", "gpu3"]
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture

@@ -134,11 +134,6 @@ class Hub:
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
 def ledger(tmp_path, clock):
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock)
     hear(ledger, *HOSTS)
