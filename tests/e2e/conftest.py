@@ -14,14 +14,11 @@ def deployment():
     """A running deployment with an admin; its `up` was the product's own."""
     shutil.rmtree(ARTIFACTS / "screenshots", ignore_errors=True)
     (ARTIFACTS / "screenshots").mkdir(parents=True)
-    deployment = Deployment()
-    try:
+    with Deployment() as deployment:
         deployment.first_up = deployment.up()
         print(deployment.first_up)
         deployment.set_password("admin", code_in(deployment.first_up))
         yield deployment
-    finally:
-        deployment.close()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import docker
 import requests
@@ -42,7 +43,7 @@ c.GPUDockerSpawner.engine_host = "unix://{engine}"
 
 
 class Deployment:
-    """One deployment. `name` is the prefix of everything it makes on the engine."""
+    """One deployment, closed where a `with` ends. `name` is the prefix of everything it makes on the engine."""
 
     def __init__(
         self,
@@ -280,6 +281,12 @@ class Deployment:
         return "\n".join(parts)
 
     # The end ----------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Stop and remove everything of this deployment; its logs stay in tests/artifacts."""

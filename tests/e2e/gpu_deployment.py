@@ -164,15 +164,14 @@ def deployment_with_gpus(
         else:
             copy_image(image, engine)
         session = {"max_gpus": 2, "stop_grace_seconds": 20, "mem_limit": "", **settings.pop("session", {})}
-        deployment = GpuDeployment(engine, image={"name": image, "build": False}, session=session, **settings)
-        deployment.sections["engine"] |= {"start": False, "subnet": engine.subnet}
-        deployment.write_settings()
-        try:
+        with GpuDeployment(
+            engine, image={"name": image, "build": False}, session=session, **settings
+        ) as deployment:
+            deployment.sections["engine"] |= {"start": False, "subnet": engine.subnet}
+            deployment.write_settings()
             deployment.up()
             deployment.beat(devices)
             yield deployment
-        finally:
-            deployment.close()
 
 
 def copy_image(image: str, to: gpu_engine.GpuEngine) -> None:

@@ -30,21 +30,18 @@ def gpu_deployment(tmp_path_factory):
     list_gpus(folder, UUIDS)
     with gpu_engine.running(UUIDS, log_to=ARTIFACTS / "logs") as engine:
         stub_session.build(engine.client)
-        deployment = Deployment(
+        with Deployment(
             environment=environment,
             engine=engine.socket,
             image={"name": stub_session.IMAGE, "build": False},
             session={"max_gpus": 2, "mem_limit": "", "stop_grace_seconds": 20},
-        )
-        deployment.sections["engine"] |= {"start": False, "subnet": engine.subnet}
-        deployment.write_settings()
-        deployment.nvidia, deployment.gpu_engine = folder, engine
-        try:
+        ) as deployment:
+            deployment.sections["engine"] |= {"start": False, "subnet": engine.subnet}
+            deployment.write_settings()
+            deployment.nvidia, deployment.gpu_engine = folder, engine
             deployment.up()
             wait_until(lambda: len(gpus_of(deployment)) == 2, 60, "the ledger to hear of both GPUs")
             yield deployment
-        finally:
-            deployment.close()
 
 
 def list_gpus(folder, uuids) -> None:

@@ -29,23 +29,20 @@ def deployment(tmp_path_factory):
     state = BUSY.write(folder / "state")
     with gpu_engine.running([GPU], log_to=ARTIFACTS / "logs") as engine:
         stub_session.build(engine.client)
-        deployment = GpuDeployment(
+        with GpuDeployment(
             engine,
             logins=True,
             environment=nvml_environment(folder, state),
             image={"name": stub_session.IMAGE, "build": False},
             session={"stop_grace_seconds": 20, "mem_limit": ""},
             gpus={"idle_minutes": 0.3, "warn_minutes": 0.2},
-        )
-        deployment.nvml_state = state
-        deployment.sections["engine"]["start"] = False
-        deployment.write_settings()
-        try:
+        ) as deployment:
+            deployment.nvml_state = state
+            deployment.sections["engine"]["start"] = False
+            deployment.write_settings()
             deployment.up()
             deployment.set_password("boss", deployment.add_user("boss", admin=True))
             yield deployment
-        finally:
-            deployment.close()
 
 
 def is_running(deployment: GpuDeployment, user: str) -> bool:

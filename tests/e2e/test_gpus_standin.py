@@ -29,12 +29,9 @@ TWO_GPUS = State([Gpu("GPU-aaaa"), Gpu("GPU-bbbb", "STAND-IN L4", memory_total=2
 def gpu_deployment(tmp_path_factory):
     folder = build_fake_nvml(tmp_path_factory.mktemp("nvml"))
     environment = nvml_environment(folder, TWO_GPUS.write(folder / "state"))
-    deployment = Deployment(environment=environment, session={"max_gpus": 2}, image={"torch": "cpu"})
-    try:
+    with Deployment(environment=environment, session={"max_gpus": 2}, image={"torch": "cpu"}) as deployment:
         deployment.up()
         yield deployment
-    finally:
-        deployment.close()
 
 
 @pytest.fixture

@@ -52,12 +52,9 @@ def image(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ssh_deployment(image):
-    deployment = Deployment(image={"name": image, "build": False})
-    try:
+    with Deployment(image={"name": image, "build": False}) as deployment:
         deployment.up()
         yield deployment
-    finally:
-        deployment.close()
 
 
 @pytest.fixture

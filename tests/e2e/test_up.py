@@ -14,9 +14,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 @pytest.fixture
 def other():
     """A second deployment that is not up yet, on the same engine."""
-    made = Deployment()
-    yield made
-    made.close()
+    with Deployment() as made:
+        yield made
 
 
 def test_a_taken_port_ends_up_early_with_the_next_step(other):
