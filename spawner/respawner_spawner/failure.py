@@ -9,6 +9,8 @@ from typing import Any
 
 from jupyterhub.spawner import SpawnException
 
+from .engine import Engine
+
 LOG_LINES = 30
 
 
@@ -52,6 +54,12 @@ class Ending:
         if self.error:
             return f"the container failed: {self.error} (exit code {self.exit_code})"
         return f"the container exited with code {self.exit_code}"
+
+
+async def read_ending(engine: Engine, container: Mapping[str, Any]) -> Ending:
+    """With the last lines of its log. `container`: Docker's inspection of it."""
+    log = await engine.call("logs", container["Id"], stdout=True, stderr=True, tail=LOG_LINES)
+    return Ending.of(container["State"], log.decode(errors="replace").strip())
 
 
 def next_step(ending: Ending) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,26 +22,24 @@ from dockerspawner import DockerSpawner
 from dockerspawner.dockerspawner import _deep_merge
 from jupyterhub.traitlets import ByteSpecification
 from respawner import contract
-from tornado.httpclient import AsyncHTTPClient, HTTPError, HTTPRequest
 from traitlets import Bool, Callable, Dict, Integer, List, Unicode, default
 
 from . import container_spec
 from .claim import Claimant, claim, deleted, fence_without_lease, granted, schedule, stopped
 from .durable import Saved, flush
 from .engine import CALL_FAILED, UNREACHABLE, Engine, engine_at
-from .failure import LOG_LINES, Ending, SessionStartError, next_step
+from .failure import Ending, SessionStartError, read_ending
 from .hosts import LOST_SECONDS, choose_host, host_of, known_host, open_hosts, silent_seconds
 from .image_facts import ImageFacts, image_facts
 from .leases.ledger import Ledger
 from .leases.model import Lease
 from .leases.records import EndReason, LedgerError
+from .readiness import refuse_without_kernels, wait_until_listening
 from .spawn_form import image_form, options_from_form
 from .volumes import fill_volumes
 
-READY_CHECK_SECONDS = 0.1
 LOOK_SECONDS = 10
 _ledgers: dict[str, Ledger] = {}
-_images_with_kernels: set[str] = set()
 
 
 async def _spawn_form(spawner: GPUDockerSpawner) -> str:
@@ -442,8 +439,10 @@ class GPUDockerSpawner(DockerSpawner):
             await self.post_start_exec()
         ip, port = await self.get_ip_and_port()
         self._say(60, "Waiting for your server")
-        await self._wait_until_listening(ip, port)
-        await self._check_kernels(image, f"http://{ip}:{port}")
+        await wait_until_listening(self.engine, self.object_id, ip, port)
+        if not self.internal_ssl:
+            url = f"http://{ip}:{port}{self.server.base_url}"
+            await refuse_without_kernels(image, url, self.api_token, self.log)
         return ip, port
 
     async def create_object(self) -> dict[str, Any]:
@@ -513,45 +512,6 @@ class GPUDockerSpawner(DockerSpawner):
         if inspect.isawaitable(value):
             value = await value
         return self._render_templates(value)
-
-    async def _wait_until_listening(self, ip: str, port: int) -> None:
-        """Return when the server accepts connections; raise as soon as the container has exited.
-
-        JupyterHub alone would wait for `http_timeout` and then say "didn't respond".
-        """
-        while True:
-            with contextlib.suppress(OSError, asyncio.TimeoutError):
-                _, writer = await asyncio.wait_for(asyncio.open_connection(ip, port), timeout=2)
-                writer.close()
-                return
-            container = await self.docker("inspect_container", self.object_id)
-            if not container["State"]["Running"]:
-                ending = await self._read_ending(container)
-                raise SessionStartError(
-                    f"The session ended while it started: {ending.describe()}. {next_step(ending)}",
-                    reason="container",
-                    log_tail=ending.log_tail,
-                )
-            await asyncio.sleep(READY_CHECK_SECONDS)
-
-    async def _check_kernels(self, image: ImageFacts, address: str) -> None:
-        """Once an image: an image without any kernel is told now, not by a launcher page with nothing on it."""
-        if image.image_id in _images_with_kernels or self.internal_ssl:
-            return
-        url = f"{address}{self.server.base_url}api/kernelspecs"
-        request = HTTPRequest(url, headers={"Authorization": f"token {self.api_token}"}, request_timeout=30)
-        try:
-            answer = json.loads((await AsyncHTTPClient().fetch(request)).body)
-        except (HTTPError, OSError, ValueError) as error:
-            self.log.warning("%s: cannot ask for its kernels: %s", self._log_name, error)
-            return
-        if not answer["kernelspecs"]:
-            raise SessionStartError(
-                f"The image {self.image} has no Jupyter kernel, so nothing could run in it. "
-                "It needs one: `pip install ipykernel` in it.",
-                reason="image",
-            )
-        _images_with_kernels.add(image.image_id)
 
     def _explain(self, error: APIError) -> str:
         detail = str(error.explanation or error)
@@ -682,7 +642,7 @@ class GPUDockerSpawner(DockerSpawner):
             return
         reason, detail = EndReason.LOST, "the container was removed"
         if container:
-            ending = await self._read_ending(container)
+            ending = await read_ending(self.engine, container)
             level = "info" if ending.exit_code == 0 else "warning"
             getattr(self.log, level)("%s: %s\n%s", self._log_name, ending.describe(), ending.log_tail)
             await self._remove(container["Id"])
@@ -701,10 +661,6 @@ class GPUDockerSpawner(DockerSpawner):
     def _release(self, reason: EndReason, detail: str) -> None:
         # By its number, where we know it: what comes late must not end a lease that came after.
         self.ledger.release(self.holder, reason, detail=detail[:500], fence=self.fence or None)
-
-    async def _read_ending(self, container: dict[str, Any]) -> Ending:
-        log = await self.docker("logs", container["Id"], stdout=True, stderr=True, tail=LOG_LINES)
-        return Ending.of(container["State"], log.decode(errors="replace").strip())
 
     async def _remove(self, container_id: str) -> None:
         with contextlib.suppress(NotFound):
