@@ -94,8 +94,10 @@ class Recorder:
         self._published = 0
         self._last_moment: Moment | None = None
         self._torn_inside = False
+        self.keeps = False
+        """Whether memory is still to be copied that the running cell was left to go on with."""
         self._guesses_hold = True
-        """Until what was left to be read while a cell went on was changed by it all the same."""
+        """Until such memory was changed all the same."""
         self._saver = Saver(lambda: TimelineWriter(timeline, Fence.of_session()), self._job_ended)
         self._status = self._open_status()
         self.day_bytes = self._read_budget()
@@ -208,21 +210,22 @@ class Recorder:
         if self.last is not None:
             self._saver.expect(sum(payload.stream.length for payload in self.last.payloads))
 
-    def capture_inside(self, moment: Moment, kept: Ranges, *, urgent: bool = False) -> Job:
+    def capture_inside(self, moment: Moment, kept: Callable[[], Ranges], *, urgent: bool = False) -> Job:
         """Capture a running cell, at a moment at which its state is consistent.
 
-        When this returns, the cell may change everything but what lies in ``kept``: that is copied while the cell goes on,
-        and `freeze_inside` must be called before it changes. That nothing else changed it is not believed: digests tell,
-        as with all that is read late, and after one such snapshot was lost nothing is left for later in this kernel.
-        Raises `OverBudgetError` unless it is urgent, and what goes wrong.
+        When this returns, the cell may change everything but, where `keeps` says so, what lies in ``kept()``: that is copied
+        while the cell goes on, and `freeze_inside` must be called before it changes. That nothing else changed it is not
+        believed: digests tell, as with all that is read late. After one such snapshot was lost nothing is left for later
+        in this kernel. Raises `OverBudgetError` unless it is urgent, and what goes wrong.
         """
         moment.restless, self._torn_inside = self._torn_inside, False
-        self._guesses_hold = self._guesses_hold and not moment.restless
         try:
             with interrupts_later():
                 job = self.capture(moment, within_budget=not urgent)
-                self._saver.freeze(kept if self._guesses_hold else None)
-                if kept and self._guesses_hold:
+                may_wait = kept() if self._guesses_hold and not moment.restless and not urgent else Ranges()
+                job.guessed = self.keeps = bool(may_wait)
+                self._saver.freeze(may_wait)
+                if self.keeps:
                     self._saver.freeze_beside()
         except OverBudgetError as deferred:
             self._deferred_since = self._deferred_since or time.monotonic()
@@ -238,6 +241,7 @@ class Recorder:
         """What `capture_inside` has kept may be changed when this returns."""
         with interrupts_later():
             self._saver.freeze()
+            self.keeps = False
 
     def _check_budget(self, changed_bytes: int) -> None:
         if changed_bytes < _UNBUDGETED_BYTES:
@@ -359,6 +363,8 @@ class Recorder:
     def _job_ended(self, job: Job) -> None:
         if job.manifest is not None:
             self._note_success(job.manifest)
+        elif isinstance(job.error, TornError) and job.guessed:
+            self._guesses_hold = False
         elif isinstance(job.error, TornError) and not job.restless:
             self._capture_anew()
         elif isinstance(job.error, BuiltOnDamageError):

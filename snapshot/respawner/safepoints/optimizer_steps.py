@@ -16,6 +16,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from ..pickling.regions import SMALL_BYTES
 from ..saving.ranges import Ranges
 
 _MODULE = "torch.optim.optimizer"
@@ -30,8 +31,8 @@ class OptimizerSteps:
     def __init__(self, steps: Callable[[], None], stepped: Callable[[], None]) -> None:
         self._steps = steps
         self._stepped = stepped
-        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
-        """Those that have stepped."""
+        self._seen: dict[int, weakref.ref[Any]] = {}
+        """Those that have stepped, by their id: one's own class of optimizers need not be hashable."""
         self._handles: list[Any] = []
         self._finder: _Finder | None = None
         module = sys.modules.get(_MODULE)
@@ -47,15 +48,15 @@ class OptimizerSteps:
         while self._handles:
             self._handles.pop().remove()
 
-    def memory(self, *, gradients: bool) -> Ranges:
-        """Memory of the host that is changed when one of the optimizers seen so far steps, and hardly ever otherwise.
-
-        With ``gradients`` theirs too: the next pass makes new ones, where these are let go of and not set to zero.
-        """
+    def memory(self) -> Ranges:
+        """Large memory of the host that changes when an optimizer steps that has stepped before, and hardly ever otherwise:
+        parameters and what is kept of them. Gradients change in between."""
+        living = {key: optimizer for key, ref in list(self._seen.items()) if (optimizer := ref()) is not None}
+        self._seen = {key: self._seen[key] for key in living}
         return Ranges(
             place
-            for optimizer in list(self._seen)
-            for tensor in _tensors_of(optimizer, gradients)
+            for optimizer in living.values()
+            for tensor in _tensors_of(optimizer)
             if (place := _place_of(tensor))
         )
 
@@ -69,7 +70,7 @@ class OptimizerSteps:
         self._steps()
 
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        self._seen.add(optimizer)
+        self._seen[id(optimizer)] = weakref.ref(optimizer)
         self._stepped()
 
     # torch.compile calls them and does not look inside.
@@ -77,23 +78,22 @@ class OptimizerSteps:
     _after._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
-def _tensors_of(optimizer: Any, gradients: bool) -> Iterator[Any]:
+def _tensors_of(optimizer: Any) -> Iterator[Any]:
     with contextlib.suppress(Exception):  # an optimizer of one's own may keep what it likes
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 yield parameter
-                if gradients:
-                    yield parameter.grad
                 yield from optimizer.state.get(parameter, {}).values()
 
 
 def _place_of(tensor: Any) -> tuple[int, int] | None:
     """Address and bytes, where these are the tensor's alone; None for everything that is no plain tensor of the host."""
     with contextlib.suppress(Exception):  # a tensor without memory, or with a class of its own
-        if tensor.device.type == "cpu" and tensor.layout == sys.modules["torch"].strided:
-            length = tensor.numel() * tensor.element_size()
-            if tensor.is_contiguous() or tensor.untyped_storage().nbytes() == length:
-                return tensor.data_ptr(), length
+        length = int(tensor.nbytes)
+        if length < SMALL_BYTES or not tensor.is_cpu or tensor.layout != sys.modules["torch"].strided:
+            return None
+        if tensor.is_contiguous() or tensor.untyped_storage().nbytes() == length:
+            return tensor.data_ptr(), length
     return None
 
 

@@ -3,8 +3,8 @@
 There are two kinds of safe points: the boundaries of `respawner.resume` loops, and, where no such loop runs, the end of
 an optimizer's step. On the kernel's main thread; as long as none is due, one costs a look at the clock. A snapshot is
 captured as between two cells, and before the cell goes on, what the saver has not read yet is copied (`Job.freeze`):
-all but parameters, gradients and optimizers' state. These are copied beside the next pass, and the next step of an optimizer
-waits for that.
+all but parameters and optimizers' state. These are copied beside the next pass, and the next step of an optimizer waits
+for that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from ..capture import Moment
 from ..device.hardware import is_recording
-from ..errors import OverBudgetError, SettingError
+from ..errors import OverBudgetError, SettingError, TornError
 from ..manifest import SAFEPOINT
 from ..recorder import Recorder
 from ..restoring import Loaded
@@ -78,11 +78,10 @@ class SafePoints:
         self._due = math.inf
         """On the monotonic clock; 0 until the first safe point of a cell, infinite while no cell runs."""
         self._first_due = math.inf
-        self._not_before = 0.0
+        self._not_before = self._taken = 0.0
+        """No snapshot before that; when the cell went on from the newest."""
         self._hurries = False
         self._pid = os.getpid()
-        self._is_read = True
-        """Whether no memory that an optimizer changes is waiting to be copied."""
         self._optimizers = OptimizerSteps(self._optimizer_steps, self._optimizer_stepped)
 
     def cell_begins(self, number: int, source: str, cell_id: str | None, stopped: Stopped | None) -> None:
@@ -134,6 +133,8 @@ class SafePoints:
                 self._durable = job.seconds
                 self._written += 1
                 self.last = job.id, job.facts["cell"]["safepoint"]
+            elif job.guessed and isinstance(job.error, TornError) and self._due != math.inf:
+                self._due = self._not_before = self._taken  # once more, and all is copied at once this time
 
     def remove(self) -> None:
         self._due = math.inf
@@ -141,20 +142,20 @@ class SafePoints:
 
     def _optimizer_steps(self) -> None:
         """An optimizer is about to change what the last snapshot has left to be read. Any thread; forked children too."""
-        if self._is_read or os.getpid() != self._pid:
+        if not self._recorder.keeps or os.getpid() != self._pid:
             return
         started = time.monotonic()
         self._recorder.guarded(self._recorder.freeze_inside)
-        self._is_read = True
         self._held_up(time.monotonic() - started)
 
     def _held_up(self, seconds: float) -> None:
         """The cell waited for its newest snapshot once more: the next one is due accordingly later."""
         self._stall += seconds
-        if self._job is not None and self._due != math.inf:
-            before, self._wait = self._wait, self._wait_seconds(self._job)
-            self._due += self._wait - before
-            self._not_before = self._due
+        self._seen += seconds
+        job = self._job
+        if job is not None and self._due != math.inf and not self._hurries:
+            self._wait = self._wait_seconds(job)
+            self._due = self._not_before = self._taken + seconds + self._wait
 
     def _wait_seconds(self, job: Job) -> float:
         return self._pace.wait_seconds(self._stall, job.changed_bytes, self._recorder.day_bytes)
@@ -169,6 +170,7 @@ class SafePoints:
             self._arrive("loop")
 
     def _is_due(self) -> bool:
+        self._look_at_the_last()
         now = time.monotonic()
         if now - self._seen > self._longest_gap:
             self._longest_gap = now - self._seen
@@ -185,19 +187,15 @@ class SafePoints:
                 self._recorder.expect_inside()
             if time.monotonic() < self._due:
                 return
-        if self._recorder.writes or self._recorder.busy or self.loops.on_the_way:
+        if self._job is not None or self._recorder.writes or self._recorder.busy or self.loops.on_the_way:
             return  # the state before is still being written, or put in place: at the next safe point
-        self._look_at_the_last()
         started = time.monotonic()
         try:
             if is_recording():
                 return
             self._before_capture()
             moment = self._moment(at)
-            # Between two boundaries of a loop gradients may be added to; after a step they are hardly ever.
-            kept = self._optimizers.memory(gradients=at == "optimizer")
-            self._is_read = not kept
-            job = self._recorder.capture_inside(moment, kept, urgent=self._hurries)
+            job = self._recorder.capture_inside(moment, self._optimizers.memory, urgent=self._hurries)
             self._hurries = False
             self._job = job
             self._stall = time.monotonic() - started
@@ -208,8 +206,8 @@ class SafePoints:
             _LOG.debug("respawner: no snapshot at a safe point", exc_info=True)
             wait = RETRY_SECONDS
         self._wait = wait
-        self._seen = time.monotonic()
-        self._due = self._not_before = self._seen + wait
+        self._seen = self._taken = time.monotonic()
+        self._due = self._not_before = self._taken + wait
         self._captured()
 
     def _moment(self, at: str) -> Moment:

@@ -91,6 +91,8 @@ class Job:
     small: bytes | bytearray
     payloads: list[PlannedPayload]
     restless: bool = False
+    guessed: bool = False
+    """Memory is read while a cell runs that is only thought to leave it alone: nothing else may build on this job."""
     owners: Any = None
     """Keeps the live memory from being freed; dropped as soon as nothing is live any more."""
     sources: list[Source] = field(default_factory=list)
@@ -105,6 +107,7 @@ class Job:
         for number, source in enumerate(self.sources):
             source.number = number
         self._live = len(self.sources)
+        self._given_up = False
         self._lost: BaseException | None = None
         """Why a device's memory could not be read: there is no such state then."""
         self._changed = threading.Condition()
@@ -170,7 +173,7 @@ class Job:
         claimed: list[Source] = []
         with self._changed:
             for source in sources:
-                if source.state != LIVE or source.memory is None:
+                if source.state != LIVE or source.memory is None or self._given_up:
                     continue
                 if claimed and claimed[0].device != source.device:
                     break
@@ -199,6 +202,7 @@ class Job:
     def forget(self, arena: Arena) -> None:
         """Nothing is needed of the job any more, however it ended."""
         with self._changed:
+            self._given_up = True
             self._changed.wait_for(lambda: all(source.state != COPYING for source in self.sources))
             for source in self.sources:
                 if source.state == LIVE:
@@ -276,7 +280,7 @@ class Job:
     def _copy(self, source: Source, arena: Arena) -> bool:
         """Whether there was room in the arena."""
         with self._changed:
-            if source.state != LIVE:
+            if source.state != LIVE or self._given_up:
                 return True
             slot = arena.take()
             if slot is None:

@@ -1,8 +1,8 @@
 """The thread that makes captured states durable, in the order in which they were captured.
 
 `submit` returns at once. When a job fails, everything behind it in the queue fails too (it may build on
-chunks of the failed one), the store is as it was, and the next capture starts from there. One saver a
-kernel; whoever calls `wait` may be interrupted, the writing goes on.
+chunks of the failed one), the store is as it was, and the next capture starts from there. Only on a job of which more is
+guessed than usual (`Job.guessed`) nothing builds. One saver a kernel; whoever calls `wait` may be interrupted, the writing goes on.
 """
 
 from __future__ import annotations
@@ -140,9 +140,9 @@ class Saver:
 
     def freeze_beside(self) -> None:
         """Begin `freeze` in a thread of its own: whoever has to call it later finds little left, or nothing."""
-        threading.Thread(
-            target=self.freeze, kwargs={"threads": 1}, name=f"{THREAD_PREFIX}-copy", daemon=True
-        ).start()
+        name = f"{THREAD_PREFIX}-copy"
+        with contextlib.suppress(RuntimeError):  # no thread is to be had
+            threading.Thread(target=self.freeze, kwargs={"threads": 1}, name=name, daemon=True).start()
 
     def spare_memory(self, memory_is_short: bool) -> None:
         """See `Arena.spare`. Any thread."""
@@ -164,7 +164,7 @@ class Saver:
     def stored(self) -> Stored:
         """For planning a job: what is on disk or on its way there."""
         writer = self._open()
-        coming = set().union(*(job.keys() for job in self.unfinished()))
+        coming = set().union(*(job.keys() for job in self.unfinished() if not job.guessed))
         return Stored(None if self._distrusted else writer, coming, self._known)
 
     def delete(self, wanted: str) -> Manifest:
@@ -284,7 +284,7 @@ class Saver:
     def _end(self, job: Job) -> None:
         failed = [job]
         with self._changed:
-            if job.error is not None:
+            if job.error is not None and not (job.guessed and isinstance(job.error, TornError)):
                 failed += self._queue
                 self._queue.clear()
         for behind in failed[1:]:

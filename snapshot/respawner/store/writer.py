@@ -63,7 +63,8 @@ class TimelineWriter:
         self._zeros = {CHUNK_BYTES: self._digest(bytes(CHUNK_BYTES))}
         """Digests of chunks that are all zero, by their length: the whole ones, which are what counts."""
         self._places: dict[tuple[bytes, int], _Place] = {}
-        self._added: list[tuple[bytes, int]] = []
+        self._added: set[tuple[bytes, int]] = set()
+        """What no published snapshot has yet."""
         self._filled: list[int] = []
         """Packs that were left for being full since the last `publish`."""
         self._pack: PackWriter | None = None
@@ -174,8 +175,8 @@ class TimelineWriter:
         return found if found is not None and found.length == length else None
 
     def knows(self, digest: bytes, length: int) -> bool:
-        """Whether the chunk is on disk. May be asked by any thread: the answer may be old when it comes."""
-        return self._place(digest, length) is not None
+        """Whether the chunk is on disk for good. May be asked by any thread: the answer may be old when it comes."""
+        return self._place(digest, length) is not None and (digest, length) not in self._added
 
     def _place(self, digest: bytes, length: int) -> _Place | None:
         """Where the chunk is. Zeros are everywhere: their digest tells them, so nothing has to be read."""
@@ -202,7 +203,7 @@ class TimelineWriter:
             view[: len(data)] = data
         place = _Place(pack.number, pack.added(len(data)), len(data), encoding)
         self._places[found, size] = place
-        self._added.append((found, size))
+        self._added.add((found, size))
         return found, place
 
     def _append(self, digest: bytes, chunk: memoryview, compress: bool) -> _Place:
@@ -211,7 +212,7 @@ class TimelineWriter:
         offset = pack.append(data)
         place = _Place(pack.number, offset, len(data), encoding)
         self._places[digest, len(chunk)] = place
-        self._added.append((digest, len(chunk)))
+        self._added.add((digest, len(chunk)))
         return place
 
     def _open_pack(self) -> PackWriter:
