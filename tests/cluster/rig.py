@@ -94,7 +94,7 @@ class Host:
         run("docker", "start", self.name)
         inspection = json.loads(run("docker", "inspect", self.name))[0]
         self.address = inspection["NetworkSettings"]["Networks"][PREFIX]["IPAddress"]
-        self.write("/root/.ssh/authorized_keys", key.with_suffix(".pub").read_bytes(), "0600")
+        self.write("~root/.ssh/authorized_keys", key.with_suffix(".pub").read_bytes(), "0600")
         self._make_trusting()
         # Nobody reads manuals here, and what is lost with the host need not be on its disk.
         self.write("/etc/dpkg/dpkg.cfg.d/rig", DPKG.encode())
