@@ -12,6 +12,8 @@ cp /proc/sys/kernel/random/uuid /run/boot_id
 mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
 # The devices that this host is said to have on its PCI bus.
 [ -d /etc/respawner-standin/pci ] && mount --bind /etc/respawner-standin/pci /sys/bus/pci/devices
-# This kernel lends no controllers of cgroup v2, so systemd has to be content with v1.
+# cgroup v2, which systemd would choose by itself.
+[ -e /sys/fs/cgroup/cgroup.controllers ] && exec /sbin/init
+# A kernel that lends no controllers of v2: systemd has to be content with v1.
 exec env SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1 /sbin/init \
     systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1
