@@ -7,12 +7,13 @@ Real in them: systemd, sshd, apt with Debian's packages, Docker, Swarm, TLS. Not
 `tests/standins` and of `host/`), the kernel, which all of them share, and the shared storage, a volume of the outer
 engine where a cluster has NFS. What this kernel cannot do (IPsec, NFS, IPVS) is not shown by them.
 
-Everything is called respawner-rig-* (RESPAWNER_RIG=name: name-*, for a second rig beside it), and `close` removes it. The
-image stays: it takes minutes to make.
+Everything is called rig-CHECKOUT-* (RESPAWNER_RIG=name: name-*, for a second rig of the same checkout), and `close` removes it. The
+image stays on the engine: it takes minutes to make.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -29,12 +30,14 @@ from respawner_hub.images.base import _apt_targets, debian_mirrors
 
 from tests.standins.nvml_state import Gpu, State
 
-from .vendor import NVML_STATE, STATE_DIR, Vendor
+from .vendor import NOUVEAU, NVML_STATE, STATE_DIR, Vendor
 
 HERE = Path(__file__).parent
 STANDINS = HERE.parent / "standins"
 SUITE = "trixie"
-PREFIX = os.environ.get("RESPAWNER_RIG", "respawner-rig")
+PREFIX = os.environ.get("RESPAWNER_RIG") or f"rig-{hashlib.sha256(bytes(HERE)).hexdigest()[:6]}"
+"""Of all names. A checkout's own: runs of two checkouts on one engine would remove each other's hosts."""
+CGROUPS = Path("/sys/fs/cgroup")
 IMAGE = "respawner-rig/host"
 PACKAGES = (
     "systemd,systemd-sysv,dbus,openssh-server,sudo,python3,python3-apt,iproute2,ca-certificates,kmod,udev"
@@ -68,11 +71,13 @@ class Host:
     """One stand-in host.
 
     :param vendor: where driver and toolkit come from; without, an admin has installed stand-ins of both by hand.
+    :param nouveau: whether that driver is in the kernel, so that the vendor's needs a reboot.
     """
 
-    def __init__(self, number: int, gpus: int, vendor: Vendor | None = None) -> None:
+    def __init__(self, number: int, gpus: int, vendor: Vendor | None = None, nouveau: bool = False) -> None:
         self.name = f"{PREFIX}-{number}"
         self.vendor = vendor
+        self.nouveau = nouveau
         self.gpus = [f"GPU-rig{number}-{index}" for index in range(gpus)]
         self.address = ""
         self.paused = False
@@ -158,6 +163,8 @@ class Host:
                 (device / "vendor").write_text("0x10de\n")
                 (device / "class").write_text("0x030200\n")
             (state / "gpus").write_text("\n".join(self.gpus) + "\n")
+            if self.nouveau:
+                (state / NOUVEAU).touch()
             State(gpus=[Gpu(uuid) for uuid in self.gpus]).write(state / "nvml")
             shutil.copy(STANDINS / "nvidia_hook.py", state)
             where = NVML_STATE if self.vendor else f"{STATE_DIR}/nvml"
@@ -195,14 +202,18 @@ class Rig:
     """Several hosts on a network of their own, and the key that opens them.
 
     :param bare: GPUs without a driver, and packages of stand-ins of driver and toolkit where the roles look for them.
+    :param nouveau: of the hosts, see `Host`.
     :param image: of the hosts; by default a system made for them with debootstrap.
     """
 
-    def __init__(self, hosts: int, gpus: int = 2, *, bare: bool = False, image: str = "") -> None:
+    def __init__(
+        self, hosts: int, gpus: int = 2, *, bare: bool = False, nouveau: bool = False, image: str = ""
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-"))
         self.vendor = Vendor(self.folder / "vendor") if bare else None
         self.image = image
-        self.hosts = [Host(number + 1, gpus, self.vendor) for number in range(hosts)]
+        self.nouveau = nouveau
+        self.hosts = [Host(number + 1, gpus, self.vendor, nouveau) for number in range(hosts)]
         self.key = self.folder / "key"
 
     def __enter__(self) -> Rig:
@@ -231,7 +242,7 @@ class Rig:
 
     def add(self, gpus: int = 2) -> Host:
         """One more host, as an admin plugs it in."""
-        host = Host(len(self.hosts) + 1, gpus, self.vendor)
+        host = Host(len(self.hosts) + 1, gpus, self.vendor, self.nouveau)
         self.hosts.append(host)
         host.start(self.image, self.key)
         return host
@@ -274,6 +285,17 @@ class Rig:
                 run("docker", "volume", "rm", name)
         if PREFIX in run("docker", "network", "ls", "--format={{.Name}}").split():
             run("docker", "network", "rm", PREFIX)
+        self._remove_groups()
+
+    def _remove_groups(self) -> None:
+        """The engine removes a container's cgroup, and leaves those above it (`Host._own_group`)."""
+        of_both_versions = [*CGROUPS.glob(f"{PREFIX}-*"), *CGROUPS.glob(f"*/{PREFIX}-*")]
+        for group in {group.resolve() for group in of_both_versions}:
+            for folder in sorted([group, *group.rglob("*/")], reverse=True):
+                with contextlib.suppress(
+                    OSError
+                ):  # one that a process is still leaving stays, and harms nobody
+                    folder.rmdir()
 
 
 def ensure_image() -> str:

@@ -24,7 +24,7 @@ DRIVER = {"libcuda1", "libnvidia-ml1", "nvidia-open-kernel-dkms", "nvidia-persis
 @pytest.fixture(scope="module")
 def cluster():
     stub_session.build(docker.APIClient(version="auto"))
-    with Rig(hosts=1, bare=True) as rig:
+    with Rig(hosts=1, bare=True, nouveau=True) as rig:
         made = Cluster(rig, "bare-gpus", [stub_session.IMAGE])
         made.variables["respawner_monitoring"] = True
         yield made

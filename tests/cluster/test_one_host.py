@@ -1,48 +1,43 @@
-"""The shorter form that `make test` runs: one bare host with GPUs gets certificates, driver, toolkit and engine, and the second
-run changes nothing. The rest of the playbooks, and several hosts, are `make test-cluster`'s.
-
-Debian 12, on the image that the tests have made anyway; `make test-cluster` has Debian 13.
+"""The shorter form that `make test` runs: one bare host gets every role that one host has to have, a session on it gets a GPU,
+and the second run changes nothing. In this order. `make test-cluster` has the rest: check mode, drift, reboots, upgrades,
+monitoring, several hosts, and Debian 13; here it is Debian 12, on the image that the tests have made anyway.
 """
 
 from __future__ import annotations
 
+import docker
 import pytest
 
-from .rig import Rig, counts, image_on, playbook, run
+from tests.standins import stub_session
+
+from .deployed import Cluster
+from .rig import Rig, image_on, run
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
-def rig():
+def cluster():
+    stub_session.build(docker.APIClient(version="auto"))
     there = run("docker", "images", "--format={{.Repository}}:{{.Tag}}").split()
     bases = [name for name in there if name.startswith(("respawner/base:bookworm-", "debian:bookworm-slim"))]
-    with Rig(hosts=1, bare=True, image=image_on(bases[0])) as rig:
-        yield rig
+    with Rig(hosts=1, bare=True, image=image_on(bases[0]) if bases else "") as rig:
+        yield Cluster(rig, "one-host", [stub_session.IMAGE])
 
 
-def site(rig: Rig, *arguments: str) -> tuple[dict[str, int], str]:
-    """What a run did on the host, and what it said."""
-    done = playbook(rig.inventory(storage_kind="mounted"), "site.yml", *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return counts(done.stdout)[rig.hosts[0].name], " ".join(done.stdout.split())
+def test_a_bare_host_gets_every_role_in_one_run(cluster):
+    host = cluster.hub
+    cluster.provision("1-bare")
+    assert {"libcuda1", "nvidia-smi", "nvidia-container-toolkit"} <= set(
+        host.shell("apt-mark showhold").split()
+    )
+    described = host.shell("cat /etc/cdi/nvidia.yaml")
+    assert [gpu for gpu in host.gpus if gpu in described] == host.gpus
+    assert cluster.nodes() == {host.name: ("Ready", "Active")}
 
 
-def test_check_mode_on_a_bare_host_says_what_would_change_and_changes_nothing(rig):
-    before = rig.hosts[0].shell("dpkg-query --show | sha256sum; find /etc /opt | sha256sum")
-    counted, _ = site(rig, "--check")
-    assert counted["failed"] == 0
-    assert counted["changed"] > 10
-    assert rig.hosts[0].shell("dpkg-query --show | sha256sum; find /etc /opt | sha256sum") == before
-
-
-def test_a_bare_host_gets_certificates_driver_and_engine(rig):
-    [host] = rig.hosts
-    _, said = site(rig, "--tags=hosts")
-    assert "REBOOT DUE: the NVIDIA driver on" in said
-    held = set(host.shell("apt-mark showhold").split())
-    assert {"libcuda1", "nvidia-open-kernel-dkms", "nvidia-smi"} <= held
-    host.shell("openssl verify -CAfile /etc/respawner/tls/ca.crt /etc/respawner/tls/host.crt")
+def test_its_engine_answers_the_certificate_of_the_hub(cluster):
+    host = cluster.hub
     tls = [
         f"--tls{what}=/etc/respawner/tls/{file}"
         for what, file in (("cacert", "ca.crt"), ("cert", "client.crt"), ("key", "client.key"))
@@ -50,11 +45,11 @@ def test_a_bare_host_gets_certificates_driver_and_engine(rig):
     host.docker(f"--host=tcp://{host.address}:2376", "--tlsverify", *tls, "info")
 
 
-def test_after_the_reboot_the_devices_are_described_and_then_nothing_changes(rig):
-    [host] = rig.hosts
-    host.restart()
-    site(rig, "--tags=hosts")
-    for gpu in host.gpus:
-        assert gpu in host.shell("cat /etc/cdi/nvidia.yaml")
-    counted, said = site(rig, "--tags=hosts")
-    assert counted["changed"] == 0, said
+def test_a_session_on_it_gets_a_gpu(cluster):
+    cluster.start("ada", gpus=1)
+    assert cluster.hub.grants()[-1]["granted"][0] in cluster.hub.gpus
+
+
+def test_the_second_run_changes_nothing(cluster):
+    assert cluster.changed(cluster.provision("2-again")) == []
+    assert cluster.is_ready("ada")

@@ -4,8 +4,8 @@ The roles run with their own settings: apt takes the driver from the distributio
 newer versions of the same names, and the toolkit from NVIDIA's address, which leads to a container here. Real in it: apt,
 the names of the packages, their dependencies on each other, signatures, TLS, holds. Not real: what is in the packages.
 
-The module of the kernel is "loaded" at boot, as dkms' are that nouveau is in the way of: after the installation, and after
-an upgrade, nvidia-smi fails until the host has been restarted.
+The module of the kernel is "loaded" by the installation, unless the host has NOUVEAU in its kernel: then, and after an upgrade,
+nvidia-smi fails until the host has been restarted.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ STANDINS = HERE.parent / "standins"
 STATE_DIR = "/etc/respawner-standin"
 DEBIAN, NVIDIA = "packages.example.org", "nvidia.github.io"
 NVML_STATE = "/run/respawner-standin/nvml"
+NOUVEAU = "nouveau"
+"""Name of a file in STATE_DIR, on hosts whose kernel has that driver loaded."""
 TOOLKIT = "libnvidia-container/stable/deb/amd64"
 UNIT = f"""[Unit]
 Description=TEST STAND-IN: the kernel loads the module of the driver
@@ -35,7 +37,8 @@ ExecStart=/bin/sh -c 'cd /run && mkdir -p respawner-standin && cp /usr/lib/respa
 [Install]
 WantedBy=sysinit.target
 """
-MISMATCH = f"""if [ -e {NVML_STATE} ]; then
+MISMATCH = f"""cd /run/respawner-standin 2>/dev/null || exit 0
+if ! cmp --quiet module /usr/lib/respawner-standin/version; then
     # LIB_RM_VERSION_MISMATCH, until the module is loaded anew
     sed -i 's/^init_error.*/init_error = 18/' {NVML_STATE}
 fi
@@ -114,10 +117,11 @@ class Vendor:
             "/usr/lib/respawner-standin/module": number,
             "/lib/systemd/system/respawner-standin-module.service": UNIT.encode(),
         }
-        at_boot = "systemctl enable --quiet respawner-standin-module.service\n"
+        unit = "respawner-standin-module.service"
+        load = f"systemctl enable --quiet {unit}\n[ -e {STATE_DIR}/{NOUVEAU} ] || systemctl start {unit}\n"
         build = {"source": "nvidia-graphics-drivers", "version": f"999:{version}-1"}
         package(repository, "linux-headers-amd64", {}, source="linux-signed-amd64", version="999-1")
-        package(repository, "nvidia-open-kernel-dkms", module, at_boot, **build)
+        package(repository, "nvidia-open-kernel-dkms", module, load, **build)
         libraries = {
             "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1": nvml,
             "/usr/lib/respawner-standin/version": number,
