@@ -1,0 +1,121 @@
+"""One host with everything that is optional: PostgreSQL, the firewall around the hub. In this order; the firewall's rules themselves
+are `test_firewall`'s."""
+
+from __future__ import annotations
+
+import docker
+import pytest
+
+from tests.standins import stub_session
+
+from .deployed import Cluster, sessions_on, wait_for
+from .rig import Rig, playbook
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
+
+PASSFILE = "/var/lib/respawner/secrets/postgresql-passfile"
+PLAY = """
+- name: PostgreSQL alone
+  hosts: hub
+  gather_facts: false
+  roles:
+    - role: respawner
+    - role: postgresql
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    stub_session.build(docker.APIClient(version="auto"))
+    with Rig(hosts=1) as rig:
+        made = Cluster(rig, "postgresql", [stub_session.IMAGE])
+        made.variables |= {"respawner_postgresql": True, "respawner_firewall": True}
+        yield made
+
+
+def alone(cluster: Cluster, *arguments: str) -> tuple[int, str]:
+    """Run the role alone; its exit code and what it said."""
+    play = cluster.rig.folder / "postgresql.yml"
+    play.write_text(PLAY)
+    done = playbook(cluster.inventory(), str(play), *arguments)
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def query(cluster: Cluster, sql: str, database: str = "respawner") -> str:
+    """What the server answers to its superuser."""
+    program = f"runuser -u postgres -- psql --tuples-only --no-align --dbname={database}"
+    return cluster.hub.shell(f"cd / && {program}", stdin=sql.encode()).strip()
+
+
+def test_accounts_in_sqlite_are_not_left_behind(cluster):
+    cluster.hub.write("/var/lib/respawner/jupyterhub.sqlite", b"")
+    status, said = alone(cluster)
+    assert status != 0
+    assert "this hub has accounts, leases and history in SQLite, which do not move" in said
+    assert query(cluster, "SELECT datname FROM pg_database WHERE datname = 'respawner'", "postgres") == ""
+    cluster.hub.shell("rm -r /var/lib/respawner")
+
+
+def test_the_hub_keeps_accounts_leases_and_users_in_postgresql(cluster):
+    cluster.provision("1-first-run")
+    cluster.hub.shell("respawner-hub user add ada")
+    cluster.start("ada", gpus=1)
+    assert query(cluster, "SELECT name FROM respawner_accounts") == "ada"
+    assert query(cluster, "SELECT name FROM users") == "ada"  # JupyterHub's
+    assert query(cluster, "SELECT uuid FROM respawner_holdings WHERE until IS NULL") in cluster.hub.gpus
+    assert cluster.hub.shell("find /etc/respawner /var/lib/respawner -name '*.sqlite'") == ""
+
+
+def test_the_password_is_roots_alone_and_nowhere_else(cluster):
+    hub = cluster.hub
+    assert hub.shell(f"stat --format='%a %U' {PASSFILE}").strip() == "600 root"
+    password = hub.shell(f"cat {PASSFILE}").strip().rpartition(":")[2]
+    assert len(password) == 64
+    said = hub.shell("journalctl --no-pager; cat /proc/[0-9]*/cmdline /var/log/postgresql/*.log")
+    assert password not in said
+    assert hub.shell(f"grep --recursive --files-with-matches {password} /etc", check=False) == ""
+    files = [path for path in cluster.artifacts.rglob("*") if path.is_file()]
+    assert len(files) > 50
+    assert [path for path in files if password in path.read_text(errors="replace")] == []
+
+
+def test_nobody_reaches_the_server_from_outside(cluster):
+    listening = cluster.hub.shell("ss -Hltn 'sport = :5432'").splitlines()
+    assert listening
+    assert all("127.0.0.1:5432" in line or "[::1]:5432" in line for line in listening)
+
+
+def test_nobody_on_the_host_comes_in_without_the_password(cluster):
+    asked = "psql --no-password --host=/var/run/postgresql --username=respawner --command='SELECT 1'"
+    assert "no password supplied" in cluster.hub.shell(f"cd / && ! runuser -u nobody -- {asked} 2>&1")
+
+
+def test_the_second_run_changes_nothing(cluster):
+    assert cluster.changed(cluster.provision("2-again")) == []
+    assert alone(cluster, "--check")[0] == 0
+
+
+def test_a_lost_password_and_a_lost_line_are_made_anew_and_the_hub_goes_on(cluster):
+    before = sessions_on(cluster.hub)
+    assert "ada" in before
+    cluster.hub.shell(f"rm {PASSFILE}; sed -i '/^local *respawner/d' /etc/postgresql/*/main/pg_hba.conf")
+    status, said = alone(cluster)
+    assert status == 0, said
+    cluster.hub.shell("systemctl restart postgresql")  # as an update of its package does
+    wait_for(lambda: cluster.is_ready("ada"), 180, lambda: cluster.log("hub"))
+    assert sessions_on(cluster.hub) == before
+    status, said = alone(cluster)
+    assert " changed=0 " in said, said
+
+
+def test_behind_the_firewall_hub_and_sessions_reach_each_other(cluster):
+    """And the hub, from its network namespace, reaches engine and agent of its own host."""
+    assert "table inet respawner" in cluster.hub.shell("nft list tables 2>/dev/null")
+    cluster.start("grace", gpus=1)
+    said = cluster.hub.docker(
+        "exec", sessions_on(cluster.hub)["grace"], "python3", "-c",
+        "import os, urllib.request as r; print(r.urlopen(os.environ['JUPYTERHUB_API_URL'], timeout=10).read())",
+    )  # fmt: skip
+    assert "version" in said
+    done = playbook(cluster.inventory(), "verify_cluster.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
