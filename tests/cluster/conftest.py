@@ -1,10 +1,10 @@
-"""The cluster's tests take longer than the rest together: `make test-cluster` runs them all, `make test` those of one host."""
+"""The cluster's tests take longer than the rest together: `make test-cluster` runs them, `make test` does not."""
 
 import os
 
 import pytest
 
-collect_ignore_glob = [] if os.environ.get("RESPAWNER_CLUSTER") else ["test_cluster.py", "test_bare_gpus.py"]
+collect_ignore_glob = [] if os.environ.get("RESPAWNER_CLUSTER") else ["test_*.py"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
