@@ -111,6 +111,7 @@ class Engine:
         number = len(self.shell.history_manager.input_hist_raw)
         self.recorder.guarded(tell_running, self.timeline, number, first_line_of(source))
         self.recorder.cell_begins()
+        self._terminate.check()
         self._context = contextvars.copy_context()
         self.going_on.cell_begins(number, source, cell_id)
 

@@ -336,8 +336,13 @@ class Recorder:
 
     @property
     def busy(self) -> bool:
-        """Whether a capture is under way in this very moment (a signal handler may ask)."""
-        return self._capturing.locked()
+        """Whether a capture is under way in this very moment (a signal handler may ask).
+
+        Or the books are being kept by the asking thread: what waits for the writing thread, which needs them, would wait
+        for ever.
+        """
+        owned: bool = self._books._is_owned()  # type: ignore[attr-defined]  # no public way to ask
+        return self._capturing.locked() or owned
 
     def status(self) -> dict[str, Any]:
         last = self.last

@@ -144,7 +144,7 @@ class TrainingBench:
             found = self._train_until_saved(ours, least + min(5.0, least)).snapshots
             self.added_bytes = found[-1].added_bytes
             self.every_seconds = ours.value("__import__('respawner').status()['safepoint_every_seconds']")
-            window = self.every_seconds if self.every_seconds > 1.1 * least else 2.2 * self.every_seconds
+            window = max(self.every_seconds, 2.2 * least)
             for turn in range(repetitions):
                 for name in reversed(("ours", "nothing")) if turn % 2 else ("ours", "nothing"):
                     kernel = ours if name == "ours" else nothing

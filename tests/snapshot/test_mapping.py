@@ -478,7 +478,7 @@ def test_what_was_mapped_is_the_same_state_when_it_is_saved_again(tmp_path: Path
         "shell = S.instance()\n"
         "from types import SimpleNamespace as N\n"
         "hashed = []; import respawner.capture as c; real = c.digests_of\n"
-        "c.digests_of = lambda ranges, digest: hashed.extend(ranges) or real(ranges, digest)\n"
+        "c.digests_of = lambda ranges, digest, **named: hashed.extend(ranges) or real(ranges, digest)\n"
         "stored = N(stream=lambda d, n: None, has=lambda d, n: True)\n"
         "job = capture(shell, Moment(2), Baseline(), ('shell', 'stored', 'job', 'real', 'c', 'hashed'), stored)\n"
         "from respawner.store.timeline import Timeline; from pathlib import Path\n"

@@ -204,10 +204,10 @@ def kill_after(notebook: Notebook, cell: str, lines: int) -> None:
     may be where it began, and what is killed before that has nothing to go on from."""
     assert notebook.settle()["durable"]
     wanted = len(trace_of(notebook)) + lines
-    before = notebook.manifests()[0].sequence
+    before = max(notebook.timeline.sequences())
     notebook.client.execute(cell)
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while len(trace_of(notebook)) < wanted or notebook.manifests()[0].sequence < before + 2:
+    while len(trace_of(notebook)) < wanted or max(notebook.timeline.sequences()) < before + 2:
         assert time.monotonic() < deadline, trace_of(notebook)
         time.sleep(0.005)
     notebook.kill_at_once()
