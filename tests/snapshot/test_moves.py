@@ -45,6 +45,7 @@ def test_running_kernel_says_the_new_name(server: Server) -> None:  # noqa: F811
     make(server, "a.ipynb")
     kernel = server.open_notebook("a.ipynb")
     server.run(kernel, "import respawner; x = 1")
+    durable(server)  # what is being written in that moment fails, is told, and is written with the next cell
     server.request("PATCH", "contents/a.ipynb", {"path": "b.ipynb"})
     server._wait(lambda: names(server) == ["b.ipynb"], "the timeline follows")
     told = server.run(kernel, "s = respawner.status(); print(s['timeline'], s['folder'])").text.split()
