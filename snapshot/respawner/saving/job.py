@@ -234,6 +234,9 @@ class Job:
         into the arena is waited for. ``but``: memory of the host that stays as it is until this is called without it.
         Several threads may call it at once.
         """
+        if self._live == 0:
+            self._let_go()
+            return
         unread = self.sources
         if but:
             unread = [s for s in unread if s.memory is not None or not but.cover(s.address, s.length)]
@@ -249,7 +252,7 @@ class Job:
                 if not self._copy(source, arena):
                     return
 
-        if waiting and self._live:
+        if waiting:
             in_parallel(copy_from_the_end, range(threads or thread_count()))
         left = list(unread)
 
