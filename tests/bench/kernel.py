@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
+import queue
 import shutil
 import signal
 import time
@@ -59,6 +61,7 @@ class Kernel:
         }
         self._manager: Any = None
         self._client: Any = None
+        self._begun = ""
 
     def _make_folder(self, python: str, module: str, saving: bool) -> None:
         startup = self.folder / "ipython" / "profile_default" / "startup"
@@ -138,7 +141,18 @@ class Kernel:
 
     def begin(self, cell: str) -> None:
         """Send a cell, whose reply nobody waits for."""
-        self._client.execute(cell)
+        self._begun = self._client.execute(cell)
+
+    def check_runs(self) -> None:
+        """Raises `KernelDied`, or `CellFailed` where the cell that `begin` sent has ended."""
+        if not self.lives:
+            raise KernelDied("the kernel ended while a cell ran")
+        with contextlib.suppress(queue.Empty):
+            while True:
+                reply = self._client.get_shell_msg(timeout=0)
+                if reply["parent_header"].get("msg_id") == self._begun:
+                    content = reply["content"]
+                    raise CellFailed(f"{content.get('ename')}: {content.get('evalue')} (in what was begun)")
 
     @property
     def lives(self) -> bool:

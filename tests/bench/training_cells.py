@@ -25,7 +25,8 @@ def log_step(log):
         global hooked
         hooked = time.perf_counter()
         if log is not None:
-            os.write(log, f"{steps_done()} {time.time()} {at_most_lost()}\\n".encode())
+            with open(log, "a") as file:
+                file.write(f"{steps_done()} {time.time()} {at_most_lost()}\\n")
     return hook
 
 def steps_done():
@@ -45,7 +46,6 @@ def save_and_sync(path):
 
 def train(seconds, saves=0, path=None, log=None):
     \"\"\"For so long; with so many calls of torch.save spread over it, whose time does not count.\"\"\"
-    log = None if log is None else os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     handles = [optimizer.register_step_pre_hook(enter_step), optimizer.register_step_post_hook(log_step(log))]
     stalls, saved, steps = [], [], 0
     wall, cpu, main = time.perf_counter(), time.process_time(), time.thread_time()
@@ -73,7 +73,8 @@ def train(seconds, saves=0, path=None, log=None):
     }
 """
 """``hooked`` is when the optimizer's own hook ran: what follows until `step` returns is the global hooks, ours. What the next
-call of `step` waits for us before ``entered`` is added: it is the same snapshot's."""
+call of `step` waits for us before ``entered`` is added: it is the same snapshot's. A kernel that restores has the hooks of the one
+that was killed too: they write to a file by its name, for a number of an open one would be another's."""
 
 
 @dataclass(frozen=True)
