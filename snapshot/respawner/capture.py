@@ -100,6 +100,7 @@ def _plan_payloads(
     and its offset there. Payloads are numbered from 1 in their order; 0 is the small memory."""
     large = [union for union in unions if union.length >= SMALL_BYTES and not union.device]
     of_devices = iter(_read_small(unions, regions))
+    on_devices = iter(_look_at_large(unions, regions))
     ranges = [(union.start, union.length) for union in large]
     digests = iter(_digests(ranges, cell_waits=moment.kind == SAFEPOINT))
     payloads: list[PlannedPayload] = []
@@ -112,7 +113,7 @@ def _plan_payloads(
             small += next(of_devices) if union.device else union.memory()
         else:
             if union.device:
-                stream = _plan_on_device(union, regions, stored)
+                stream = _plan_on_device(next(on_devices), stored)
             else:
                 stream = _plan(union, next(digests), stored, set() if moment.restless else planned)
             payloads.append(PlannedPayload(union.first.kind, union.first.about, stream))
@@ -154,13 +155,9 @@ def _plan(union: Union, digests: bytes, stored: Stored, planned: set[tuple[bytes
     return PlannedStream(union.length, digests, sources)
 
 
-def _plan_on_device(union: Union, regions: RegionTable, stored: Stored) -> PlannedStream:
+def _plan_on_device(memory: DeviceMemory, stored: Stored) -> PlannedStream:
     """The same for a device's memory: what the device says has changed must be read, and is hashed then."""
-    from .device.memory import DeviceMemory  # needs torch
-
-    memory = DeviceMemory.of(regions.covering(union))
-    memory.look()
-    digests = bytearray(DIGEST_BYTES * -(-union.length // CHUNK_BYTES))
+    digests = bytearray(DIGEST_BYTES * -(-memory.length // CHUNK_BYTES))
     sources: dict[int, Source] = {}
     for index, (place, made_there) in enumerate(memory.chunks()):
         digest = None if made_there is None else stored.known.digest_of(place, made_there)
@@ -168,8 +165,20 @@ def _plan_on_device(union: Union, regions: RegionTable, stored: Stored) -> Plann
             digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = digest
         else:
             sources[index] = Source(place.address, place.length, memory)
-    whole = None if sources else stored.stream(bytes(digests), union.length)
-    return PlannedStream(union.length, bytes(digests), sources, whole, memory)
+    whole = None if sources else stored.stream(bytes(digests), memory.length)
+    return PlannedStream(memory.length, bytes(digests), sources, whole, memory)
+
+
+def _look_at_large(unions: list[Union], regions: RegionTable) -> list[DeviceMemory]:
+    """Devices' large unions, in their order, with their devices' digests."""
+    large = [union for union in unions if union.device and union.length >= SMALL_BYTES]
+    if not large:
+        return []
+    from .device.memory import DeviceMemory, look  # needs torch, which is there where a device's memory is
+
+    memories = [DeviceMemory.of(regions.covering(union)) for union in large]
+    look(memories)
+    return memories
 
 
 def _read_small(unions: list[Union], regions: RegionTable) -> list[bytes]:
@@ -177,7 +186,7 @@ def _read_small(unions: list[Union], regions: RegionTable) -> list[bytes]:
     small = [union for union in unions if union.device and union.length < SMALL_BYTES]
     if not small:
         return []
-    from .device.memory import DeviceMemory  # needs torch, which is there where a device's memory is
+    from .device.memory import DeviceMemory
 
     found: dict[int, bytes] = {}
     by_device: dict[str, list[tuple[int, DeviceMemory]]] = defaultdict(list)

@@ -5,10 +5,12 @@ Imports nothing of its own: a notebook without torch has no such error.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
+import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -23,12 +25,12 @@ _SHOWN = 5
 def variables_of(error: BaseException, namespace: dict[str, Any]) -> dict[str, Any]:
     """The notebook's variables, and those of its functions in which the error came up, as ``train: batch``."""
     found: dict[str, Any] = dict(namespace)
-    traceback: TracebackType | None = error.__traceback__
-    while traceback is not None:
-        frame = traceback.tb_frame
+    place: TracebackType | None = error.__traceback__
+    while place is not None:
+        frame = place.tb_frame
         if is_function(frame) and is_notebooks(frame, namespace):
             found |= {f"{name_of(frame)}: {name}": value for name, value in locals_of(frame).items()}
-        traceback = traceback.tb_next
+        place = place.tb_next
     return found
 
 
@@ -49,9 +51,18 @@ def holders(
     return found.most_common()
 
 
-def give_back() -> int:
-    """Return cached memory that no tensor uses to the devices; how many bytes that were."""
+def give_back(error: BaseException) -> int:
+    """Return memory that no variable of the notebook uses to the devices; how many bytes that were.
+
+    The functions in which the error came up have ended, and IPython keeps the error (`%debug`), with it their variables:
+    these are let go of, or the memory would stay used up until another error.
+    """
     torch: Any = sys.modules["torch"]
+    for raised in _with_causes(error):
+        for frame, _ in traceback.walk_tb(raised.__traceback__):
+            with contextlib.suppress(RuntimeError):  # it runs
+                frame.clear()
+                frame.f_locals  # noqa: B018  before Python 3.13 a copy, which looking brings up to date
     gc.collect()
     if not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return 0
@@ -61,12 +72,20 @@ def give_back() -> int:
     return int(before - sum(torch.cuda.memory_reserved(device) for device in devices))
 
 
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def told(found: list[tuple[str, int]], given_back: int) -> str:
     """One line for the person."""
     shown = [f"{name} ({readable_size(size)})" for name, size in found[:_SHOWN]]
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     held = f"held by {', '.join(shown)}{more}" if found else "no variable holds any of it"
     return (
-        f"the device's memory is used up: {held}; {readable_size(given_back)} that nothing used were given back. "
+        f"the device's memory is used up: {held}; {readable_size(given_back)} that nothing needs any more were given back. "
         "The kernel and its variables live; `del` what is not needed, or make batches smaller"
     )

@@ -134,7 +134,7 @@ class Engine:
         variables = device_memory.variables_of(error, self.shell.user_ns)
         found = device_memory.holders(variables)
         del variables
-        reports.say(device_memory.told(found, device_memory.give_back()))
+        reports.say(device_memory.told(found, device_memory.give_back(error)))
 
     # Memory that runs out, told by the thread of `MemoryWatch` ------------------------------------------------
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .device.hardware import started
 from .settings import settings_now
 
 _NOT_SAVED = re.compile(
@@ -103,7 +104,18 @@ def random_state() -> dict[str, Any]:
     if torch is not None and hasattr(torch, "get_rng_state"):
         state["torch"] = torch.get_rng_state()
         state["torch_dtype"] = torch.get_default_dtype()
+        if on_devices := _states_on_devices():
+            state["torch_devices"] = on_devices
     return state
+
+
+def _states_on_devices() -> dict[str, Any]:
+    """By device, of accelerators that have been started. Their generators are the host's objects: no bus is crossed."""
+    return {
+        f"{kind}:{index}": generator.get_state()
+        for kind, module in started()
+        for index, generator in enumerate(getattr(module, "default_generators", ()))
+    }
 
 
 def put_random_state(state: dict[str, Any]) -> list[str]:
@@ -129,6 +141,18 @@ def _set_torch(state: Any) -> None:
     torch.set_rng_state(state)
 
 
+def _set_torch_devices(states: dict[str, Any]) -> None:
+    """Starts no accelerator: torch keeps what is set before until something else does."""
+    import torch
+
+    for device, state in states.items():
+        kind, _, index = device.partition(":")
+        module = getattr(torch, kind, None)
+        if module is None or int(index) >= module.device_count():
+            raise RuntimeError(f"there is no {device} here")
+        module.set_rng_state(state, int(index))
+
+
 def _set_torch_dtype(dtype: Any) -> None:
     import torch
 
@@ -139,6 +163,7 @@ _SETTERS: dict[str, Callable[[Any], None]] = {
     "python": random.setstate,
     "numpy": _set_numpy,
     "torch": _set_torch,
+    "torch_devices": _set_torch_devices,
     "torch_dtype": _set_torch_dtype,
 }
 

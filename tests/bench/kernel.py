@@ -166,11 +166,12 @@ class Kernel:
 
     def value(self, expression: str) -> Any:
         """A literal, by a hidden execution. Raises `CellFailed`."""
-        request = self._client.execute("", silent=True, user_expressions={"it": expression})
+        # IPython shows no more than 1000 items of a list, but all of a text.
+        request = self._client.execute("", silent=True, user_expressions={"it": f"repr({expression})"})
         found = self._reply_to(request)["user_expressions"]["it"]
         if found["status"] != "ok":
             raise CellFailed(f"{found['ename']}: {found['evalue']} (in {_first_line(expression)})")
-        return ast.literal_eval(found["data"]["text/plain"])
+        return ast.literal_eval(ast.literal_eval(found["data"]["text/plain"]))
 
     def flush(self) -> None:
         """Wait until the last cell's state is durable (in a kernel that saves)."""

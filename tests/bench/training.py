@@ -4,7 +4,7 @@ Three workloads, one after the other: a plain loop, a small GPT, and a model wit
 visits a kernel that saves nothing, the same one calling `torch.save` + fsync, and ours; every second turn in reverse.
 First at a fast pace, for the stalls; then at the default pace, for the slowdown; then kernels are killed. REPETITIONS
 sets the turns (5), STATE_MB the large state (1000), WORKLOADS ("plain gpt large") leaves some out,
-RESPAWNER_SAFEPOINT_SECONDS sets another pace than the default. What each number means is in docs/benchmarks.md.
+RESPAWNER_SAFEPOINT_SECONDS sets another pace than the default, DEVICE=cuda trains on a GPU. What each number means is in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def main() -> int:
 
 
 def measure(folder: Path, repetitions: int, megabytes: int) -> tuple[str, dict[str, Any]]:
-    benches = [TrainingBench(folder / w.name, w, megabytes) for w in _chosen(workloads(megabytes))]
+    benches = [
+        TrainingBench(folder / w.name, w, megabytes)
+        for w in _chosen(workloads(megabytes, os.environ.get("DEVICE", "cpu")))
+    ]
     for bench in benches:
         bench.run(repetitions)
     results = {bench.workload.name: bench.result() for bench in benches}

@@ -16,6 +16,10 @@ STEP_BYTES = 3 * 4
 TRAIN = """\
 import os, time
 
+def wait_for_device():
+    if device != "cpu":
+        torch.accelerator.synchronize()
+
 def enter_step(optimizer, args, kwargs):
     global entered
     entered = time.perf_counter()
@@ -23,6 +27,7 @@ def enter_step(optimizer, args, kwargs):
 def log_step(log):
     def hook(optimizer, args, kwargs):
         global hooked
+        wait_for_device()
         hooked = time.perf_counter()
         if log is not None:
             with open(log, "a") as file:
@@ -72,8 +77,9 @@ def train(seconds, saves=0, path=None, log=None):
         "saved": saved,
     }
 """
-"""``hooked`` is when the optimizer's own hook ran: what follows until `step` returns is the global hooks, ours. What the next
-call of `step` waits for us before ``entered`` is added: it is the same snapshot's. A kernel that restores has the hooks of the one
+"""``hooked`` is when the optimizer's own hook ran, and the device had done what it was asked for: what follows until `step`
+returns is the global hooks, ours. What the next call of `step` waits for us before ``entered`` is added: it is the same
+snapshot's. A kernel that restores has the hooks of the one
 that was killed too: they write to a file by its name, for a number of an open one would be another's."""
 
 
@@ -85,13 +91,15 @@ class Workload:
     setup: str
 
 
-def workloads(megabytes: float) -> list[Workload]:
+def workloads(megabytes: float, device: str = "cpu") -> list[Workload]:
     share = megabytes / FULL_MB
-    return [
-        Workload("plain", _plain(_scaled(PLAIN_WIDTH, share))),
-        Workload("gpt", _gpt(_scaled(GPT_WIDTH, share), max(1, math.ceil(GPT_LAYERS * share**0.5)))),
-        Workload("large", _large(math.isqrt(int(megabytes * 1e6) // (2 * STEP_BYTES)))),
-    ]
+    setups = {
+        "plain": _plain(_scaled(PLAIN_WIDTH, share)),
+        "gpt": _gpt(_scaled(GPT_WIDTH, share), max(1, math.ceil(GPT_LAYERS * share**0.5))),
+        "large": _large(math.isqrt(int(megabytes * 1e6) // (2 * STEP_BYTES))),
+    }
+    on_it = f"import torch\ndevice = {device!r}\n"
+    return [Workload(name, on_it + setup + TRAIN) for name, setup in setups.items()]
 
 
 def _scaled(width: int, share: float) -> int:
@@ -100,34 +108,31 @@ def _scaled(width: int, share: float) -> int:
 
 def _plain(width: int) -> str:
     return f"""\
-import torch
 torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Linear({width}, {width}), torch.nn.ReLU(), torch.nn.Linear({width}, 10))
+model = torch.nn.Sequential(torch.nn.Linear({width}, {width}), torch.nn.ReLU(), torch.nn.Linear({width}, 10)).to(device)
 optimizer = torch.optim.Adam(model.parameters())
-batches = torch.randn(100, 128, {width})
+batches = torch.randn(100, 128, {width}, device=device)
 
 def loss_of_batch():
     return model(batches[torch.randint(100, ())]).square().mean()
-{TRAIN}"""
+"""
 
 
 def _large(width: int) -> str:
     return f"""\
-import torch
 torch.manual_seed(0)
 model = torch.nn.Sequential(
     torch.nn.Linear({width}, {width}, bias=False), torch.nn.ReLU(), torch.nn.Linear({width}, {width}, bias=False)
-)
+).to(device)
 optimizer = torch.optim.Adam(model.parameters())
 
 def loss_of_batch():
-    return model(torch.randn(16, {width})).square().mean()
-{TRAIN}"""
+    return model(torch.randn(16, {width}, device=device)).square().mean()
+"""
 
 
 def _gpt(width: int, layers: int) -> str:
     return f"""\
-import torch
 torch.manual_seed(0)
 
 class GPT(torch.nn.Module):
@@ -140,16 +145,16 @@ class GPT(torch.nn.Module):
         self.norm = torch.nn.LayerNorm(width)
 
     def forward(self, text):
-        mask = torch.nn.Transformer.generate_square_subsequent_mask(text.shape[1])
+        mask = torch.nn.Transformer.generate_square_subsequent_mask(text.shape[1], device=text.device)
         inner = self.body(self.words(text) + self.places.weight[: text.shape[1]], mask, is_causal=True)
         return self.norm(inner) @ self.words.weight.T
 
-model = GPT({width}, {layers}, {GPT_WORDS if width == GPT_WIDTH else 1000}, 64)
+model = GPT({width}, {layers}, {GPT_WORDS if width == GPT_WIDTH else 1000}, 64).to(device)
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
-corpus = torch.randint(model.words.num_embeddings, (100_000,))
+corpus = torch.randint(model.words.num_embeddings, (100_000,), device=device)
 
 def loss_of_batch():
     start = torch.randint(len(corpus) - 65, ())
     text = corpus[start : start + 65]
     return torch.nn.functional.cross_entropy(model(text[None, :-1])[0], text[1:])
-{TRAIN}"""
+"""

@@ -50,18 +50,18 @@ class Session:
 
         return capture(self.shell, Moment(1, restless=restless), self._baseline, (), self.saver.stored())
 
-    def write(self, job: Any, *, freeze: bool = False) -> Any:
-        """The manifest; raises what the job ended with. ``freeze``: as before the next cell."""
+    def write(self, job: Any, *, freeze: bool = False, inside: bool = False) -> Any:
+        """The manifest; raises what the job ended with. ``freeze``: as before the next cell; ``inside``: as in a cell that goes on."""
         self.saver.submit(job)
-        if freeze:
-            self.saver.freeze()
+        if freeze or inside:
+            self.saver.freeze(on_devices=inside)
         assert job.done.wait(PATIENCE_SECONDS)
         if job.error is not None:
             raise job.error
         return job.manifest
 
-    def save(self, *, freeze: bool = False, restless: bool = False) -> Any:
-        return self.write(self.capture(restless=restless), freeze=freeze)
+    def save(self, *, freeze: bool = False, inside: bool = False, restless: bool = False) -> Any:
+        return self.write(self.capture(restless=restless), freeze=freeze, inside=inside)
 
     def load(self) -> Any:
         from respawner.restoring import Loaded, load_latest

@@ -40,18 +40,21 @@ def test_variables_are_told_by_what_they_hold_and_shared_memory_counts_once() ->
 def test_line_names_the_largest_and_what_was_given_back() -> None:
     line = told([(f"x{number}", 10**9 // (number + 1)) for number in range(7)], 5 * 10**8)
     assert "held by x0 (1.0 GB), x1 (500.0 MB)" in line
-    assert "and 2 more; 500.0 MB that nothing used were given back" in line
-    assert give_back() == 0, "nothing is there to give back without a device"
+    assert "and 2 more; 500.0 MB that nothing needs any more were given back" in line
+    assert give_back(ValueError()) == 0, "nothing is there to give back without a device"
 
 
 def test_a_cell_that_uses_the_memory_up_is_told_and_the_kernel_lives(notebook: Notebook) -> None:
     notebook.run(
         "import torch\nkept = torch.ones(3)\n"
-        "def train():\n    batch = torch.ones(2)\n    raise torch.OutOfMemoryError('CUDA out of memory')"
+        "import weakref\ndef fill(error):\n    global watched\n    batch = torch.ones(2)\n    watched = weakref.ref(batch)\n    raise error\n"
+        "def train():\n    try:\n        fill(KeyError())\n    except KeyError:\n"
+        "        fill(torch.OutOfMemoryError('CUDA out of memory'))"
     )
     ran = notebook.run("train()")
     assert ran.error == "OutOfMemoryError: CUDA out of memory"
     assert "Respawner: the device's memory is used up: no variable holds any of it" in ran.text
+    assert notebook.value("watched()") == "None", "the error that IPython keeps holds nothing"
     notebook.kill()
     assert notebook.manifests()[0].state == "error"
     assert notebook.start().run("print(kept.sum().item())").text.strip().endswith("3.0")

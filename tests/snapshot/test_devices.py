@@ -155,6 +155,30 @@ assert restored['halves'].sum().item() == 8
     run_in_session(tmp_path, code)
 
 
+def test_numbers_drawn_on_a_device_go_on_where_they_were(tmp_path: Path) -> None:
+    code = """
+def states(): return [g.initial_seed() for g in torch.standin.default_generators], [torch.rand(3, generator=g).tolist() for g in torch.standin.default_generators]
+torch.manual_seed(5)
+states()
+session.save()
+open('drawn', 'w').write(repr(states()))
+"""
+    run_in_session(tmp_path, code)
+    code = """
+exec("def states(): return [g.initial_seed() for g in torch.standin.default_generators], [torch.rand(3, generator=g).tolist() for g in torch.standin.default_generators]")
+from respawner.processstate import put_random_state
+loaded = session.load()
+assert put_random_state(loaded.random) == []
+assert repr(states()) == open('drawn').read()
+"""
+    run_in_session(tmp_path, code)
+    code = """
+from respawner.processstate import put_random_state
+assert put_random_state(session.load().random) == ["random state of torch_devices could not be set: there is no standin:1 here"]
+"""
+    run_in_session(tmp_path, code, STANDIN_DEVICES="1")
+
+
 # What crosses ----------------------------------------------------------------------------------------------
 
 
@@ -217,29 +241,89 @@ def test_digests_are_the_sums_that_they_say_they_are(tmp_path: Path) -> None:
     """Against whole numbers of Python's, on the tail as well; and every kind of small change is seen."""
     code = """
 from respawner.device.digests import DeviceDigests
-digests = DeviceDigests('standin:0')
+made_by = DeviceDigests('standin:0')
+def digests(tensor): return made_by.of([tensor])[0]
 memory = torch.randint(0, 256, (2 * 2**18 + 1001,), dtype=torch.uint8).to('standin:0')
-made = digests.of(memory)
-assert made == digests.of(memory.clone()) and len(made) == 3
+made = digests(memory)
+assert made == digests(memory.clone()) and len(made) == 3
 words = torch.cat([memory[2 * 2**18 :].cpu(), torch.zeros(2**18 - 1001, dtype=torch.uint8)]).view(torch.int32).tolist()
-for half, key in enumerate(digests._keys.tolist()):
+for half, key in enumerate(made_by._keys.tolist()):
     expected = sum(w * k for w, k in zip(words, key)) % 2**64
     assert int.from_bytes(made[2][8 * half : 8 * half + 8], 'little') == expected
 for place in (0, 1, 2**18 - 1, 2**18, 2 * 2**18, memory.numel() - 1):
     for bit in range(8):
         memory[place] ^= 1 << bit
-        now = digests.of(memory)
+        now = digests(memory)
         assert [a != b for a, b in zip(made, now)] == [n == place // 2**18 for n in range(3)], (place, bit)
         memory[place] ^= 1 << bit
 floats = torch.ones(2**16, device='standin:0')
-one = digests.of(floats.view(torch.uint8))
+one = digests(floats.view(torch.uint8))
 for change in (lambda f: f.neg_(), lambda f: f[[3, 9]].neg_(), lambda f: f.roll(1), lambda f: f[7].mul_(-1)):
     changed = torch.arange(2**16, device='standin:0', dtype=torch.float32)
-    before = digests.of(changed.view(torch.uint8))
+    before = digests(changed.view(torch.uint8))
     result = change(changed)
     same = torch.equal(changed, torch.arange(2**16, device='standin:0', dtype=torch.float32))
-    assert same == (digests.of(changed.view(torch.uint8)) == before)
-assert DeviceDigests('standin:0').of(memory) != made, 'keys are drawn anew'
+    assert same == (digests(changed.view(torch.uint8)) == before)
+odd = memory[1:]
+assert made_by.of([memory, odd, memory[:1000]])[:2] == [made, None] and len(made_by.of([memory, memory[:1000]])[1]) == 1
+assert DeviceDigests('standin:0').of([memory]) != [made], 'keys are drawn anew'
+"""
+    run_in_session(tmp_path, code)
+
+
+# Put aside inside a cell -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("room", [1 << 40, 9 << 20, 0], ids=["all of it", "a part of it", "no room"])
+def test_inside_a_cell_what_has_changed_is_copied_on_the_device_as_far_as_there_is_room(
+    tmp_path: Path, room: int
+) -> None:
+    """16 MB, of which a quarter of the room may be taken: what fits crosses after the cell has gone on, the rest before."""
+    code = f"""
+torch.standin.free_bytes = {room}
+ns['big'] = torch.arange(2**21, device='standin:0', dtype=torch.float32)
+ns['other'] = torch.arange(2**21 + 100, device='standin:0', dtype=torch.float32)
+before = [ns['big'].cpu(), ns['other'].cpu()]
+job = session.capture()
+counts()
+session.saver._thread = object()  # nobody writes yet
+session.saver.submit(job)
+session.saver.freeze(on_devices=True)
+crossed = counts()['to_host']
+rest = 2**24 - min(2**24, {room} // 4)
+assert rest - 400 <= crossed <= rest + 2 * 2**18 + 16 * 66, (crossed, rest)
+ns['big'].fill_(-1), ns['other'].fill_(-1)
+session.saver._thread = None
+session.saver.prepare()
+assert job.done.wait(120) and job.error is None, job.error
+assert ('wait for the copies' in torch.standin.calls) == ({room} > 0)
+restored = session.load().variables
+assert torch.equal(restored['big'].cpu(), before[0]) and torch.equal(restored['other'].cpu(), before[1])
+assert not any(source.aside and source.memory.flat is not None for source in job.sources), 'given back'
+counts()
+session.save(inside=True)
+session.save(inside=True)
+assert counts()['to_host'] <= 2**24 + 400 + 3 * 16 * 66, 'what is known once is known'
+"""
+    run_in_session(tmp_path, code)
+
+
+def test_what_changes_before_it_is_put_aside_is_not_published(tmp_path: Path) -> None:
+    code = """
+torch.standin.free_bytes = 1 << 40
+ns['big'] = torch.arange(2**20, device='standin:0', dtype=torch.float32)
+good = session.save(inside=True)
+ns['big'] *= 2
+job = session.capture()
+ns['big'] *= 2
+try:
+    session.write(job, inside=True)
+    raise SystemExit('published')
+except TornError:
+    pass
+assert session.timeline.latest().id == good.id
+session.save(inside=True)
+assert torch.equal(session.load().variables['big'], ns['big'])
 """
     run_in_session(tmp_path, code)
 
@@ -249,7 +333,7 @@ assert DeviceDigests('standin:0').of(memory) != made, 'keys are drawn anew'
 
 def test_a_kernel_killed_in_a_cell_comes_back_at_a_safe_point(open_device_notebook: OpenNotebook) -> None:
     notebook = open_device_notebook(**AT_EVERY).start()
-    run(notebook, MODEL)
+    run(notebook, MODEL + "torch.standin.free_bytes = 1 << 40")
     notebook.client.execute("for number in range(100000): step()")
     wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["steps"] > 10)
     notebook.kill_at_once()
@@ -287,7 +371,9 @@ assert torch.equal(session.load().variables['big'], ns['big'])
     run_in_session(tmp_path, code)
 
 
-@pytest.mark.parametrize("moment", ["before the capture", "while it is read", "while it is copied"])
+@pytest.mark.parametrize(
+    "moment", ["before the capture", "while it is read", "while it is copied", "while it is put aside"]
+)
 def test_of_a_device_that_has_failed_nothing_is_published(tmp_path: Path, moment: str) -> None:
     code = f"""
 ns['big'] = torch.arange(2**20, device='standin:0', dtype=torch.float32)
@@ -298,7 +384,8 @@ if {moment!r} == 'before the capture':
 try:
     job = session.capture()
     torch.standin.break_device()
-    session.write(job, freeze={moment!r} == 'while it is copied')
+    torch.standin.free_bytes = 1 << 40
+    session.write(job, freeze={moment!r} == 'while it is copied', inside={moment!r} == 'while it is put aside')
     raise SystemExit('published')
 except DeviceError as error:
     assert 'standin:0 has failed and cannot be read any more in this process' in str(error)

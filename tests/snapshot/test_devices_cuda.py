@@ -88,10 +88,10 @@ from respawner.device import ring
 from respawner.device.lane import lane_of
 asked = []
 read = ring.Ring.read
-def counted(self, pieces, use):
+def counted(self, pieces, use, after=None):
     asked.append(sum(piece.length for piece in pieces))
     assert self._stream != torch.cuda.default_stream() and all(slot.is_pinned() for slot in self._slots)
-    return read(self, pieces, use)
+    return read(self, pieces, use, after)
 ring.Ring.read = counted
 ns['big'] = torch.randn(2**29, device='cuda')
 session.save(freeze=True)
@@ -126,14 +126,38 @@ assert session.load().variables['result'].unique().tolist() == [50.0]
     run_on_gpu(tmp_path, code)
 
 
+def test_inside_a_cell_memory_may_be_overwritten_while_its_copy_on_the_gpu_crosses(tmp_path: Path) -> None:
+    """1 GB, put aside, overwritten by work that is queued at once; what was allocated for it is given back."""
+    code = """
+ns['big'] = torch.randn(2**28, device='cuda')
+before = ns['big'].cpu()
+session.save()
+ns['big'].add_(1)
+before = ns['big'].cpu()
+held = torch.cuda.memory_allocated()
+job = session.capture()
+session.saver.submit(job)
+session.saver.freeze(on_devices=True)
+put_aside = sum(source.length for source in job.sources if source.aside)
+for _ in range(50):
+    ns['big'].mul_(1.01)
+assert job.done.wait(120) and job.error is None, job.error
+assert put_aside > 2**29, put_aside
+assert torch.equal(session.load().variables['big'].cpu(), before)
+torch.cuda.empty_cache()
+assert torch.cuda.memory_allocated() - held < 2**29 + 2**20, torch.cuda.memory_allocated() - held
+"""
+    run_on_gpu(tmp_path, code)
+
+
 def test_digests_do_not_depend_on_the_device(tmp_path: Path) -> None:
     code = """
 from respawner.device.digests import DeviceDigests
 there, here = DeviceDigests('cuda:0'), DeviceDigests('cpu')
 memory = torch.randint(0, 256, (40 * 2**20 + 77,), dtype=torch.uint8, device='cuda')
-made = there.of(memory)
+made = there.of([memory])
 here._keys = there._keys.cpu()
-assert made == here.of(memory.cpu())
+assert made == here.of([memory.cpu()])
 """
     run_on_gpu(tmp_path, code)
 

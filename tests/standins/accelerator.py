@@ -61,6 +61,8 @@ class Stream:
         self.device = device
     def wait_stream(self, other):
         standin.calls.append("wait for what runs")
+    def wait_event(self, event):
+        standin.calls.append("wait for the copies")
 
 class Event:
     def record(self, stream):
@@ -73,7 +75,8 @@ class Standin:
     Stream, Event = Stream, Event
     def __init__(self):
         self.calls = []
-        self.under = None
+        self.free_bytes = 0  # nothing can be put aside, where a test does not say so
+        self.default_generators = tuple(torch.Generator() for _ in range(ops.device_count()))
     def is_available(self):
         return self.device_count() > 0
     def is_initialized(self):
@@ -81,9 +84,14 @@ class Standin:
     def _is_in_bad_fork(self):
         return False
     def manual_seed_all(self, seed):
-        pass
+        for generator in self.default_generators:
+            generator.manual_seed(seed)
+    def set_rng_state(self, state, index):
+        self.default_generators[index].set_state(state)
     def device_count(self):
         return ops.device_count()
+    def mem_get_info(self, index):
+        return self.free_bytes, 1 << 40
     def current_device(self):
         return ops.current_device()
     def set_device(self, index):

@@ -13,7 +13,9 @@ See Lemire and Kaser, "Strongly universal string hashing is fast", 2014.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,21 +36,22 @@ class DeviceDigests:
         self._device = device
         self._keys: Any = None
 
-    def of(self, memory: Any) -> list[bytes] | None:
-        """A digest for each chunk of a flat uint8 tensor; None where there is no room on the device for the sums.
+    def of(self, memories: Sequence[Any]) -> list[list[bytes] | None]:
+        """For each flat uint8 tensor a digest of each of its chunks; None where there is no room on the device for the sums.
 
-        Runs on the current stream and waits for it.
+        Runs on the current stream and waits for it, once for all of them.
         """
-        if memory.data_ptr() % 4:
-            return None
         try:
-            return self._of(memory)
+            sums = [self._sums_of(memory) if memory.data_ptr() % 4 == 0 else None for memory in memories]
+            made = [found for found in sums if found is not None]
+            rows = iter(_rows(torch.cat(made).cpu()) if made else [])
         except RuntimeError as error:
             if is_exhausted(error):
-                return None
+                return [None] * len(memories)
             raise
+        return [None if found is None else list(itertools.islice(rows, len(found))) for found in sums]
 
-    def _of(self, memory: Any) -> list[bytes]:
+    def _sums_of(self, memory: Any) -> Any:
         if self._keys is None:
             keys = torch.frombuffer(bytearray(os.urandom(2 * _WORDS * 8)), dtype=torch.int64)
             self._keys = keys.view(2, _WORDS).to(self._device)
@@ -61,7 +64,7 @@ class DeviceDigests:
             padded = torch.zeros(CHUNK_BYTES, dtype=torch.uint8, device=memory.device)
             padded[:rest] = memory[whole * CHUNK_BYTES :]
             sums.append(self._sums(padded, 1))
-        return _rows(torch.cat(sums).cpu())
+        return torch.cat(sums)
 
     def _sums(self, memory: Any, chunks: int) -> Any:
         words = memory.view(torch.int32).view(chunks, _WORDS).to(torch.int64)

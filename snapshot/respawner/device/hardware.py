@@ -42,6 +42,32 @@ def uuid_of(kind: str, index: int) -> str | None:
     return None if uuid is None else str(uuid)
 
 
+def started() -> list[tuple[str, Any]]:
+    """Accelerators that the notebook has begun to use, with torch's modules for them."""
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "_C"):
+        return []
+    names = {"cuda", "xpu", getattr(torch._C, "_get_privateuse1_backend_name", lambda: "cuda")()}
+    modules = [(name, getattr(torch, name, None)) for name in sorted(names)]
+    return [(name, module) for name, module in modules if getattr(module, "is_initialized", bool)()]
+
+
+def room_on(device: str) -> int:
+    """Bytes of its memory that may be taken for a moment: a quarter of what is free now, for the cell may want the rest
+    meanwhile. 0 where nobody can tell."""
+    kind, _, index = device.partition(":")
+    module: Any = module_of(kind)
+    if not hasattr(module, "mem_get_info"):
+        return 0
+    free, total = module.mem_get_info(int(index))
+    if hasattr(
+        module, "get_per_process_memory_fraction"
+    ):  # a share of the GPU may be less than what is free on it
+        share = int(module.get_per_process_memory_fraction(int(index)) * total)
+        free = min(free, share - module.memory_reserved(int(index)))
+    return int(max(0, free) // 4)
+
+
 def is_exhausted(error: BaseException | None) -> bool:
     """Whether torch raised it because a device's memory is used up (`torch.OutOfMemoryError`)."""
     classes = type(error).__mro__
@@ -55,7 +81,7 @@ def synchronize() -> None:
 
     Raises `DeviceError` where one of them has failed for good.
     """
-    for kind, module in _started():
+    for kind, module in started():
         for index in _in_use(kind, module):
             with device_errors(f"{kind}:{index}"):
                 module.synchronize(index)
@@ -65,7 +91,7 @@ def is_recording() -> bool:
     """Whether a CUDA graph is being recorded: a copy or a wait would break that."""
     return any(
         module.is_current_stream_capturing()
-        for _, module in _started()
+        for _, module in started()
         if hasattr(module, "is_current_stream_capturing")
     )
 
@@ -96,15 +122,6 @@ def is_broken(kind: str, index: int) -> bool:
     except RuntimeError:
         return True
     return False
-
-
-def _started() -> list[tuple[str, Any]]:
-    torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "_C"):
-        return []
-    names = {"cuda", "xpu", getattr(torch._C, "_get_privateuse1_backend_name", lambda: "cuda")()}
-    modules = [(name, getattr(torch, name, None)) for name in sorted(names)]
-    return [(name, module) for name, module in modules if getattr(module, "is_initialized", bool)()]
 
 
 def _in_use(kind: str, module: Any) -> list[int]:

@@ -42,13 +42,14 @@ class Ring:
         make_stream = getattr(self._module, "Stream", None)
         self._stream = make_stream(self._device) if make_stream is not None else None
 
-    def read(self, pieces: Sequence[Piece], use: Callable[[int, int], object]) -> None:
+    def read(self, pieces: Sequence[Piece], use: Callable[[int, int], object], after: Any = None) -> None:
         """Copy the pieces to the host: ``use(number, address)`` for each in order, whose bytes lie there until it returns.
 
-        While one slot is used, the device copies into the others.
+        While one slot is used, the device copies into the others. ``after``: the event from which on the pieces hold what is
+        to be read; without one, all that the device was asked for until now is waited for.
         """
         under_way: deque[tuple[list[tuple[int, int]], Any, Any]] = deque()
-        with self._on_own_stream():
+        with self._on_own_stream(after):
             for turn, batch in enumerate(_batches(pieces)):
                 if len(under_way) == SLOTS:
                     self._use(*under_way.popleft(), use)
@@ -103,12 +104,15 @@ class Ring:
             use(number, slot.data_ptr() + offset)
 
     @contextlib.contextmanager
-    def _on_own_stream(self) -> Iterator[None]:
+    def _on_own_stream(self, after: Any = None) -> Iterator[None]:
         module: Any = self._module
         if self._stream is None:
             yield
             return
-        self._stream.wait_stream(module.current_stream(self._device))
+        if after is None:
+            self._stream.wait_stream(module.current_stream(self._device))
+        else:
+            self._stream.wait_event(after)
         with module.stream(self._stream):
             yield
 

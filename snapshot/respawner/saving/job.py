@@ -32,9 +32,11 @@ LIVE, COPYING, FROZEN, GONE = range(4)
 
 
 class Source:
-    """Where the bytes of one chunk are until they are written. ``memory``: of a device, whose addresses cannot be read."""
+    """Where the bytes of one chunk are until they are written. ``memory``: of a device, whose addresses cannot be read.
 
-    __slots__ = ("address", "length", "memory", "number", "slot", "state")
+    ``aside``: that memory is a copy of ours, which no cell changes."""
+
+    __slots__ = ("address", "aside", "length", "memory", "number", "slot", "state")
 
     def __init__(self, address: int, length: int, memory: DeviceMemory | None = None) -> None:
         self.address = address
@@ -44,6 +46,7 @@ class Source:
         """Its place among the sources of its job."""
         self.slot: int | None = None
         self.state = LIVE
+        self.aside = False
 
     @property
     def device(self) -> str | None:
@@ -211,6 +214,8 @@ class Job:
             self._changed.notify_all()
         for source in self.sources:
             self._give_back(source, arena)
+            if source.aside and source.memory is not None:
+                source.memory.let_go()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -227,12 +232,19 @@ class Job:
 
     # The main thread's side ----------------------------------------------------------------------------
 
-    def freeze(self, arena: Arena, but: Ranges | None = None, threads: int | None = None) -> None:
+    def freeze(
+        self,
+        arena: Arena,
+        but: Ranges | None = None,
+        threads: int | None = None,
+        *,
+        on_devices: bool = False,
+    ) -> None:
         """Return when no byte of this state lies in memory that a cell may change.
 
         From the end backwards into the arena, while the writer comes from the front; what does not fit
         into the arena is waited for. ``but``: memory of the host that stays as it is until this is called without it.
-        Several threads may call it at once.
+        ``on_devices``: what lies on devices is copied there, as far as there is room. Several threads may call it at once.
         """
         if self._live == 0:
             self._let_go()
@@ -240,6 +252,8 @@ class Job:
         unread = self.sources
         if but:
             unread = [s for s in unread if s.memory is not None or not but.cover(s.address, s.length)]
+        if on_devices:
+            self._put_aside()
         self._freeze_devices(arena)
         waiting = [source for source in unread if source.memory is None]
 
@@ -254,7 +268,7 @@ class Job:
 
         if waiting:
             in_parallel(copy_from_the_end, range(threads or thread_count()))
-        left = list(unread)
+        left = [source for source in unread if not source.aside]
 
         def all_are_read() -> bool:
             while left and left[-1].state not in (LIVE, COPYING):
@@ -268,7 +282,7 @@ class Job:
 
     def _freeze_devices(self, arena: Arena) -> None:
         """The same for what lies on devices, batch after batch. A failure ends the job, in the writing thread."""
-        waiting = [source for source in self.sources if source.memory is not None]
+        waiting = [source for source in self.sources if source.memory is not None and not source.aside]
         while waiting and self._lost is None:
             batch = waiting[-BATCH:]
             claimed = self._claim(batch, arena)
@@ -279,6 +293,44 @@ class Job:
                     self._read(claimed, [s.slot or 0 for s in claimed], [FROZEN] * len(claimed))
             if not any(source.state == LIVE for source in batch):
                 del waiting[-BATCH:]
+
+    def _put_aside(self) -> None:
+        """Copy what lies on devices to other places there. A failure ends the job, in the writing thread."""
+        from ..device.memory import copy_there  # needs torch, which is there where such a chunk is
+
+        for device in dict.fromkeys(s.device for s in self.sources if s.device is not None):
+            with self._changed:
+                unread = [s for s in self.sources if s.device == device and s.state == LIVE and not s.aside]
+                for source in unread if not self._given_up else []:
+                    source.state = COPYING
+            if self._given_up:
+                return
+            copies: list[DeviceMemory] = []
+            try:
+                copies, same = copy_there([(s.memory, s.address, s.length) for s in unread if s.memory])
+                if not same and not self.restless:
+                    raise TornError("a device's memory changed between its capture and its reading")
+            except BaseException as error:
+                self._lost = error
+                if not isinstance(error, Exception):
+                    raise
+            finally:
+                self._now_aside(unread, copies)
+
+    def _now_aside(self, sources: list[Source], copies: list[DeviceMemory]) -> None:
+        """The chunks are unread as before, the first ones in the copies, each of which has as many as fill it."""
+        with self._changed:
+            for source in sources:
+                source.state = LIVE
+            rest = iter(sources)
+            for copy in copies:
+                filled = 0
+                while filled < copy.length:
+                    source = next(rest)
+                    source.memory, source.aside = copy, True
+                    filled += source.length
+                    self._live -= 1
+            self._changed.notify_all()
 
     def _copy(self, source: Source, arena: Arena) -> bool:
         """Whether there was room in the arena."""
@@ -298,5 +350,5 @@ class Job:
         """The chunk's bytes have been copied out of live memory."""
         with self._changed:
             source.state = state
-            self._live -= 1
+            self._live -= not source.aside
             self._changed.notify_all()

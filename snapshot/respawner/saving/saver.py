@@ -129,14 +129,16 @@ class Saver:
                 self._writer = self._open_writer()
             return self._writer
 
-    def freeze(self, but: Ranges | None = None, threads: int | None = None) -> None:
+    def freeze(
+        self, but: Ranges | None = None, threads: int | None = None, *, on_devices: bool = False
+    ) -> None:
         """Return when nothing that is still to be written lies in memory that a cell may change.
 
-        ``but``: memory that nobody changes before this has been called without it.
+        ``but``: memory that nobody changes before this has been called without it. ``on_devices``: see `Job.freeze`.
         """
         for job in self.unfinished():
             self._frozen_bytes = max(self._frozen_bytes, job.changed_bytes)
-            job.freeze(self.arena, but, threads)
+            job.freeze(self.arena, but, threads, on_devices=on_devices)
 
     def freeze_beside(self) -> None:
         """Begin `freeze` in a thread of its own: whoever has to call it later finds little left, or nothing."""
