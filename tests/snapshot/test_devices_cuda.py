@@ -2,8 +2,8 @@
 
     pytest tests/snapshot/test_devices_cuda.py
 
-on a host with a GPU and a torch with CUDA. Everywhere else these are skipped, and nobody has seen them pass
-(docs/unverified.md).
+on a host with a GPU and a torch with CUDA, one test at a time, for some fill its memory. Everywhere else these are skipped;
+docs/unverified.md says where they have passed.
 """
 
 from __future__ import annotations
