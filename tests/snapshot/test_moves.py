@@ -195,6 +195,37 @@ def test_rename_over_another_notebook_puts_its_timeline_into_the_trash(store: Pa
     assert content_of(found) == b"b"
 
 
+@pytest.mark.parametrize("moment", ["replace", "fsync"])
+def test_a_notebook_that_is_renamed_while_its_manifest_is_written_keeps_the_state(
+    store: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """After the manifest's temporary file was made, or after it got its name and before its folder was synced."""
+    timeline = Timeline.create(store, "/work/a.ipynb")
+    timeline.follow()
+    target = TimelineWriter(timeline)
+    first = publish(target, b"one")
+    real = os.replace if moment == "replace" else os.fsync
+    moved: list[Timeline] = []
+
+    def rename_first(*arguments: object) -> None:
+        manifests = timeline.folder / "manifests"
+        if not moved and (moment == "replace" or manifests.samefile(f"/proc/self/fd/{arguments[0]}")):
+            moved.extend([timeline])
+            moved[:] = move(store, "/work/a.ipynb", "/work/b.ipynb")
+            if moment == "fsync":
+                raise FileNotFoundError
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, moment, rename_first)
+    second = publish(target, b"two")
+    target.close()
+    [found] = moved
+    assert [m.id for m in found.snapshots()] == [second.id, first.id]
+    assert read(found, found.read(second.sequence)) == b"two"
+    assert list((found.folder / "manifests").glob(".*")) == []
+    assert slug_of("/work/a.ipynb") not in [folder.name for folder in (store / "timelines").iterdir()]
+
+
 def test_folder_whose_name_another_begins_with_is_left_alone(store: Path) -> None:
     saved(store, "/n/a.ipynb", b"")
     saved(store, "/n2/a.ipynb", b"")

@@ -213,13 +213,23 @@ class Timeline:
 
         Should even the removal fail, the manifest stays: `TimelineWriter.roll_back` then leaves its chunks.
         """
-        path = self.manifest_path(manifest.sequence)
-        try:
-            write_atomically(path, manifest.to_bytes())
-        except BaseException:
-            with contextlib.suppress(OSError):
-                remove(path)
-            raise
+        content = manifest.to_bytes()
+        while True:
+            path = self.manifest_path(manifest.sequence)
+            try:
+                write_atomically(path, content)
+                return
+            except BaseException as error:
+                now = self.manifest_path(manifest.sequence)
+                if (
+                    isinstance(error, FileNotFoundError) and now != path
+                ):  # renamed in between, with its notebook
+                    for left in now.parent.glob(f".{now.name}.*.tmp"):
+                        remove(left)
+                    continue
+                with contextlib.suppress(OSError):
+                    remove(path)
+                raise
 
     # Markers: small JSON files that outlive the kernel ---------------------------------------------------
 
