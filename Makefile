@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-.PHONY: up down status fast test test-long test-cluster lint format bench-spawn bench-snapshot bench-restore bench-training bench-leases kills capabilities dockerspawner-suite tour pythons image-suite clean
+.PHONY: up down status fast test test-long test-cluster test-roles lint format bench-spawn bench-snapshot bench-restore bench-training bench-leases kills capabilities dockerspawner-suite tour pythons image-suite clean
 
 up: $(VENV)/.installed
 	@$(BIN)/respawner-hub up
@@ -30,7 +30,11 @@ test-long: lint
 
 # Hosts that are containers become a cluster by the playbooks; what is a stand-in there: tests/cluster/rig.py.
 test-cluster: lint
-	RESPAWNER_CLUSTER=1 tests/run tests/cluster
+	RESPAWNER_CLUSTER=1 tests/run tests/cluster/test_cluster.py tests/cluster/test_bare_gpus.py
+
+# Roles that are off by default, in the same way.
+test-roles: lint
+	RESPAWNER_CLUSTER=1 tests/run tests/cluster/test_firewall.py tests/cluster/test_postgresql.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -1,10 +1,11 @@
-"""The cluster's tests take longer than the rest together: `make test-cluster` runs them, `make test` does not."""
+"""The cluster's tests take longer than the rest together: of them `make test` runs the shortest, `make test-cluster` and
+`make test-roles` the others."""
 
 import os
 
 import pytest
 
-collect_ignore_glob = [] if os.environ.get("RESPAWNER_CLUSTER") else ["test_*.py"]
+collect_ignore_glob = [] if os.environ.get("RESPAWNER_CLUSTER") else ["test_[!o]*.py"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,6 +1,6 @@
-"""The shorter form, for `make test` once it is fast enough: one bare host gets every role that one host has to have, a session on
-it gets a GPU, and the second run changes nothing. In this order. `make test-cluster` has the rest: check mode, drift, reboots,
-upgrades, monitoring, several hosts, and Debian 13; here it is Debian 12, on the image that the tests have made anyway.
+"""The shorter form, for `make test`: one bare host gets every role that one host has to have, a session on it gets a GPU, and the
+second run changes nothing. In this order. `make test-cluster` has the rest: check mode, drift, reboots, upgrades, monitoring,
+several hosts, and Debian 13; here it is Debian 12, on the image that the tests have made anyway.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.standins import stub_session
 from .deployed import Cluster
 from .rig import Rig, image_on, run
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
