@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+from types import FrameType
 from typing import Any
 
 from .device.hardware import is_exhausted as is_exhausted
@@ -20,17 +21,16 @@ from .readable import readable_size
 from .safepoints.frames import is_function, is_notebooks, locals_of, name_of
 
 _SHOWN = 5
+_MAY_GO_ON = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+"""Frames of such functions may be suspended and not at their end: to clear them would end them."""
 
 
 def variables_of(error: BaseException, namespace: dict[str, Any]) -> dict[str, Any]:
     """The notebook's variables, and those of its functions in which the error came up, as ``train: batch``."""
     found: dict[str, Any] = dict(namespace)
-    place: TracebackType | None = error.__traceback__
-    while place is not None:
-        frame = place.tb_frame
+    for frame in _frames_of(error):
         if is_function(frame) and is_notebooks(frame, namespace):
             found |= {f"{name_of(frame)}: {name}": value for name, value in locals_of(frame).items()}
-        place = place.tb_next
     return found
 
 
@@ -58,8 +58,8 @@ def give_back(error: BaseException) -> int:
     these are let go of, or the memory would stay used up until another error.
     """
     torch: Any = sys.modules["torch"]
-    for raised in _with_causes(error):
-        for frame, _ in traceback.walk_tb(raised.__traceback__):
+    for frame in _frames_of(error):
+        if not frame.f_code.co_flags & _MAY_GO_ON:
             with contextlib.suppress(RuntimeError):  # it runs
                 frame.clear()
                 frame.f_locals  # noqa: B018  before Python 3.13 a copy, which looking brings up to date
@@ -72,12 +72,17 @@ def give_back(error: BaseException) -> int:
     return int(before - sum(torch.cuda.memory_reserved(device) for device in devices))
 
 
-def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+def _frames_of(error: BaseException) -> Iterator[FrameType]:
+    """Of the error, of those that it came up in or because of, and of a group's."""
+    left: list[BaseException | None] = [error]
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield from (frame for frame, _ in traceback.walk_tb(one.__traceback__))
+        left += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
 
 
 def told(found: list[tuple[str, int]], given_back: int) -> str:

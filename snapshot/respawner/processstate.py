@@ -142,15 +142,30 @@ def _set_torch(state: Any) -> None:
 
 
 def _set_torch_devices(states: dict[str, Any]) -> None:
-    """Starts no accelerator: torch keeps what is set before until something else does."""
+    """Starts no accelerator: where it has not been started, this is done then, in the place of seeds that were set before."""
     import torch
 
+    by_kind: dict[str, dict[int, Any]] = {}
     for device, state in states.items():
         kind, _, index = device.partition(":")
-        module = getattr(torch, kind, None)
-        if module is None or int(index) >= module.device_count():
-            raise RuntimeError(f"there is no {device} here")
-        module.set_rng_state(state, int(index))
+        by_kind.setdefault(kind, {})[int(index)] = state
+    missing = []
+    for kind, its in by_kind.items():
+        module: Any = getattr(torch, kind, None)
+        count = 0 if module is None else module.device_count()
+        there = {index: state for index, state in its.items() if index < count}
+        missing += [f"{kind}:{index}" for index in its if index >= count]
+        if there and not module.is_initialized() and hasattr(module, "_lazy_call"):
+            module._lazy_call(functools.partial(_set_on, module, there), seed_all=True)
+        else:
+            _set_on(module, there)
+    if missing:
+        raise RuntimeError(f"there is no {', '.join(missing)} here")
+
+
+def _set_on(module: Any, states: dict[int, Any]) -> None:
+    for index, state in states.items():
+        module.set_rng_state(state, index)
 
 
 def _set_torch_dtype(dtype: Any) -> None:

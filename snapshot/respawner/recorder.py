@@ -224,9 +224,8 @@ class Recorder:
                 job = self.capture(moment, within_budget=not urgent)
                 may_wait = kept() if self._guesses_hold and not moment.restless and not urgent else Ranges()
                 job.guessed = self.keeps = bool(may_wait)
-                self._saver.freeze(
-                    may_wait, on_devices=True
-                )  # it has been running: most of what it needs it has
+                # The cell has been running: most of a device's memory that it needs it has.
+                self._saver.freeze(may_wait, on_devices=True)
                 if self.keeps:
                     self._saver.freeze_beside()
         except OverBudgetError as deferred:

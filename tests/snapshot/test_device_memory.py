@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
+import sys
+import weakref
+
 import torch
 from respawner.device_memory import give_back, holders, is_exhausted, told
 
@@ -58,3 +62,38 @@ def test_a_cell_that_uses_the_memory_up_is_told_and_the_kernel_lives(notebook: N
     notebook.kill()
     assert notebook.manifests()[0].state == "error"
     assert notebook.start().run("print(kept.sum().item())").text.strip().endswith("3.0")
+
+
+def test_what_only_sleeps_goes_on_and_causes_and_groups_are_let_go_of() -> None:
+    """A generator that has met the error and goes on is the notebook's, not a function that has failed."""
+    watched = []
+
+    def fill() -> None:
+        batch = torch.ones(2)
+        watched.append(weakref.ref(batch))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def sizes():
+        for size in range(3):
+            try:
+                fill()
+            except torch.OutOfMemoryError as error:
+                yield size, error
+
+    tried = sizes()
+    _, first = next(tried)
+    try:
+        try:
+            fill()
+        except torch.OutOfMemoryError as second:
+            raise ValueError from second
+    except ValueError as error:
+        error.__context__.__cause__ = (
+            builtins.ExceptionGroup("both", [first]) if sys.version_info >= (3, 11) else first
+        )
+        last = error
+    del _, first
+    assert [found() is not None for found in watched] == [True, True]
+    give_back(last)
+    assert [found() for found in watched] == [None, None]
+    assert [size for size, _ in tried] == [1, 2]

@@ -299,7 +299,7 @@ assert job.done.wait(120) and job.error is None, job.error
 assert ('wait for the copies' in torch.standin.calls) == ({room} > 0)
 restored = session.load().variables
 assert torch.equal(restored['big'].cpu(), before[0]) and torch.equal(restored['other'].cpu(), before[1])
-assert not any(source.aside and source.memory.flat is not None for source in job.sources), 'given back'
+assert not any(source.memory for source in job.sources), 'given back'
 counts()
 session.save(inside=True)
 session.save(inside=True)
@@ -324,6 +324,119 @@ except TornError:
 assert session.timeline.latest().id == good.id
 session.save(inside=True)
 assert torch.equal(session.load().variables['big'], ns['big'])
+"""
+    run_in_session(tmp_path, code)
+
+
+def test_inside_a_cell_the_writer_may_have_begun_with_all_of_a_device(tmp_path: Path) -> None:
+    """Nothing of it is left to be put aside then; the host's memory is."""
+    code = """
+import threading
+from respawner.device import ring
+torch.standin.free_bytes = 1 << 40
+ns['small'] = torch.arange(2**20, device='standin:0', dtype=torch.float32)
+ns['host'] = torch.arange(2**23, dtype=torch.float32)
+reading, may_read, read = threading.Event(), threading.Event(), ring.Ring.read
+def slow(self, pieces, use, after=None):
+    reading.set()
+    may_read.wait(60)
+    return read(self, pieces, use, after)
+ring.Ring.read = slow
+job = session.capture()
+session.saver.submit(job)
+reading.wait(60) or exit('nobody reads')
+threading.Timer(0.3, may_read.set).start()
+session.saver.freeze(on_devices=True)
+assert job.done.wait(120) and job.error is None, job.error
+assert torch.equal(session.load().variables['small'], ns['small'])
+"""
+    run_in_session(tmp_path, code)
+
+
+def test_inside_a_cell_a_job_may_fail_while_its_memory_is_put_aside(tmp_path: Path) -> None:
+    """Whoever forgets it and whoever froze it both come back, and the device has its room back."""
+    code = """
+import threading
+from respawner.device import memory
+torch.standin.free_bytes = 1 << 40
+ns['a'] = torch.arange(2**23, device='standin:0', dtype=torch.float32)
+ns['b'] = torch.arange(2**23, device='standin:1', dtype=torch.float32)
+job = session.capture()
+copy_there = memory.copy_there
+def forgotten_meanwhile(places):
+    forgets = threading.Thread(target=job.forget, args=(session.saver.arena,))
+    forgets.start()
+    made = copy_there(places)
+    session.forgets = forgets
+    return made
+memory.copy_there = forgotten_meanwhile
+freezes = threading.Thread(target=job.freeze, args=(session.saver.arena,), kwargs={'on_devices': True}, daemon=True)
+freezes.start()
+freezes.join(60)
+session.forgets.join(60)
+assert not freezes.is_alive() and not session.forgets.is_alive()
+assert all(source.memory is None for source in job.sources)
+"""
+    run_in_session(tmp_path, code)
+
+
+@pytest.mark.parametrize("asked", ["raises", "says nothing"])
+def test_a_device_that_does_not_tell_its_room_is_read_at_once(tmp_path: Path, asked: str) -> None:
+    code = f"""
+def raises(self, index): raise RuntimeError('this allocator keeps no statistics')
+type(torch.standin).mem_get_info = raises
+if {asked!r} == 'says nothing':
+    del type(torch.standin).mem_get_info
+ns['big'] = torch.arange(2**21, device='standin:0', dtype=torch.float32)
+before = ns['big'].cpu()
+job = session.capture()
+session.saver.submit(job)
+session.saver.freeze(on_devices=True)
+ns['big'].fill_(-1)
+assert job.done.wait(120) and job.error is None, job.error
+assert torch.equal(session.load().variables['big'].cpu(), before)
+"""
+    run_in_session(tmp_path, code)
+
+
+def test_of_a_share_no_more_is_taken_than_is_left_of_it(tmp_path: Path) -> None:
+    code = """
+from respawner.device.hardware import room_on
+torch.standin.free_bytes = 1 << 40
+torch.standin.memory_reserved = lambda index: 3 << 30
+assert room_on('standin:0') == 2**30 // 4
+"""
+    run_in_session(tmp_path, code, RESPAWNER_GPU_MEMORY_BYTES=str(4 << 30))
+
+
+def test_a_state_may_be_taken_in_inference_mode(tmp_path: Path) -> None:
+    """What is made then for the device lives on, and is written to outside of that mode."""
+    code = """
+ns['big'] = torch.arange(2**21, device='standin:0', dtype=torch.float32)
+torch.standin.free_bytes = 1 << 40
+with torch.inference_mode():
+    session.save(inside=True)
+ns['big'] += 1
+session.save()
+ns['big'] += 1
+session.save(inside=True)
+assert torch.equal(session.load().variables['big'], ns['big'])
+"""
+    run_in_session(tmp_path, code)
+
+
+def test_what_one_digest_has_no_room_for_takes_no_other_along(tmp_path: Path) -> None:
+    code = """
+from respawner.device.digests import DeviceDigests
+made_by = DeviceDigests('standin:0')
+memories = [torch.arange(2**17 * n, device='standin:0', dtype=torch.float32).view(torch.uint8) for n in (1, 2, 3)]
+all_of_them = made_by.of(memories)
+sums = DeviceDigests._sums_of
+def full(self, memory):
+    if memory is memories[1]: raise torch.OutOfMemoryError('no room')
+    return sums(self, memory)
+DeviceDigests._sums_of = full
+assert made_by.of(memories) == [all_of_them[0], None, all_of_them[2]]
 """
     run_in_session(tmp_path, code)
 

@@ -41,15 +41,20 @@ class DeviceDigests:
 
         Runs on the current stream and waits for it, once for all of them.
         """
+        sums = [self._sums_where_possible(memory) for memory in memories]
+        made = [found for found in sums if found is not None]
+        rows = iter(_rows(_joined(made)) if made else [])
+        return [None if found is None else list(itertools.islice(rows, len(found))) for found in sums]
+
+    def _sums_where_possible(self, memory: Any) -> Any:
+        if memory.data_ptr() % 4:
+            return None
         try:
-            sums = [self._sums_of(memory) if memory.data_ptr() % 4 == 0 else None for memory in memories]
-            made = [found for found in sums if found is not None]
-            rows = iter(_rows(torch.cat(made).cpu()) if made else [])
+            return self._sums_of(memory)
         except RuntimeError as error:
             if is_exhausted(error):
-                return [None] * len(memories)
+                return None
             raise
-        return [None if found is None else list(itertools.islice(rows, len(found))) for found in sums]
 
     def _sums_of(self, memory: Any) -> Any:
         if self._keys is None:
@@ -69,6 +74,16 @@ class DeviceDigests:
     def _sums(self, memory: Any, chunks: int) -> Any:
         words = memory.view(torch.int32).view(chunks, _WORDS).to(torch.int64)
         return torch.stack([(words * key).sum(1) for key in self._keys], 1)
+
+
+def _joined(sums: list[Any]) -> Any:
+    """On the host."""
+    try:
+        return torch.cat(sums).cpu()
+    except RuntimeError as error:
+        if is_exhausted(error):
+            return torch.cat([found.cpu() for found in sums])
+        raise
 
 
 def _rows(sums: Any) -> list[bytes]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..contract import GPU_MEMORY_BYTES_ENV
 from ..errors import DeviceError
 from .placement import Device
 
@@ -57,15 +61,49 @@ def room_on(device: str) -> int:
     meanwhile. 0 where nobody can tell."""
     kind, _, index = device.partition(":")
     module: Any = module_of(kind)
-    if not hasattr(module, "mem_get_info"):
+    try:
+        free, total = module.mem_get_info(int(index))
+        # A share of the GPU may be less than what is free on it.
+        shares = [int(told)] if (told := os.environ.get(GPU_MEMORY_BYTES_ENV, "")).isdigit() else []
+        if hasattr(module, "get_per_process_memory_fraction"):
+            shares.append(int(module.get_per_process_memory_fraction(int(index)) * total))
+        if shares:
+            free = min(free, min(shares) - module.memory_reserved(int(index)))
+    except (AttributeError, RuntimeError):  # another backend, another allocator
         return 0
-    free, total = module.mem_get_info(int(index))
-    if hasattr(
-        module, "get_per_process_memory_fraction"
-    ):  # a share of the GPU may be less than what is free on it
-        share = int(module.get_per_process_memory_fraction(int(index)) * total)
-        free = min(free, share - module.memory_reserved(int(index)))
     return int(max(0, free) // 4)
+
+
+@contextlib.contextmanager
+def beside_recording() -> Iterator[None]:
+    """While one thread records a CUDA graph, CUDA forbids all others to wait for anything, and breaks the graph where one
+    does, unless that one says that what it does is none of the graph's business
+    (`cudaThreadExchangeStreamCaptureMode`, as torch's own allocator does)."""
+    exchange = _exchange_capture_mode()
+    mode = ctypes.c_int(_RELAXED)
+    if exchange is None or exchange(ctypes.byref(mode)):
+        yield
+        return
+    try:
+        yield
+    finally:
+        exchange(ctypes.byref(mode))  # what it was before
+
+
+_RELAXED = 2
+"""`cudaStreamCaptureModeRelaxed`."""
+
+
+@functools.cache
+def _exchange_capture_mode() -> Any | None:
+    """Of the CUDA runtime that torch has loaded."""
+    version = getattr(getattr(sys.modules.get("torch"), "version", None), "cuda", None)
+    if not version:
+        return None
+    try:
+        return ctypes.CDLL(f"libcudart.so.{version.partition('.')[0]}").cudaThreadExchangeStreamCaptureMode
+    except (OSError, AttributeError):
+        return None
 
 
 def is_exhausted(error: BaseException | None) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,11 +11,9 @@ from typing import Any
 import torch
 
 from .digests import DeviceDigests
-from .hardware import device_errors, is_exhausted, module_of
+from .hardware import beside_recording, device_errors, is_exhausted, module_of
 from .ring import RING_BYTES, Piece, Ring
 
-_ALIGNED = 512
-"""As torch aligns what it allocates."""
 _lanes: dict[str, Lane] = {}
 _making = threading.Lock()
 
@@ -50,20 +47,17 @@ class Lane:
         )
         return found
 
-    def copy_there(self, pieces: Sequence[Piece]) -> tuple[list[Any], Any] | None:
-        """Copies of the pieces on the device itself, as flat tensors that are one allocation, and the event of their being
-        made (None where the device knows no events); None where there is no room."""
-        starts = [0, *itertools.accumulate(-(-piece.length // _ALIGNED) * _ALIGNED for piece in pieces)]
+    def copy_there(self, pieces: Sequence[Piece]) -> tuple[list[Any], Any]:
+        """Copies of the pieces on the device itself, as flat tensors, of the first ones where there is no room for all; and
+        the event of their being made, which is over (None where the device knows no events)."""
+        copies: list[Any] = []
         with self._lock, _careful(self.device):
             try:
-                room = torch.empty(starts[-1], dtype=torch.uint8, device=self.device)
+                for piece in pieces:
+                    copies.append(piece.memory[piece.start : piece.start + piece.length].clone())
             except RuntimeError as error:
-                if is_exhausted(error):
-                    return None
-                raise
-            copies = [room[at : at + piece.length] for at, piece in zip(starts, pieces, strict=False)]
-            for copy, piece in zip(copies, pieces, strict=True):
-                copy.copy_(piece.memory[piece.start : piece.start + piece.length])
+                if not is_exhausted(error):
+                    raise
             return copies, self._made_now()
 
     def _made_now(self) -> Any:
@@ -72,6 +66,7 @@ class Lane:
             return None
         event = module.Event()
         event.record(module.current_stream(torch.device(self.device)))
+        event.synchronize()
         return event
 
     def write(self, memory: Any, fill: Callable[[memoryview], object]) -> None:
@@ -96,8 +91,8 @@ class Lane:
 
 @contextlib.contextmanager
 def _careful(device: str) -> Iterator[None]:
-    """Without autograd, and a device's errors as ours."""
-    with device_errors(device), torch.no_grad():
+    """Without autograd, and a device's errors as ours. Not in the notebook's inference mode: what is made here lives on."""
+    with device_errors(device), torch.inference_mode(mode=False), torch.no_grad(), beside_recording():
         yield
 
 

@@ -53,6 +53,8 @@ class DeviceMemory:
         return self.flat[address - self.address : address - self.address + length]
 
 
+_MOST_BYTES = 256 << 20
+
 Part = tuple[DeviceMemory, int, int]
 """Neighbouring chunks: address and bytes."""
 
@@ -89,15 +91,14 @@ def copy_there(places: Sequence[Part]) -> tuple[list[DeviceMemory], bool]:
     ends = itertools.accumulate(length for _, _, length in places)
     fitting = places[: sum(end <= room for end in ends)]
     runs = _neighbours(fitting)
-    made = runs and runs[0][0].lane.copy_there([memory.piece(at, length) for memory, at, length in runs])
-    if not made:
+    if not runs:
         return [], True
-    copies, ready = made
+    copies, ready = runs[0][0].lane.copy_there([memory.piece(at, length) for memory, at, length in runs])
     found = [
         DeviceMemory(memory.device, address, length, copy, ready=ready)
-        for (memory, address, length), copy in zip(runs, copies, strict=True)
+        for (memory, address, length), copy in zip(runs, copies, strict=False)
     ]
-    return found, _are_as_captured(runs, copies)
+    return found, _are_as_captured(runs[: len(copies)], copies)
 
 
 def _are_as_captured(runs: Sequence[Part], parts: Sequence[Any]) -> bool:
@@ -115,10 +116,11 @@ def _are_as_captured(runs: Sequence[Part], parts: Sequence[Any]) -> bool:
 
 
 def _neighbours(places: Sequence[Part]) -> list[Part]:
-    """The same with places that touch as one."""
+    """The same with places that touch as one, up to a size: each copy is given back when all of it has been read."""
     runs: list[Part] = []
     for memory, address, length in places:
-        if runs and runs[-1][0] is memory and runs[-1][1] + runs[-1][2] == address:
+        touches = bool(runs) and runs[-1][0] is memory and runs[-1][1] + runs[-1][2] == address
+        if touches and runs[-1][2] + length <= _MOST_BYTES:
             runs[-1] = memory, runs[-1][1], runs[-1][2] + length
         else:
             runs.append((memory, address, length))

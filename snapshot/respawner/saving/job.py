@@ -34,9 +34,10 @@ LIVE, COPYING, FROZEN, GONE = range(4)
 class Source:
     """Where the bytes of one chunk are until they are written. ``memory``: of a device, whose addresses cannot be read.
 
-    ``aside``: that memory is a copy of ours, which no cell changes."""
+    ``aside``: that memory is a copy of ours, which no cell changes; it is let go of when the chunk has been read.
+    """
 
-    __slots__ = ("address", "aside", "length", "memory", "number", "slot", "state")
+    __slots__ = ("address", "aside", "device", "length", "memory", "number", "slot", "state")
 
     def __init__(self, address: int, length: int, memory: DeviceMemory | None = None) -> None:
         self.address = address
@@ -47,10 +48,7 @@ class Source:
         self.slot: int | None = None
         self.state = LIVE
         self.aside = False
-
-    @property
-    def device(self) -> str | None:
-        return None if self.memory is None else self.memory.device
+        self.device = None if memory is None else memory.device
 
 
 @dataclass
@@ -72,7 +70,7 @@ class PlannedStream:
         for index, start in enumerate(range(0, self.length, CHUNK_BYTES)):
             digest: bytes | None = self.digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
             source = self.sources.get(index)
-            if source is not None and source.memory is not None:
+            if source is not None and source.device is not None:
                 digest = None
             yield digest, min(CHUNK_BYTES, self.length - start), source
 
@@ -214,8 +212,7 @@ class Job:
             self._changed.notify_all()
         for source in self.sources:
             self._give_back(source, arena)
-            if source.aside and source.memory is not None:
-                source.memory.let_go()
+            source.memory = None
         self._let_go()
 
     def _let_go(self) -> None:
@@ -251,11 +248,11 @@ class Job:
             return
         unread = self.sources
         if but:
-            unread = [s for s in unread if s.memory is not None or not but.cover(s.address, s.length)]
+            unread = [s for s in unread if s.device is not None or not but.cover(s.address, s.length)]
         if on_devices:
             self._put_aside()
         self._freeze_devices(arena)
-        waiting = [source for source in unread if source.memory is None]
+        waiting = [source for source in unread if source.device is None]
 
         def copy_from_the_end(_: int) -> None:
             while waiting:
@@ -282,7 +279,7 @@ class Job:
 
     def _freeze_devices(self, arena: Arena) -> None:
         """The same for what lies on devices, batch after batch. A failure ends the job, in the writing thread."""
-        waiting = [source for source in self.sources if source.memory is not None and not source.aside]
+        waiting = [source for source in self.sources if source.device is not None and not source.aside]
         while waiting and self._lost is None:
             batch = waiting[-BATCH:]
             claimed = self._claim(batch, arena)
@@ -300,11 +297,12 @@ class Job:
 
         for device in dict.fromkeys(s.device for s in self.sources if s.device is not None):
             with self._changed:
-                unread = [s for s in self.sources if s.device == device and s.state == LIVE and not s.aside]
-                for source in unread if not self._given_up else []:
+                mine = [] if self._given_up else [s for s in self.sources if s.device == device]
+                unread = [s for s in mine if s.state == LIVE and not s.aside]
+                for source in unread:
                     source.state = COPYING
-            if self._given_up:
-                return
+            if not unread:
+                continue
             copies: list[DeviceMemory] = []
             try:
                 copies, same = copy_there([(s.memory, s.address, s.length) for s in unread if s.memory])
@@ -350,5 +348,8 @@ class Job:
         """The chunk's bytes have been copied out of live memory."""
         with self._changed:
             source.state = state
-            self._live -= not source.aside
+            if source.aside:
+                source.memory = None  # of its last chunk: the device has the room back
+            else:
+                self._live -= 1
             self._changed.notify_all()

@@ -228,7 +228,7 @@ class Timeline:
                         remove(left)
                     continue
                 with contextlib.suppress(OSError):
-                    remove(path)
+                    remove(now)
                 raise
 
     # Markers: small JSON files that outlive the kernel ---------------------------------------------------
