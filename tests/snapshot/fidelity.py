@@ -66,12 +66,13 @@ class RoundTrip:
 
 
 def bare_shell(action: str, store: Path, cells: dict[str, str]) -> dict[str, Any]:
-    """Run cells in a process of their own, and capture after or restore before them."""
+    """Run cells in a process of their own, beside the store, and capture after or restore before them."""
     done = subprocess.run(
         [PYTHON, str(BARE_SHELL), action, str(store)],
         input=json.dumps(cells),
         capture_output=True,
         text=True,
+        cwd=store.parent,  # cells write files
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr

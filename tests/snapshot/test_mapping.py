@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import mmap
 import os
 import subprocess
@@ -31,6 +30,7 @@ from respawner.store.unwritten import is_truthful, known_digests
 from respawner.store.writer import TimelineWriter
 from respawner.verification import Mapped, Verification
 
+from tests.snapshot.fidelity import bare_shell
 from tests.snapshot.notebook import PYTHON, Notebook, flip_a_byte
 from tests.snapshot.test_store import manifest_of
 
@@ -450,26 +450,14 @@ CHECKS = {
 }
 
 
-def bare(action: str, store: Path, cells: dict[str, str]) -> Any:
-    done = subprocess.run(
-        [PYTHON, "-m", "tests.snapshot.bare_shell", action, str(store)],
-        input=json.dumps(cells),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def test_objects_on_mapped_memory_are_what_they_were(tmp_path: Path) -> None:
-    assert bare("save", tmp_path, {"big": BIG})["outcome"] == {"big": None}
-    outcome = bare("load", tmp_path, CHECKS)["outcome"]
+    assert bare_shell("save", tmp_path, {"big": BIG})["outcome"] == {"big": None}
+    outcome = bare_shell("load", tmp_path, CHECKS)["outcome"]
     assert outcome == dict.fromkeys(CHECKS)
 
 
 def test_what_was_mapped_is_the_same_state_when_it_is_saved_again(tmp_path: Path) -> None:
-    bare("save", tmp_path, {"big": BIG})
+    bare_shell("save", tmp_path, {"big": BIG})
     store = tmp_path / "timelines"
     size = sum(path.stat().st_size for path in store.glob("*/packs/*"))
     again = (
@@ -486,7 +474,7 @@ def test_what_was_mapped_is_the_same_state_when_it_is_saved_again(tmp_path: Path
         "assert {p.stream.digests for p in job.payloads} == {p.stream.digests for p in head.payloads if p.id}\n"
         "assert sum(n for _, n in hashed) == 0, hashed"
     )
-    assert bare("load", tmp_path, {"again": again})["outcome"] == {"again": None}
+    assert bare_shell("load", tmp_path, {"again": again})["outcome"] == {"again": None}
     assert sum(path.stat().st_size for path in store.glob("*/packs/*")) == size
 
 
@@ -590,7 +578,7 @@ def test_kill_while_it_is_restored_and_verified_leaves_everything(two_states: No
 def test_eager_load_finds_damage_before_it_returns(timeline: Timeline, tmp_path: Path) -> None:
     from IPython.core.interactiveshell import InteractiveShell
 
-    bare("save", tmp_path, {"big": BIG})
+    bare_shell("save", tmp_path, {"big": BIG})
     [saved] = Timeline.all_in(tmp_path)
     manifest = saved.latest()
     assert manifest is not None
