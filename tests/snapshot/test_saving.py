@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+import types
 from collections.abc import Callable
 
 import pytest
@@ -234,6 +236,24 @@ def test_memory_for_a_copy_is_made_ready_before_it_is_needed() -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert saver.arena.size_bytes <= 100 << 20
+
+
+@pytest.mark.parametrize("lanes", ["being imported", "broken"])
+def test_the_writing_thread_outlives_memory_that_cannot_be_made_ready(
+    monkeypatch: pytest.MonkeyPatch, lanes: str
+) -> None:
+    """The module of devices is imported by another thread just when this one asks it; or it raises."""
+    module = types.ModuleType("respawner.device.lane")
+    if lanes == "broken":
+        module.host_bytes = lambda: 1 / 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    saver = Saver(lambda: None, lambda job: None)  # type: ignore[arg-type, return-value]
+    saver.expect(1)
+    saver.expect(10_000_000)
+    time.sleep(0.2)
+    assert saver._thread is not None
+    assert saver._thread.is_alive()
+    assert (saver.arena.size_bytes > 0) == (lanes == "being imported")
 
 
 def test_a_long_cells_first_safe_point_finds_its_memory_ready(open_notebook: Callable[..., Notebook]) -> None:

@@ -293,9 +293,12 @@ class Job:
 
     def _put_aside(self) -> None:
         """Copy what lies on devices to other places there. A failure ends the job, in the writing thread."""
+        devices = dict.fromkeys(s.device for s in self.sources if s.device is not None)
+        if not devices:
+            return
         from ..device.memory import copy_there  # needs torch, which is there where such a chunk is
 
-        for device in dict.fromkeys(s.device for s in self.sources if s.device is not None):
+        for device in devices:
             with self._changed:
                 mine = [] if self._given_up else [s for s in self.sources if s.device == device]
                 unread = [s for s in mine if s.state == LIVE and not s.aside]

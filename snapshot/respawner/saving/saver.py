@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 from ..device.known import KnownChunks
 from ..errors import BuiltOnDamageError, CaptureError, TornError
@@ -55,14 +56,19 @@ class Stored:
 
 
 def _ring_bytes() -> int:
-    """What the way from devices takes of the host's memory; its modules are there only where it has been used."""
-    lanes = sys.modules.get("respawner.device.lane")
-    return 0 if lanes is None else int(lanes.host_bytes())
+    """What the way from devices takes of the host's memory."""
+    host_bytes = _of_lanes("host_bytes")
+    return 0 if host_bytes is None else int(host_bytes())
 
 
 def _trim_rings() -> None:
-    if (lanes := sys.modules.get("respawner.device.lane")) is not None:
-        lanes.trim()
+    if (trim := _of_lanes("trim")) is not None:
+        trim()
+
+
+def _of_lanes(name: str) -> Any | None:
+    """A function of `device.lane`, which is there only where a device is used; another thread may be importing it just now."""
+    return getattr(sys.modules.get("respawner.device.lane"), name, None)
 
 
 class Saver:
@@ -194,7 +200,10 @@ class Saver:
             self._open()
         while True:
             if not self._queue:
-                self.arena.warm(self._frozen_bytes)
+                with contextlib.suppress(
+                    Exception
+                ):  # the thread must go on: nothing would ever be saved again
+                    self.arena.warm(self._frozen_bytes)
             with self._changed:
                 if not self._changed.wait_for(lambda: self._queue or self._awaken, _QUIET_SECONDS):
                     self._frozen_bytes = 0
