@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from .running import ANSIBLE, TOOLS, needs_root, run_playbook
 
@@ -37,6 +38,12 @@ PLAYBOOKS = ["local.yml", "verify.yml", "site.yml", "upgrade.yml", "verify_clust
 @pytest.mark.parametrize("name", PLAYBOOKS)
 def test_syntax_is_right(name):
     assert run_playbook("--syntax-check", name).status == 0
+
+
+def test_a_host_is_let_in_by_the_firewalls_before_it_joins_the_swarm_and_mounts_the_storage():
+    plays = yaml.safe_load((ANSIBLE / "site.yml").read_text())
+    roles = [role["role"] for play in plays for role in play.get("roles", [])]
+    assert roles.index("firewall") < min(roles.index("swarm"), roles.index("storage"))
 
 
 def test_second_run_changes_nothing(provisioned):
