@@ -47,11 +47,26 @@ def query(cluster: Cluster, sql: str, database: str = "respawner") -> str:
     return cluster.hub.shell(f"cd / && {program}", stdin=sql.encode()).strip()
 
 
-def test_accounts_in_sqlite_are_not_left_behind(cluster):
-    cluster.hub.write("/var/lib/respawner/jupyterhub.sqlite", b"")
-    status, said = alone(cluster)
-    assert status != 0
-    assert "this hub has accounts, leases and history in SQLite, which do not move" in said
+def test_accounts_elsewhere_are_not_left_behind_however_often_it_is_run(cluster):
+    """Of files and settings `tests/ansible/test_postgresql.py` has more."""
+    make = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('CREATE TABLE users (name)'); "
+    make += "d.execute('INSERT INTO users VALUES (1)'); d.commit()"
+    cluster.hub.write("/etc/respawner/respawner.toml", b'[hub]\nstate_dir = "/srv/hub"\n')
+    cluster.hub.shell(f'mkdir /srv/hub; python3 -c "{make}" /srv/hub/jupyterhub.sqlite')
+    for _ in range(2):
+        status, said = alone(cluster)
+        assert status != 0
+        assert "history in /srv/hub/jupyterhub.sqlite with 1 in its table users. They do not move." in said
+    assert cluster.hub.shell("command -v psql", check=False) == ""
+    cluster.hub.shell("rm -r /etc/respawner/respawner.toml /srv/hub")
+
+
+def test_a_database_that_was_lost_is_not_made_anew_and_empty_while_its_password_is_there(cluster):
+    cluster.hub.write(PASSFILE, b"*:*:respawner:respawner:x\n", "0600")
+    for _ in range(2):
+        status, said = alone(cluster)
+        assert status != 0
+        assert f"{PASSFILE} says that this hub's accounts, leases and history are in a database that" in said
     assert query(cluster, "SELECT datname FROM pg_database WHERE datname = 'respawner'", "postgres") == ""
     cluster.hub.shell("rm -r /var/lib/respawner")
 
