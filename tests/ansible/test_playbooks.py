@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -44,6 +45,40 @@ def test_a_host_is_let_in_by_the_firewalls_before_it_joins_the_swarm_and_mounts_
     plays = yaml.safe_load((ANSIBLE / "site.yml").read_text())
     roles = [role["role"] for play in plays for role in play.get("roles", [])]
     assert roles.index("firewall") < min(roles.index("swarm"), roles.index("storage"))
+
+
+RELEASE = f"""
+- hosts: hub:gpu_hosts
+  gather_facts: false
+  roles: [role: respawner]
+  vars_files: ["{ANSIBLE}/roles/code/vars/main.yml"]
+  tasks:
+    - ansible.builtin.debug: {{msg: "{{{{ inventory_hostname }}}} has {{{{ code_release }}}}."}}
+"""
+
+
+def test_a_release_is_another_one_where_code_or_packages_differ(tmp_path):
+    """A release that is there is not installed again: one without psycopg would stay so."""
+    groups = {
+        "hub": {"hosts": {"gpu1": None}},
+        "gpu_hosts": {"hosts": {"gpu1": None, "gpu2": None, "gpu3": None}},
+    }
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(json.dumps({"all": {"children": groups}}))
+    play = tmp_path / "release.yml"
+    play.write_text(RELEASE)
+
+    def releases(digest: str, **variables: object) -> dict[str, str]:
+        values = {"code_archive": {"stdout_lines": ["/tmp/archive", digest]}, **variables}
+        run = run_playbook("-i", str(inventory), "-e", json.dumps(values), str(play))
+        assert run.status == 0, run.output
+        return dict(re.findall(r"(gpu\d) has (/opt/respawner/releases/[0-9a-f]{12})[.]", run.output))
+
+    first = releases("abc")
+    assert first["gpu2"] == first["gpu3"] != first["gpu1"]
+    assert releases("abc") == first
+    assert set(releases("abd").values()).isdisjoint(first.values())
+    assert releases("abc", respawner_packages=["snapshot", "spawner"])["gpu1"] == first["gpu2"]
 
 
 def test_second_run_changes_nothing(provisioned):
