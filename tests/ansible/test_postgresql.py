@@ -1,5 +1,9 @@
-"""Whom role postgresql would leave behind, as its program finds out on the hub's host."""
+"""The programs that role postgresql runs on the hub's host: whom it would leave behind, and the password."""
 
+import base64
+import hashlib
+import hmac
+import runpy
 import sqlite3
 import subprocess
 import sys
@@ -9,6 +13,7 @@ import pytest
 from .running import ANSIBLE
 
 PROGRAM = ANSIBLE / "roles" / "postgresql" / "files" / "left_behind.py"
+PASSWORD = PROGRAM.with_name("password.py")
 OURS = (
     "postgresql+psycopg://respawner@/respawner?host=/var/run/postgresql&passfile=/var/lib/respawner/secrets/x"
 )
@@ -92,3 +97,38 @@ def test_who_is_in_ours_already_leaves_nobody_behind(left_behind, tmp_path):
 
 def test_settings_that_cannot_be_read_count(left_behind, tmp_path):
     assert f"what {tmp_path}/respawner.toml names, which cannot be read" in left_behind("[hub")
+
+
+def test_a_password_is_checked_by_what_the_server_gets_of_it():
+    """By the conversation of RFC 7677, section 3."""
+    salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
+    of_the_server = runpy.run_path(str(PASSWORD))["verifier"]("pencil", salt)
+    kind, parameters, keys = of_the_server.split("$")
+    assert (kind, parameters) == ("SCRAM-SHA-256", "4096:W22ZaJ0SNY7soEsUEjb6gQ==")
+    stored, server = (base64.b64decode(key) for key in keys.split(":"))
+    nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+    said = (
+        f"n=user,r=rOprNGfwEbeRWgbNEkqO,r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r={nonce}".encode()
+    )
+    proof = base64.b64decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=")
+    client = bytes(a ^ b for a, b in zip(proof, hmac.digest(stored, said, "sha256"), strict=True))
+    assert hashlib.sha256(client).digest() == stored
+    signature = base64.b64encode(hmac.digest(server, said, "sha256")).decode()
+    assert signature == "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+
+
+def test_a_password_is_in_its_file_alone_and_the_file_is_its_owners(tmp_path):
+    passfile = tmp_path / "secrets" / "passfile"
+    said = [
+        subprocess.run(
+            [sys.executable, str(PASSWORD), str(passfile)], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    password = passfile.read_text().removeprefix("*:*:respawner:respawner:").strip()
+    assert len(password) == 64
+    assert said[0] != said[1]
+    assert said[1].startswith("ALTER ROLE respawner PASSWORD 'SCRAM-SHA-256$4096:")
+    assert password not in said[1]
+    assert passfile.stat().st_mode & 0o777 == 0o600
+    assert list(passfile.parent.iterdir()) == [passfile]

@@ -14,6 +14,7 @@ from .rig import Rig, playbook
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 PASSFILE = "/var/lib/respawner/secrets/postgresql-passfile"
+AS_HUB = "psql --no-password --host=/var/run/postgresql --username=respawner --command='SELECT 1'"
 PLAY = """
 - name: PostgreSQL alone
   hosts: hub
@@ -101,8 +102,7 @@ def test_nobody_reaches_the_server_from_outside(cluster):
 
 
 def test_nobody_on_the_host_comes_in_without_the_password(cluster):
-    asked = "psql --no-password --host=/var/run/postgresql --username=respawner --command='SELECT 1'"
-    assert "no password supplied" in cluster.hub.shell(f"cd / && ! runuser -u nobody -- {asked} 2>&1")
+    assert "no password supplied" in cluster.hub.shell(f"cd / && ! runuser -u nobody -- {AS_HUB} 2>&1")
 
 
 def test_the_second_run_changes_nothing(cluster):
@@ -113,14 +113,33 @@ def test_the_second_run_changes_nothing(cluster):
 def test_a_lost_password_and_a_lost_line_are_made_anew_and_the_hub_goes_on(cluster):
     before = sessions_on(cluster.hub)
     assert "ada" in before
+    query(cluster, "ALTER SYSTEM SET log_statement = 'all'")
     cluster.hub.shell(f"rm {PASSFILE}; sed -i '/^local *respawner/d' /etc/postgresql/*/main/pg_hba.conf")
     status, said = alone(cluster)
     assert status == 0, said
+    password = cluster.hub.shell(f"cat {PASSFILE}").strip().rpartition(":")[2]
+    log = cluster.hub.shell("cat /var/log/postgresql/*.log")
+    assert "ALTER ROLE respawner PASSWORD 'SCRAM-SHA-256$4096:" in log
+    assert password not in log
     cluster.hub.shell("systemctl restart postgresql")  # as an update of its package does
     wait_for(lambda: cluster.is_ready("ada"), 180, lambda: cluster.log("hub"))
     assert sessions_on(cluster.hub) == before
     status, said = alone(cluster)
     assert " changed=0 " in said, said
+
+
+def test_a_password_that_others_may_read_and_a_reload_that_is_owed_are_repaired(cluster):
+    hub = cluster.hub
+    password = hub.shell(f"cat {PASSFILE}; chmod 644 {PASSFILE}")
+    in_file = "cd /etc/postgresql/*/main"
+    hub.shell(f"{in_file} && cp -p pg_hba.conf /root/ && sed -i '/^local *respawner/d' pg_hba.conf")
+    query(cluster, "SELECT pg_reload_conf()")
+    wait_for(lambda: "Peer" in hub.shell(f"{AS_HUB} 2>&1", check=False), 20)
+    hub.shell(f"{in_file} && cat /root/pg_hba.conf > pg_hba.conf")  # and the run ended before the server knew
+    status, said = alone(cluster)
+    assert status == 0, said
+    assert " changed=1 " in said, said
+    assert hub.shell(f"stat --format='%a %U' {PASSFILE}; cat {PASSFILE}") == f"600 root\n{password}"
 
 
 def test_behind_the_firewall_hub_and_sessions_reach_each_other(cluster):
