@@ -150,6 +150,28 @@ assert torch.cuda.memory_allocated() - held < 2**29 + 2**20, torch.cuda.memory_a
     run_on_gpu(tmp_path, code)
 
 
+def test_graphs_are_recorded_while_memory_that_was_put_aside_crosses(tmp_path: Path) -> None:
+    """Recording forbids other threads to wait for the device, unless they say that it is none of the graph's business."""
+    code = """
+ns['big'] = torch.randn(2**28, device='cuda')
+x = torch.ones(1000, device='cuda')
+job = session.capture()
+session.saver.submit(job)
+session.saver.freeze(on_devices=True)
+recorded = 0
+while not job.done.is_set() or not recorded:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = x * 2
+    graph.replay()
+    assert y.sum().item() == 2000
+    recorded += 1
+assert job.error is None, job.error
+assert torch.equal(session.load().variables['big'], ns['big'])
+"""
+    run_on_gpu(tmp_path, code)
+
+
 def test_digests_do_not_depend_on_the_device(tmp_path: Path) -> None:
     code = """
 from respawner.device.digests import DeviceDigests
