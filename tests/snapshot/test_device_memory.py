@@ -6,8 +6,10 @@ import builtins
 import sys
 import weakref
 
+import pytest
 import torch
 from respawner.device_memory import give_back, holders, is_exhausted, told
+from respawner.processstate import put_random_state
 
 from tests.snapshot.notebook import Notebook
 
@@ -97,3 +99,22 @@ def test_what_only_sleeps_goes_on_and_causes_and_groups_are_let_go_of() -> None:
     give_back(last)
     assert [found() for found in watched] == [None, None]
     assert [size for size, _ in tried] == [1, 2]
+
+
+def test_a_devices_state_comes_in_the_place_of_seeds_that_wait_for_its_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No GPU here: what torch would do at the start of CUDA is looked at."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "_lazy_seed_tracker", type(torch.cuda._lazy_seed_tracker)())
+    torch.cuda.manual_seed_all(1)
+    assert put_random_state({"torch_devices": {"cuda:0": torch.zeros(16, dtype=torch.uint8)}}) == []
+    ours = torch.cuda._lazy_seed_tracker.get_calls()[-1][0]
+    assert ours.func.__name__ == "_set_on"
+    torch.cuda.manual_seed_all(2)
+    theirs = torch.cuda._lazy_seed_tracker.get_calls()[-1][0]
+    assert theirs is not ours, "what the notebook sets after the restore counts"
+    assert put_random_state({"torch_devices": {"cuda:3": torch.zeros(16)}}) == [
+        "random state of torch_devices could not be set: there is no cuda:3 here"
+    ]
