@@ -188,7 +188,7 @@ def undisturbed(cell: str, folder: Path) -> tuple[list[str], list[str]]:
         cwd=folder,
         capture_output=True,
         text=True,
-        env={"OMP_NUM_THREADS": "1"},
+        env={"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
         check=True,
     )
     return done.stdout.splitlines(), (folder / "trace").read_text().splitlines()
