@@ -7,6 +7,7 @@ for until a reboot, described for the engine and upgraded is the playbooks' own.
 from __future__ import annotations
 
 import json
+import os
 
 import docker
 import pytest
@@ -23,7 +24,7 @@ DRIVER = {"libcuda1", "libnvidia-ml1", "nvidia-open-kernel-dkms", "nvidia-persis
 
 @pytest.fixture(scope="module")
 def cluster():
-    stub_session.build(docker.APIClient(version="auto"))
+    stub_session.build(docker.APIClient(base_url=os.environ["DOCKER_HOST"], version="auto"))
     with Rig(hosts=1, bare=True, nouveau=True) as rig:
         made = Cluster(rig, "bare-gpus", [stub_session.IMAGE])
         made.variables["respawner_monitoring"] = True

@@ -8,6 +8,7 @@ they start in a moment. Where variables count, server and kernels are real (`tes
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,7 +35,9 @@ class Lost:
 @pytest.fixture(scope="module")
 def kernels() -> str:
     """The image of sessions with kernels."""
-    return kernel_session.build(docker.APIClient(version="auto", timeout=600))
+    return kernel_session.build(
+        docker.APIClient(base_url=os.environ["DOCKER_HOST"], version="auto", timeout=600)
+    )
 
 
 @pytest.fixture(scope="module")

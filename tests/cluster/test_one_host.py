@@ -5,6 +5,8 @@ several hosts, and Debian 13; here it is Debian 12, on the image that the tests 
 
 from __future__ import annotations
 
+import os
+
 import docker
 import pytest
 
@@ -18,7 +20,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def cluster():
-    stub_session.build(docker.APIClient(version="auto"))
+    stub_session.build(docker.APIClient(base_url=os.environ["DOCKER_HOST"], version="auto"))
     there = run("docker", "images", "--format={{.Repository}}:{{.Tag}}").split()
     bases = [name for name in there if name.startswith(("respawner/base:bookworm-", "debian:bookworm-slim"))]
     with Rig(hosts=1, bare=True, image=image_on(bases[0]) if bases else "") as rig:

@@ -3,6 +3,8 @@ are `test_firewall`'s."""
 
 from __future__ import annotations
 
+import os
+
 import docker
 import pytest
 
@@ -27,7 +29,7 @@ PLAY = """
 
 @pytest.fixture(scope="module")
 def cluster():
-    stub_session.build(docker.APIClient(version="auto"))
+    stub_session.build(docker.APIClient(base_url=os.environ["DOCKER_HOST"], version="auto"))
     with Rig(hosts=1) as rig:
         made = Cluster(rig, "postgresql", [stub_session.IMAGE])
         made.variables |= {"respawner_postgresql": True, "respawner_firewall": True}
