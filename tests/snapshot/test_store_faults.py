@@ -144,7 +144,9 @@ def test_sigkill_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture
     kills = 400 if LONG else 20
     command = [sys.executable, "-m", "tests.snapshot.killing", str(tmp_path / "store"), str(kills), "11"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(tmp_path / "ipython")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     with capsys.disabled():
