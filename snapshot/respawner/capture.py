@@ -99,8 +99,8 @@ def _plan_payloads(
     """Hash the memory; returns the payloads, the joined small memory, and for each union its payload's id
     and its offset there. Payloads are numbered from 1 in their order; 0 is the small memory."""
     large = [union for union in unions if union.length >= SMALL_BYTES and not union.device]
-    of_devices = iter(_read_small(unions, regions))
-    on_devices = iter(_look_at_large(unions, regions))
+    small_on_devices = iter(_read_small(unions, regions))
+    large_on_devices = iter(_look_at_large(unions, regions))
     ranges = [(union.start, union.length) for union in large]
     digests = iter(_digests(ranges, cell_waits=moment.kind == SAFEPOINT))
     payloads: list[PlannedPayload] = []
@@ -110,10 +110,10 @@ def _plan_payloads(
     for union in unions:
         if union.length < SMALL_BYTES:
             places.append((0, len(small)))
-            small += next(of_devices) if union.device else union.memory()
+            small += next(small_on_devices) if union.device else union.memory()
         else:
             if union.device:
-                stream = _plan_on_device(next(on_devices), stored)
+                stream = _plan_on_device(next(large_on_devices), stored)
             else:
                 stream = _plan(union, next(digests), stored, set() if moment.restless else planned)
             payloads.append(PlannedPayload(union.first.kind, union.first.about, stream))

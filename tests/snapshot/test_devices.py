@@ -308,26 +308,6 @@ assert counts()['to_host'] <= 2**24 + 400 + 3 * 16 * 66, 'what is known once is 
     run_in_session(tmp_path, code)
 
 
-def test_what_changes_before_it_is_put_aside_is_not_published(tmp_path: Path) -> None:
-    code = """
-torch.standin.free_bytes = 1 << 40
-ns['big'] = torch.arange(2**20, device='standin:0', dtype=torch.float32)
-good = session.save(inside=True)
-ns['big'] *= 2
-job = session.capture()
-ns['big'] *= 2
-try:
-    session.write(job, inside=True)
-    raise SystemExit('published')
-except TornError:
-    pass
-assert session.timeline.latest().id == good.id
-session.save(inside=True)
-assert torch.equal(session.load().variables['big'], ns['big'])
-"""
-    run_in_session(tmp_path, code)
-
-
 def test_inside_a_cell_the_writer_may_have_begun_with_all_of_a_device(tmp_path: Path) -> None:
     """Nothing of it is left to be put aside then; the host's memory is."""
     code = """
@@ -464,21 +444,23 @@ def test_a_kernel_killed_in_a_cell_comes_back_at_a_safe_point(open_device_notebo
 # Failures --------------------------------------------------------------------------------------------------
 
 
-def test_memory_that_changes_while_it_is_read_is_not_published(tmp_path: Path) -> None:
-    code = """
+@pytest.mark.parametrize("inside", [False, True], ids=["read by the writer", "put aside"])
+def test_memory_that_changes_while_it_is_read_is_not_published(tmp_path: Path, inside: bool) -> None:
+    code = f"""
+torch.standin.free_bytes = 1 << 40
 ns['big'] = torch.arange(2**20, device='standin:0', dtype=torch.float32)
-good = session.save()
+good = session.save(inside={inside})
 ns['big'] *= 2
 job = session.capture()
 ns['big'] *= 2
 try:
-    session.write(job)
+    session.write(job, inside={inside})
     raise SystemExit('published')
 except TornError:
     pass
 assert session.timeline.latest().id == good.id
-session.save(restless=True)
-session.save()
+session.save(restless=True, inside={inside})
+session.save(inside={inside})
 assert torch.equal(session.load().variables['big'], ns['big'])
 """
     run_in_session(tmp_path, code)

@@ -17,39 +17,24 @@ from pathlib import Path
 import pytest
 from respawner.manifest import SAFEPOINT
 
-from tests.snapshot.notebook import PYTHON, Notebook, Ran
+from tests.snapshot.notebook import PYTHON, Notebook
+from tests.snapshot.test_devices import run
+from tests.snapshot.test_devices_cuda import REPRODUCIBLE, pytestmark  # noqa: F401  # the same needs
 from tests.snapshot.test_resume import KILLS, kill_after, trace_of
+from tests.snapshot.test_resume import SETUP as ON_THE_CPU
 from tests.snapshot.test_safepoints import AT_EVERY, wait_for_safepoint
 
-torch = pytest.importorskip("torch")
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available(), reason="needs a GPU: torch.cuda.is_available() is False here"
-    ),
-]
 OpenNotebook = Callable[..., Notebook]
-REPRODUCIBLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
-SETUP = """
-import copy, time, torch, respawner
-from torch import nn
+SETUP = (
+    ON_THE_CPU
+    + """
 torch.use_deterministic_algorithms(True)
-
-def tell(*values):
-    with open('trace', 'a') as file:
-        print(*(value.hex() if isinstance(value, float) else value for value in values), file=file)
-    time.sleep(0.03)
 
 def network():
     return nn.Sequential(nn.Linear(64, 256), nn.BatchNorm1d(256), nn.Dropout(0.3), nn.ReLU(), nn.Linear(256, 1)).cuda()
-
-def fingerprint(*modules):
-    return [tensor.double().sum().item().hex() for module in modules for tensor in module.state_dict().values()]
-
-def loss_of(model, x):
-    return (model(x) - x.sum(1, keepdim=True)).pow(2).mean()
 """
+)
 DRAWN_ON_THE_GPU = """
 torch.manual_seed(0)
 model = network()
@@ -86,12 +71,6 @@ def train(length):
 model, average, scaler = train(LENGTH // 6)
 print(fingerprint(model, average), scaler.get_scale())
 """
-
-
-def run(notebook: Notebook, code: str) -> Ran:
-    ran = notebook.run(code)
-    assert ran.error is None, ran.error
-    return ran
 
 
 @pytest.mark.parametrize("cell", [DRAWN_ON_THE_GPU, MIXED_PRECISION], ids=["drawn there", "mixed precision"])

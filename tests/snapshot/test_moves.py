@@ -200,7 +200,7 @@ def test_a_notebook_that_is_renamed_while_its_manifest_is_written_keeps_the_stat
     store: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """After the manifest's temporary file was made, or after it got its name and before its folder was synced."""
-    timeline = Timeline.create(store, "/work/a.ipynb")
+    timeline = Timeline.create(store, "/home/ada/a.ipynb")
     timeline.follow()
     target = TimelineWriter(timeline)
     first = publish(target, b"one")
@@ -211,7 +211,7 @@ def test_a_notebook_that_is_renamed_while_its_manifest_is_written_keeps_the_stat
         manifests = timeline.folder / "manifests"
         if not moved and (moment == "replace" or manifests.samefile(f"/proc/self/fd/{arguments[0]}")):
             moved.extend([timeline])
-            moved[:] = move(store, "/work/a.ipynb", "/work/b.ipynb")
+            moved[:] = move(store, "/home/ada/a.ipynb", "/home/ada/b.ipynb")
             if moment == "fsync":
                 raise FileNotFoundError
         real(*arguments)  # type: ignore[arg-type]
@@ -223,7 +223,7 @@ def test_a_notebook_that_is_renamed_while_its_manifest_is_written_keeps_the_stat
     assert [m.id for m in found.snapshots()] == [second.id, first.id]
     assert read(found, found.read(second.sequence)) == b"two"
     assert list((found.folder / "manifests").glob(".*")) == []
-    assert slug_of("/work/a.ipynb") not in [folder.name for folder in (store / "timelines").iterdir()]
+    assert slug_of("/home/ada/a.ipynb") not in [folder.name for folder in (store / "timelines").iterdir()]
 
 
 def test_folder_whose_name_another_begins_with_is_left_alone(store: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -74,38 +72,6 @@ def room_on(device: str) -> int:
     return int(max(0, free) // 4)
 
 
-@contextlib.contextmanager
-def beside_recording() -> Iterator[None]:
-    """While one thread records a CUDA graph, CUDA forbids all others to wait for anything, and breaks the graph where one
-    does, unless that one says that what it does is none of the graph's business
-    (`cudaThreadExchangeStreamCaptureMode`, as torch's own allocator does)."""
-    exchange = _exchange_capture_mode()
-    mode = ctypes.c_int(_RELAXED)
-    if exchange is None or exchange(ctypes.byref(mode)):
-        yield
-        return
-    try:
-        yield
-    finally:
-        exchange(ctypes.byref(mode))  # what it was before
-
-
-_RELAXED = 2
-"""`cudaStreamCaptureModeRelaxed`."""
-
-
-@functools.cache
-def _exchange_capture_mode() -> Any | None:
-    """Of the CUDA runtime that torch has loaded."""
-    version = getattr(getattr(sys.modules.get("torch"), "version", None), "cuda", None)
-    if not version:
-        return None
-    try:
-        return ctypes.CDLL(f"libcudart.so.{version.partition('.')[0]}").cudaThreadExchangeStreamCaptureMode
-    except (OSError, AttributeError):
-        return None
-
-
 def is_exhausted(error: BaseException | None) -> bool:
     """Whether torch raised it because a device's memory is used up (`torch.OutOfMemoryError`)."""
     classes = type(error).__mro__
@@ -123,15 +89,6 @@ def synchronize() -> None:
         for index in _in_use(kind, module):
             with device_errors(f"{kind}:{index}"):
                 module.synchronize(index)
-
-
-def is_recording() -> bool:
-    """Whether a CUDA graph is being recorded: a copy or a wait would break that."""
-    return any(
-        module.is_current_stream_capturing()
-        for _, module in started()
-        if hasattr(module, "is_current_stream_capturing")
-    )
 
 
 @contextlib.contextmanager

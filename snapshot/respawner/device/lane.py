@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from .digests import DeviceDigests
-from .hardware import beside_recording, device_errors, is_exhausted, module_of
+from .hardware import device_errors, is_exhausted, module_of
+from .recording import beside_recording
 from .ring import RING_BYTES, Piece, Ring
 
 _lanes: dict[str, Lane] = {}

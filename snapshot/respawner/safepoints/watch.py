@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from ..capture import Moment
-from ..device.hardware import is_recording
+from ..device.recording import is_recording
 from ..errors import OverBudgetError, SettingError, TornError
 from ..manifest import SAFEPOINT
 from ..recorder import Recorder

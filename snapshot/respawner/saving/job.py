@@ -191,14 +191,18 @@ class Job:
 
         places = [(s.memory, s.address, s.length) for s in sources if s.memory is not None]
         try:
-            if not copy_out(places, targets) and not self.restless:
-                raise TornError("a device's memory changed between its capture and its reading")
+            self._expect_same(copy_out(places, targets))
         except BaseException as error:
             self._lost = error
             raise
         finally:
             for source, state in zip(sources, states, strict=True):
                 self._left(source, state)
+
+    def _expect_same(self, same: bool) -> None:
+        """``same``: whether what was read of a device is what was there at the capture."""
+        if not same and not self.restless:
+            raise TornError("a device's memory changed between its capture and its reading")
 
     def forget(self, arena: Arena) -> None:
         """Nothing is needed of the job any more, however it ended."""
@@ -309,8 +313,7 @@ class Job:
             copies: list[DeviceMemory] = []
             try:
                 copies, same = copy_there([(s.memory, s.address, s.length) for s in unread if s.memory])
-                if not same and not self.restless:
-                    raise TornError("a device's memory changed between its capture and its reading")
+                self._expect_same(same)
             except BaseException as error:
                 self._lost = error
                 if not isinstance(error, Exception):

@@ -200,9 +200,7 @@ class Saver:
             self._open()
         while True:
             if not self._queue:
-                with contextlib.suppress(
-                    Exception
-                ):  # the thread must go on: nothing would ever be saved again
+                with contextlib.suppress(Exception):  # the thread must go on, or nothing is saved any more
                     self.arena.warm(self._frozen_bytes)
             with self._changed:
                 if not self._changed.wait_for(lambda: self._queue or self._awaken, _QUIET_SECONDS):

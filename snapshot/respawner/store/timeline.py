@@ -221,9 +221,8 @@ class Timeline:
                 return
             except BaseException as error:
                 now = self.manifest_path(manifest.sequence)
-                if (
-                    isinstance(error, FileNotFoundError) and now != path
-                ):  # renamed in between, with its notebook
+                was_renamed = now != path  # with its notebook
+                if was_renamed and isinstance(error, FileNotFoundError):
                     for left in now.parent.glob(f".{now.name}.*.tmp"):
                         remove(left)
                     continue
