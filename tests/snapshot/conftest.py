@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def open_notebook(tmp_path: Path) -> Iterator[Callable[..., Notebook]]:
 def notebook(open_notebook: Callable[..., Notebook]) -> Notebook:
     """One notebook with a running kernel."""
     return open_notebook().start()
+
+
+@pytest.fixture(autouse=True)
+def working_folder() -> Iterator[None]:
+    """A restore in this process goes to the folder of the state; the tests behind it start where they always do."""
+    before = Path.cwd()
+    yield
+    os.chdir(before)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

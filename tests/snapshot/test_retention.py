@@ -68,6 +68,21 @@ def test_damaged_manifests_go_when_they_are_old() -> None:
     assert kept(snapshots) == [3, 4, 5]
 
 
+def test_what_is_deleted_while_it_is_listed_is_not_told_as_damage(timeline: Timeline) -> None:  # noqa: F811
+    target = TimelineWriter(timeline)
+    for sequence in range(3):
+        publish(target, b"%d" % sequence)
+    target.close()
+    listing = timeline.snapshots()
+    newest = next(listing)
+    timeline.manifest_path(timeline.sequences()[1]).unlink()
+    oldest = next(listing)
+    assert isinstance(newest, Manifest)
+    assert isinstance(oldest, Manifest)
+    assert newest.sequence - oldest.sequence == 2
+    assert next(listing, None) is None
+
+
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(contract.KEEP_LATEST_ENV, "7")
     monkeypatch.setenv(contract.TIMELINE_QUOTA_ENV, "1.5 GB")

@@ -184,6 +184,8 @@ class Timeline:
             try:
                 yield self.read(sequence)
             except DamagedError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    continue  # retention deleted it since it was listed
                 yield Damage(sequence, self.manifest_path(sequence), str(error))
 
     def latest(self) -> Manifest | None:
