@@ -22,6 +22,7 @@ from pathlib import Path
 
 AUTOSAVE_SECONDS = 60
 PATIENCE_SECONDS = 180
+COMPILE_SECONDS = 600
 
 
 class Unfit(Exception):
@@ -202,6 +203,100 @@ def check_ssh(wanted: dict) -> str:
     return f"sshd answers {done.stdout.split()[0]}"
 
 
+def check_nvcc(wanted: dict) -> str:
+    kind = Unfit if wanted["devel"] else Absent
+    again = "Build the image again; its layer `devel` has all that this needs."
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        raise kind(
+            "there is no nvcc on PATH: no CUDA can be compiled",
+            again if wanted["devel"] else "Images whose row in versions.toml has the layer `devel` have it.",
+        )
+    version = run([nvcc, "--version"])
+    release = re.search(r"release (\d+\.\d+)", version.stdout)
+    if release is None:
+        raise kind(f"nvcc does not run: {last_line(version.stderr or version.stdout)}", again)
+    if wanted["cuda"] and release[1] != wanted["cuda"]:
+        raise kind(f"nvcc is of CUDA {release[1]}, and versions.toml says {wanted['cuda']}", again)
+    for what, code in (("a shared library", LIBRARY), ("an extension of torch", EXTENSION)):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                done = run([sys.executable, "-c", code, folder, *wanted["gpus"]], COMPILE_SECONDS)
+            except subprocess.TimeoutExpired:
+                raise kind(
+                    f"{what} takes nvcc longer than {COMPILE_SECONDS} s",
+                    "Test again when the machine is less busy.",
+                ) from None
+        if done.returncode != 0:
+            raise kind(f"{what} is not to be had from nvcc: {compilers_reason(done.stderr)}", again)
+    ran = (
+        "both compute on the GPU" if wanted["gpus"] else "both load; without a GPU their kernels did not run"
+    )
+    return f"nvcc {release[1]} makes a shared library and an extension of torch, {ran}"
+
+
+# Both double numbers on the GPU where one was given (sys.argv[2:]). Without one CUDA's runtime in the library must say that
+# the driver is none or too old (35) or that there is no device (100), and the extension must be one that can be loaded.
+LIBRARY = """
+import ctypes, pathlib, subprocess, sys
+source = pathlib.Path(sys.argv[1], "twice.cu")
+source.write_text('''
+__global__ void twice(float *x) { x[threadIdx.x] *= 2; }
+extern "C" int run(float *x, int n) {
+    float *on_device;
+    if (cudaError_t error = cudaMalloc(&on_device, n * sizeof(float))) return error;
+    cudaMemcpy(on_device, x, n * sizeof(float), cudaMemcpyHostToDevice);
+    twice<<<1, n>>>(on_device);
+    cudaMemcpy(x, on_device, n * sizeof(float), cudaMemcpyDeviceToHost);
+    cudaFree(on_device);
+    return cudaGetLastError();
+}
+''')
+library = source.with_suffix(".so")
+command = ["nvcc", "-shared", "-Xcompiler", "-fPIC", source, "-o", library]
+made = subprocess.run(command, capture_output=True, text=True)
+if made.returncode != 0:
+    sys.exit(made.stderr + made.stdout)
+x = (ctypes.c_float * 4)(1, 2, 3, 4)
+error = ctypes.CDLL(str(library)).run(x, 4)
+if sys.argv[2:]:
+    assert error == 0 and list(x) == [2, 4, 6, 8], f"CUDA's error {error}, {list(x)} of [1, 2, 3, 4] doubled"
+else:
+    assert error in (35, 100), f"CUDA's error is {error} where there is no GPU"
+"""
+
+EXTENSION = """
+import os, pathlib, sys
+if not sys.argv[2:]:
+    os.environ["TORCH_CUDA_ARCH_LIST"] = "8.0"
+import torch
+from torch.utils.cpp_extension import load
+source = pathlib.Path(sys.argv[1], "twice.cu")
+# not torch/extension.h, with which the compilers take twice as long
+source.write_text('''
+#include <ATen/core/Tensor.h>
+#include <torch/library.h>
+__global__ void twice_kernel(float *x) { x[threadIdx.x] *= 2; }
+at::Tensor twice(at::Tensor x) {
+    twice_kernel<<<1, x.numel()>>>(x.data_ptr<float>());
+    return x;
+}
+TORCH_LIBRARY(image_test, library) { library.def("twice", &twice); }
+''')
+load("image_test_twice", [source], build_directory=sys.argv[1], is_python_module=False)
+twice = torch.ops.image_test.twice
+if sys.argv[2:]:
+    doubled = twice(torch.arange(4.0, device="cuda")).tolist()
+    assert doubled == [0, 2, 4, 6], f"{doubled} of [0, 1, 2, 3] doubled"
+"""
+
+
+def compilers_reason(text: str) -> str:
+    """The first line in which a compiler or linker says what is wrong; the last one where none does."""
+    said = (line.strip() for line in text.splitlines() if re.search(r"error:|cannot find|not found", line))
+    return next(said, last_line(text))
+
+
 def check_devices(wanted: dict) -> str:
     smi = shutil.which("nvidia-smi")
     done = run([smi, "-L"]) if smi else None
@@ -334,13 +429,13 @@ class Kernel:
             self._manager.shutdown_kernel(now=True)
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], seconds: int = PATIENCE_SECONDS) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=seconds,
         check=False,
     )
 
@@ -358,6 +453,7 @@ CHECKS = {
     "torch": check_torch,
     "autosave": check_autosave,
     "ssh": check_ssh,
+    "nvcc": check_nvcc,
     "devices": check_devices,
     "gpu": check_gpu,
 }

@@ -67,6 +67,7 @@ def test_user_image_is_fit_and_leaves_nothing_behind(docker, user_image, tmp_pat
         "✓ snapshots  a variable is there again after kill -9 of the kernel",
         "adds two tensors",
         "✓ autosave   JupyterLab saves notebooks every 60 s",
+        "– nvcc       there is no nvcc on PATH",
         "– gpu        no GPU was given",
         "is fit for sessions.",
     ):

@@ -77,6 +77,14 @@ def test_new_jupyter_moves_neither_torch_nor_the_scientific_layer(builder, check
     assert len(before) == len(after)
 
 
+def test_image_with_nvcc_has_it_where_programs_look_for_it(builder):
+    builder.image = "respawner/pytorch-cuda:3-devel"
+    builder.ensure(torch="auto")
+    assert builder.run("nvcc") == builder.run("bash", "-lc", "nvcc") == "release 13.0.3"
+    assert builder.run("sh", "-c", "readlink -e $CUDA_HOME/lib64/libcudart.so").endswith("libcudart.so.13")
+    assert builder.run("id", "-u") == "1000"
+
+
 def test_failed_build_names_its_last_lines_and_leaves_the_earlier_image(builder, checkout):
     first = builder.ensure()
     dockerfile = checkout / "images/notebook/Dockerfile"

@@ -103,7 +103,15 @@ def test_every_row_of_the_real_table_has_its_recipe():
         ('python = "3.12"', r"python = '3.12'.*'3.11' or '3.13'"),
         (
             'layers = ["jupyter", "torch"]',
-            r"layers.*must be torch and any of scientific, jupyter, tools, in this order",
+            r"layers.*must be torch and any of scientific, jupyter, tools, devel, in this order",
+        ),
+        (
+            'layers = ["torch", "jupyter", "devel"]',
+            r"devel needs.*build = 'auto', cuda = ''.*CUDA 12 have no nvcc",
+        ),
+        (
+            'build = "cuda"\ncuda = "12.6"\nlayers = ["torch", "jupyter", "devel"]',
+            r"devel needs.*cuda = '12\.6'",
         ),
         ('layers = ["torch"]', "jupyter cannot be left out"),
         ('build = "cpu"\ncuda = "12.6"', "CPU build"),

@@ -115,6 +115,12 @@ def test_cuda_libraries_and_tools_have_folders_of_their_own_and_unused_ones_are_
     assert (tmp_path / "wheels" / "tools").is_dir()
 
 
+def test_nvcc_is_of_the_release_of_torchs_cuda_whatever_is_newer(fill):
+    wheels = fill("auto", image="respawner/pytorch-cuda:3-devel")
+    assert names(wheels, "nvidia") == ["cuda_toolkit-13.0.3"]
+    assert names(wheels, "devel") == ["ninja-1.13", "nvidia_cuda_nvcc-13.0.3"]
+
+
 def test_pins_hold_in_every_layer(fill, checkout):
     table = checkout / "images/versions.toml"
     table.write_text(

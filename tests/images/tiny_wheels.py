@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from zipfile import ZipFile
+from types import MappingProxyType
+from zipfile import ZipFile, ZipInfo
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,13 +19,24 @@ torch = "2.0.0"
 torch = "2.0.0"
 build = "cuda"
 layers = ["torch", "scientific", "jupyter", "tools"]
+
+["respawner/pytorch-cuda:3-devel"]
+torch = "3.0.0"
+build = "cuda"
+cuda = "13.0"
+layers = ["torch", "jupyter", "devel"]
 """
 
 
 def make_wheel(
-    folder: Path, name: str, version: str, requires: Iterable[str] = (), tag: str = "py3-none-any"
+    folder: Path,
+    name: str,
+    version: str,
+    requires: Iterable[str] = (),
+    tag: str = "py3-none-any",
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
-    """A pure Python wheel with one module of the package's name."""
+    """A pure Python wheel with one module of the package's name. `files`: text by path, of executable files."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{version}-{tag}.whl"
     info = f"{name}-{version}.dist-info"
@@ -32,6 +44,10 @@ def make_wheel(
     metadata += [f"Requires-Dist: {requirement}" for requirement in requires]
     with ZipFile(path, "w") as archive:
         archive.writestr(f"{name}.py", f"VERSION = {version!r}\n")
+        for file, text in files.items():
+            entry = ZipInfo(file)
+            entry.external_attr = 0o100755 << 16
+            archive.writestr(entry, text)
         archive.writestr(f"{info}/METADATA", "\n".join(metadata) + "\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
@@ -48,6 +64,7 @@ def make_checkout(root: Path) -> Path:
     (requirements / "tools.source.txt").unlink()
     (requirements / "scientific.txt").write_text("frames>=1\n")
     (requirements / "jupyter.txt").write_text("lab>=1\n")
+    (requirements / "devel.txt").write_text("cuda-toolkit[nvcc]\nninja\n")
     return root
 
 
@@ -64,4 +81,12 @@ def make_index(folder: Path) -> Path:
     make_wheel(folder, "lab", "2.0", ["shared", "kernel"])
     make_wheel(folder, "kernel", "1.0")
     make_wheel(folder, "jupyterhub", version("jupyterhub"), ["shared"])
+    make_wheel(folder, "torch", "3.0.0", ["shared", "cuda-toolkit[cudart]==13.0.3"])
+    for release in ("13.0.3", "13.5.0"):
+        parts = [f'nvidia-cuda-nvcc=={release}; extra == "nvcc"', f'cudart=={release}; extra == "cudart"']
+        make_wheel(folder, "cuda_toolkit", release, parts)
+        make_wheel(folder, "cudart", release, files={"nvidia/cu13/lib/libcudart.so.13": ""})
+        nvcc = f"#!/bin/sh\necho release {release}\n"
+        make_wheel(folder, "nvidia_cuda_nvcc", release, files={"nvidia/cu13/bin/nvcc": nvcc})
+    make_wheel(folder, "ninja", "1.13")
     return folder

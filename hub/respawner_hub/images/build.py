@@ -171,6 +171,7 @@ def _build(
     command = docker.command("build", "--progress=plain", "--tag", image)
     arguments = {
         "BASE": base.image,
+        "FLAVOR": "devel" if "devel" in recipe.version.layers else "runtime",
         "IMAGE": image,
         "RECIPE": recipe.digest,
         "ENVIRONMENT": environment_name(recipe.python, wheels.torch_version),

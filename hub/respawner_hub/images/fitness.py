@@ -132,6 +132,7 @@ def _wanted(row: Version | None, gpus: Sequence[str], only: Sequence[str]) -> di
         "torch": row.torch if row else "",
         "cuda": row.cuda if row else "",
         "ssh": bool(row and "tools" in row.layers),
+        "devel": bool(row and "devel" in row.layers),
     }
 
 

@@ -13,7 +13,7 @@ from .errors import VersionsError
 
 FILE_NAME = "versions.toml"
 
-LAYERS = ("torch", "scientific", "jupyter", "tools")
+LAYERS = ("torch", "scientific", "jupyter", "tools", "devel")
 """Layers of wheels, bottom first. torch's stands in the table, the others' requirements in a file each."""
 
 
@@ -42,6 +42,15 @@ class Version(BaseModel):
     def _cuda_is_of_a_cuda_build(self) -> Version:
         if self.cuda and self.build == "cpu":
             raise ValueError(f'cuda = {self.cuda!r} in a CPU build: leave it out, or set build = "cuda"')
+        return self
+
+    @model_validator(mode="after")
+    def _nvcc_is_of_a_cuda_that_has_it_as_a_wheel(self) -> Version:
+        if "devel" in self.layers and (self.build != "cuda" or int(self.cuda.partition(".")[0] or 0) < 13):
+            raise ValueError(
+                f'the layer devel needs build = "cuda" and cuda = "13.0" or newer, and there is build = {self.build!r}, '
+                f"cuda = {self.cuda!r}: the wheels of CUDA 12 have no nvcc"
+            )
         return self
 
 

@@ -24,7 +24,7 @@ from .errors import WheelsError
 from .process import CommandError, run_logged
 from .recipe import Recipe
 
-FOLDERS = ("nvidia", "torch", "scientific", "jupyter", "tools")
+FOLDERS = ("nvidia", "torch", "scientific", "jupyter", "tools", "devel")
 """Folders of wheels, a layer of the image each, bottom first. torch's CUDA libraries have one of their own: releases
 of torch that want the same ones share it."""
 
