@@ -14,7 +14,7 @@ from typing import Any
 import docker.errors
 from respawner_spawner.leases.ledger import Ledger
 
-from .. import agent, cluster, example, local_engine, preflight, provision, proxy, up
+from .. import agent, backup, cluster, example, local_engine, preflight, provision, proxy, up
 from ..auth.external import ExternalAuthError
 from ..gateway import NetworkError
 from ..images import ImageError
@@ -25,6 +25,7 @@ from . import doctor, gpu, image, users
 
 EXPECTED_ERRORS = (
     SettingsError,
+    backup.BackupError,
     preflight.PreflightError,
     provision.ProvisionError,
     local_engine.EngineError,
@@ -79,7 +80,19 @@ def _parser() -> argparse.ArgumentParser:
     users.add_parser(commands)
     gpu.add_parser(commands)
     image.add_parser(commands)
+    _add_backup(commands)
     return parser
+
+
+def _add_backup(commands: Any) -> None:
+    make = commands.add_parser(
+        "backup",
+        help="write what this hub cannot do without into one file: accounts, leases, secrets, a cluster's authority",
+        description="Works while the hub runs. Users' files and snapshots are not in it. Keep the file secret, and on another machine.",
+    )
+    make.add_argument("file", metavar="FILE", help="a tar.gz; - writes it to the standard output")
+    back = commands.add_parser("restore", help="put a backup in its places; the hub must be stopped")
+    back.add_argument("file", metavar="FILE", type=Path)
 
 
 def _add_provision(commands: Any) -> None:
@@ -129,6 +142,12 @@ def _provision(arguments: argparse.Namespace, settings: Settings) -> None:
     )
 
 
+def _back_up(arguments: argparse.Namespace, settings: Settings, file: Path | None) -> None:
+    target = None if arguments.file == "-" else Path(arguments.file)
+    names = backup.back_up(settings, file, target, sys.stdout.buffer)
+    print(*names, f"{len(names)} files are in {target or 'it'}.", sep="\n", file=sys.stderr)
+
+
 def _run(arguments: argparse.Namespace, settings: Settings, file: Path | None) -> int:
     if arguments.command == "up":
         up.up(settings, file)
@@ -142,6 +161,11 @@ def _run(arguments: argparse.Namespace, settings: Settings, file: Path | None) -
         return doctor.run(arguments, settings)
     elif arguments.command == "provision":
         _provision(arguments, settings)
+    elif arguments.command == "backup":
+        _back_up(arguments, settings, file)
+    elif arguments.command == "restore":
+        names = backup.restore(settings, arguments.file)
+        print(*names, f"{len(names)} files are back. Start the hub.", sep="\n")
     elif arguments.command == "run":
         _execute(arguments.program, settings, file)
     elif arguments.command == "gpu":
