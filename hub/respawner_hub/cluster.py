@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def provision_cluster(
     add: str = "",
     upgrade: bool = False,
     reboot: bool = False,
+    restore: Path | None = None,
     become_password: str = "",
 ) -> Outcome:
     """Run `site.yml`, or `upgrade.yml`, and say what happens; the summary comes last.
@@ -40,6 +42,7 @@ def provision_cluster(
     :param add: one host of the inventory: it joins, and the hub learns of it. The others are left alone.
     :param upgrade: newer packages first, on one host after the other while no session is on it.
     :param reboot: whether that may reboot a host, which a newer driver needs; without, the driver is left as it is.
+    :param restore: a file of `respawner-hub backup`, with which a new host takes the place of the hub's lost one.
     :param become_password: of sudo on the hosts; written nowhere.
     :raises ProvisionError: a host failed or could not be reached; the others may have been changed.
     """
@@ -49,6 +52,8 @@ def provision_cluster(
         )
     if reboot and not upgrade:
         raise ProvisionError("--reboot goes with --upgrade: nothing else reboots a host.")
+    if restore:
+        _check_restore(restore, alone=not (check or limit or add or upgrade))
     hosts = hosts_of(inventory)
     if add:
         if add not in hosts:
@@ -66,6 +71,7 @@ def provision_cluster(
         arguments=[
             *([f"--limit={limit}"] if limit else []),
             *(["--extra-vars=upgrade_reboot=true"] if reboot else []),
+            *([f"--extra-vars={json.dumps({'respawner_restore': str(restore)})}"] if restore else []),
         ],
         become_password=become_password,
         name_hosts=True,
@@ -75,6 +81,15 @@ def provision_cluster(
     if outcome.status:
         raise ProvisionError(_failure(outcome))
     return outcome
+
+
+def _check_restore(file: Path, *, alone: bool) -> None:
+    if not alone:
+        raise ProvisionError(
+            "--restore goes with no --check, --limit, --add or --upgrade: all hosts get to know the hub's new host."
+        )
+    if not (file.is_file() and tarfile.is_tarfile(file)):
+        raise ProvisionError(f"{file}: no such backup. `respawner-hub backup` on the hub has made one.")
 
 
 def hosts_of(inventory: Path) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,19 @@ def test_an_upgrade_is_another_playbook_that_may_reboot_only_if_told(checkout, i
         provision_cluster(inventory, tmp_path / "state", print, upgrade=True, reboot=True)
     with pytest.raises(ProvisionError, match="--reboot goes with --upgrade"):
         provision_cluster(inventory, tmp_path / "state", print, reboot=True)
+
+
+def test_a_lost_hub_is_brought_back_from_a_backup_on_all_hosts_at_once(checkout, inventory, tmp_path):
+    checkout(first="{name: Say, ansible.builtin.fail: {msg: 'from {{ respawner_restore }}'}}")
+    backup = tmp_path / "a backup.tar.gz"
+    with pytest.raises(ProvisionError, match=r"a backup\.tar\.gz: no such backup"):
+        provision_cluster(inventory, tmp_path / "state", print, restore=backup)
+    tarfile.open(backup, "w:gz").close()
+    with pytest.raises(ProvisionError, match=rf"from {backup}"):
+        provision_cluster(inventory, tmp_path / "state", print, restore=backup)
+    for others in ({"limit": "gpu2"}, {"add": "gpu2"}, {"upgrade": True}, {"check": True}):
+        with pytest.raises(ProvisionError, match="--restore goes with no"):
+            provision_cluster(inventory, tmp_path / "state", print, restore=backup, **others)
 
 
 def test_check_says_what_would_change(checkout, inventory, tmp_path):

@@ -247,6 +247,15 @@ class Rig:
         host.start(self.image, self.key)
         return host
 
+    def replace(self, host: Host) -> None:
+        """A host is lost with its disk; a new and bare one has its name and its address."""
+        lost = host.address
+        run("docker", "rm", "--force", "--volumes", host.name)
+        run("docker", "volume", "rm", f"{host.name}-docker")
+        host.start(self.image, self.key)
+        if host.address != lost:
+            raise RigError(f"{host.name} had the address {lost}, and the new one has {host.address}")
+
     def close(self) -> None:
         self._remove_containers()
         shutil.rmtree(self.folder, ignore_errors=True)

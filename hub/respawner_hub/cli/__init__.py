@@ -119,13 +119,26 @@ def _add_provision(commands: Any) -> None:
         help="with --upgrade: a newer driver too, and reboot the host for it",
     )
     install.add_argument(
+        "--restore",
+        type=Path,
+        metavar="FILE",
+        help="the hub's host is a new one: bring the lost one back from this file of `respawner-hub backup`",
+    )
+    install.add_argument(
         "--ask-become-pass", action="store_true", help="ask for the password of sudo on the hosts"
     )
 
 
 def _provision(arguments: argparse.Namespace, settings: Settings) -> None:
     inventory = arguments.inventory or cluster.default_inventory()
-    of_cluster = (arguments.inventory, arguments.limit, arguments.add, arguments.upgrade, arguments.reboot)
+    of_cluster = (
+        arguments.inventory,
+        arguments.limit,
+        arguments.add,
+        arguments.upgrade,
+        arguments.reboot,
+        arguments.restore,
+    )
     if not (any(of_cluster) or inventory.exists()):
         provision.provision_local(settings.state_dir, print, check=arguments.check, force=True)
         return
@@ -138,6 +151,7 @@ def _provision(arguments: argparse.Namespace, settings: Settings) -> None:
         add=arguments.add,
         upgrade=arguments.upgrade,
         reboot=arguments.reboot,
+        restore=arguments.restore.absolute() if arguments.restore else None,
         become_password=getpass.getpass("Password of sudo: ") if arguments.ask_become_pass else "",
     )
 
