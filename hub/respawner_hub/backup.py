@@ -7,7 +7,7 @@ a PostgreSQL database, also on a machine that has nothing of ours yet (`ansible/
     …/jupyterhub.sqlite, …         copies that are consistent while the hub writes; or
     …/postgresql.dump              of pg_dump, in its custom format
     …/secrets, tls, offered-images.json of the state folder
-    the settings file, jupyterhub_config.d/*.py, the certificate that [tls] names
+    the settings file, jupyterhub_config.d/*.py, the certificate that [tls] names, the secrets that [auth] names
     …/tls/ca.*, client.*           of a cluster: the authority that signed what engines and agents trust
 
 Not in it: users' files and snapshots, images, logs, the kernel bundle.
@@ -16,6 +16,7 @@ Not in it: users' files and snapshots, images, logs, the kernel bundle.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -26,7 +27,7 @@ import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -36,11 +37,14 @@ from sqlalchemy.engine import URL, make_url
 from . import __version__
 from .images import offered
 from .settings import Settings
+from .supervision import Supervisor
 from .up import ask_hub
 
 ABOUT = "respawner-backup.json"
 DUMP = "postgresql.dump"
 FORMAT = 1
+SQLITE_RESTS = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a database; with another one in its place it would be applied to that."""
 AUTHORITY = ("ca.crt", "ca.key", "client.crt", "client.key")
 PASSFILE = "postgresql-passfile"
 """In the folder of the secrets, and left out: a new server gets a password of its own (role postgresql)."""
@@ -66,6 +70,11 @@ def back_up(settings: Settings, settings_file: Path | None, file: Path | None, o
     :param file: replaced only when the new one is complete; None writes to `out`.
     :raises BackupError:
     """
+    if file and file.exists() and not file.is_file():
+        raise BackupError(
+            f"{file} is no file that a backup could replace: name one, or - for the standard output."
+        )
+    server = _server(settings)
     parts = _parts(settings, settings_file)
     if missing := [path for path in parts.databases if not path.is_file()]:
         raise BackupError(
@@ -76,13 +85,18 @@ def back_up(settings: Settings, settings_file: Path | None, file: Path | None, o
         for database in parts.databases:
             members[database] = Path(folder) / database.name
             _copy_sqlite(database, members[database])
-        if settings.hub.database_url:
+        if server:
             members[_dump_of(settings)] = Path(folder) / DUMP
-            _postgresql(settings, "pg_dump", "--format=custom", f"--file={folder}/{DUMP}")
+            _postgresql(server, "pg_dump", "--format=custom", f"--file={folder}/{DUMP}")
+            members[_dump_of(settings)].chmod(0o600)
         if file is None:
-            _write(out, members)
+            try:
+                _write(out, members)
+                out.flush()
+            except OSError as error:
+                raise BackupError(f"the standard output cannot be written: {error}") from error
         else:
-            with _complete(file) as target:
+            with _complete(file.resolve()) as target:
                 _write(target, members)
     return [str(path) for path in members]
 
@@ -94,36 +108,91 @@ def restore(settings: Settings, file: Path) -> list[str]:
 
     :raises BackupError:
     """
-    if _answers(settings):
+    names = examine(file)
+    wanted = (_dump_of(settings),) if _server(settings) else _parts(settings, None).databases
+    if missing := [path for path in wanted if _member(path) not in names]:
+        raise BackupError(
+            f"{file} does not have {missing[0]}, where these settings keep their database. It is of another deployment, or of other "
+            f"settings: see `tar -tf {file}`, and name theirs with --settings."
+        )
+    # supervisord: also while the hub starts, or the proxy is away
+    if Supervisor(settings.state_dir, settings.folder, None).is_running() or _answers(settings):
         raise BackupError(
             f"the hub at {settings.url} runs: stop it first (`make down`; in a cluster `systemctl stop respawner-hub`)."
         )
     try:
         with tarfile.open(file) as archive:
-            _check(archive, file, settings)
             return _put_back(archive, settings)
-    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+    except OSError as error:
         raise BackupError(f"{file} cannot be restored: {error}") from error
 
 
+def examine(file: Path) -> list[str]:
+    """Names of what is in a backup, which is read to its end: one that was cut off, or has changed on a disk, is not restored.
+
+    :raises BackupError: it is not whole, or is none of ours, or a later version's.
+    """
+    try:
+        with gzip.open(file) as stream:  # to its checksum: tarfile stops before that
+            while stream.read(1 << 20):
+                pass
+        with tarfile.open(file) as archive:
+            members = archive.getmembers()
+            about = json.load(archive.extractfile(ABOUT) or io.BytesIO())
+    except (KeyError, ValueError) as error:
+        raise BackupError(f"{file} is no backup of `respawner-hub backup`: it has no {ABOUT}.") from error
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+        raise BackupError(f"{file} cannot be restored: {error}") from error
+    if about.get("format") != FORMAT:
+        raise BackupError(
+            f"{file} has format {about.get('format')!r}, this version knows {FORMAT}: restore it with version {about.get('version')}."
+        )
+    for entry in members:
+        if not entry.isreg() or entry.name.startswith("/") or ".." in Path(entry.name).parts:
+            raise BackupError(
+                f"{file} is no backup of `respawner-hub backup`: {entry.name} in it is none of its files."
+            )
+    return [entry.name for entry in members]
+
+
 def _parts(settings: Settings, settings_file: Path | None) -> _Parts:
-    state = settings.state_dir.absolute()
-    urls = (settings.hub_database_url, settings.own_database_url)
-    ours = not settings.hub.database_url
-    databases = tuple(Path(make_url(url).database or "").absolute() for url in urls) if ours else ()
+    folder, state = settings.folder, settings.state_dir
+    urls = [make_url(url) for url in (settings.hub_database_url, settings.own_database_url)]
+    databases = [folder / url.database for url in urls if url.get_backend_name() == "sqlite" and url.database]
     chosen = [path for path in (state / "secrets").glob("*") if path.name != PASSFILE]
     chosen += [*(state / "tls").glob("*"), state / offered.FILE_NAME]
-    chosen += (settings.folder / settings.hub.config_dir).absolute().glob("*.py")
-    chosen += [settings_file.absolute()] if settings_file else []
-    named = (settings.tls.certificate, settings.tls.key)
-    chosen += [(settings.folder / path).absolute() for path in named if path]
+    chosen += (folder / settings.hub.config_dir).glob("*.py")
+    chosen += [settings_file] if settings_file else []
+    oidc, ldap = settings.auth.oidc, settings.auth.ldap
+    named = [settings.tls.certificate, settings.tls.key]
+    named += [oidc.client_secret_file, oidc.ca_file] if oidc else []
+    named += [ldap.lookup_password_file, ldap.ca_file] if ldap else []
+    chosen += [folder / path for path in named if path]
     if settings.cluster:
         chosen += [settings.cluster.tls_dir / name for name in AUTHORITY]
-    return _Parts(databases, tuple(sorted(path for path in chosen if path.is_file())))
+    files = sorted({_absolute(path) for path in chosen if path.is_file()})
+    return _Parts(tuple(dict.fromkeys(map(_absolute, databases))), tuple(files))
+
+
+def _absolute(path: Path) -> Path:
+    """Without "..", which tar refuses to unpack; links stay, as another machine has them or not."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def _server(settings: Settings) -> URL | None:
+    """PostgreSQL's address; None with SQLite.
+
+    :raises BackupError: the database is another one.
+    """
+    url = make_url(settings.hub_database_url)
+    kind = url.get_backend_name()
+    if kind not in ("sqlite", "postgresql"):
+        raise BackupError(f"[hub] database_url names {kind}; backup and restore know SQLite and PostgreSQL.")
+    return url if kind == "postgresql" else None
 
 
 def _dump_of(settings: Settings) -> Path:
-    return settings.state_dir.absolute() / DUMP
+    return _absolute(settings.state_dir / DUMP)
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
@@ -132,18 +201,17 @@ def _copy_sqlite(source: Path, target: Path) -> None:
             contextlib.closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True)) as database,
             contextlib.closing(sqlite3.connect(target)) as copy,
         ):
+            target.chmod(0o600)
             database.backup(copy)
     except sqlite3.Error as error:
-        raise BackupError(f"{source} cannot be read: {error}") from error
+        raise BackupError(f"{source} cannot be copied to {target.parent}: {error}") from error
 
 
-def _postgresql(settings: Settings, program: str, *arguments: str) -> None:
+def _postgresql(url: URL, program: str, *arguments: str) -> None:
     """One of PostgreSQL's programs on the hub's database."""
-    url = make_url(settings.hub.database_url)
     command = [program, f"--dbname={_connection(url)}", "--no-password", *arguments]
-    environment: Mapping[str, str] = (
-        {**os.environ, "PGPASSWORD": str(url.password)} if url.password else os.environ
-    )
+    password = url.password or url.query.get("password")
+    environment: Mapping[str, str] = {**os.environ, "PGPASSWORD": str(password)} if password else os.environ
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     except FileNotFoundError as error:
@@ -157,29 +225,38 @@ def _postgresql(settings: Settings, program: str, *arguments: str) -> None:
 def _connection(url: URL) -> str:
     """As libpq reads it, and without the password, which every process of this machine could see."""
     bare = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
-    return bare.render_as_string(hide_password=False)
+    return bare.difference_update_query(["password"]).render_as_string(hide_password=False)
 
 
 @contextlib.contextmanager
-def _complete(file: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
-    """A file that takes the place of FILE when everything is in it and on the disk."""
+def _complete(file: Path, mode: int = 0o600, stale: Iterable[Path] = ()) -> Iterator[IO[bytes]]:
+    """A file that takes the place of FILE when everything is in it and on the disk.
+
+    :param stale: files that go with the one that is replaced.
+    """
     temporary = file.with_name(f".{file.name}.new")
     try:
         temporary.unlink(missing_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as target:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
             yield target
             target.flush()
+            os.fchmod(target.fileno(), mode)
             os.fsync(target.fileno())
+        for path in stale:
+            path.unlink(missing_ok=True)
         temporary.replace(file)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise BackupError(f"{file} cannot be written: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _write(target: IO[bytes], members: Mapping[Path, Path]) -> None:
     """:param members: path on the hub → where its bytes are now."""
     about = {"format": FORMAT, "version": __version__, "made_at": time.time()}
-    with tarfile.open(fileobj=target, mode="w|gz") as archive:
+    # The files themselves in place of links: certbot's certificate is one.
+    with tarfile.open(fileobj=target, mode="w|gz", dereference=True) as archive:
         text = json.dumps(about).encode()
         entry = tarfile.TarInfo(ABOUT)
         entry.size, entry.mode, entry.mtime = len(text), 0o600, int(time.time())
@@ -192,43 +269,46 @@ def _member(path: Path) -> str:
     return str(path).lstrip("/")
 
 
-def _check(archive: tarfile.TarFile, file: Path, settings: Settings) -> None:
-    """:raises BackupError: it is not a backup of a deployment of these settings."""
-    try:
-        about = json.load(archive.extractfile(ABOUT) or io.BytesIO())
-    except (KeyError, ValueError) as error:
-        raise BackupError(f"{file} is no backup of `respawner-hub backup`: it has no {ABOUT}.") from error
-    if about.get("format") != FORMAT:
-        raise BackupError(
-            f"{file} has format {about.get('format')!r}, this version knows {FORMAT}: restore it with version {about.get('version')}."
-        )
-    wanted = _parts(settings, None).databases or (_dump_of(settings),)
-    if missing := [path for path in wanted if _member(path) not in archive.getnames()]:
-        raise BackupError(
-            f"{file} does not have {missing[0]}, where these settings keep their database. It is of another deployment, or of other "
-            f"settings: see `tar -tf {file}`, and name theirs with --settings."
-        )
-
-
 def _put_back(archive: tarfile.TarFile, settings: Settings) -> list[str]:
-    put = []
-    for entry in archive.getmembers():
-        content = archive.extractfile(entry)
-        if content is None or entry.name == ABOUT:
-            continue
-        target = Path("/") / entry.name
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if target.suffix == ".sqlite":
-            for rest in ("-wal", "-shm"):  # of the database that is replaced
-                target.with_name(target.name + rest).unlink(missing_ok=True)
-        with _complete(target, entry.mode) as written:
-            shutil.copyfileobj(content, written)
-        put.append(str(target))
-    if settings.hub.database_url:
-        dump = _dump_of(settings)
-        _postgresql(settings, "pg_restore", "--clean", "--if-exists", "--no-owner", "--single-transaction", str(dump))  # fmt: skip
-        dump.unlink()
+    put: list[str] = []
+    dump, databases = _dump_of(settings), _parts(settings, None).databases
+    if server := _server(settings):  # first, since it is all or nothing
+        with tempfile.TemporaryDirectory(prefix="respawner-restore-") as folder:
+            copy = Path(folder) / DUMP
+            with copy.open("wb") as written:
+                shutil.copyfileobj(_content(archive, _member(dump)), written)
+            _postgresql(
+                server, "pg_restore", "--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction", str(copy)
+            )  # fmt: skip
+        dump.unlink(missing_ok=True)  # unpacked there by `tar` or role restore
+        put.append(str(dump))
+    try:
+        for entry in archive.getmembers():
+            place = Path("/") / entry.name
+            if entry.name == ABOUT or place == dump:
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            target = place.resolve()  # a link stays one
+            stale = [Path(f"{target}{rest}") for rest in SQLITE_RESTS] if place in databases else []
+            with _complete(target, entry.mode, stale) as written:
+                shutil.copyfileobj(_content(archive, entry.name), written)
+                if os.geteuid() == 0:  # also for a hub of somebody else's
+                    owner = (target if target.exists() else target.parent).stat()
+                    os.fchown(written.fileno(), owner.st_uid, owner.st_gid)
+            put.append(str(place))
+    except (OSError, BackupError) as error:
+        if not put:
+            raise
+        raise BackupError(
+            f"{error}. Part of the backup is in its places: correct this and restore it again, before the hub starts."
+        ) from error
     return put
+
+
+def _content(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    content = archive.extractfile(name)
+    assert content, name  # plain files only: examine()
+    return content
 
 
 def _answers(settings: Settings) -> bool:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
+from .backup import examine
 from .images import project_root
 from .playbooks import Outcome, run_playbook
 from .provision import ProvisionError
@@ -45,6 +45,7 @@ def provision_cluster(
     :param restore: a file of `respawner-hub backup`, with which a new host takes the place of the hub's lost one.
     :param become_password: of sudo on the hosts; written nowhere.
     :raises ProvisionError: a host failed or could not be reached; the others may have been changed.
+    :raises BackupError: what `restore` names is no whole backup.
     """
     if not inventory.is_file():
         raise ProvisionError(
@@ -88,8 +89,14 @@ def _check_restore(file: Path, *, alone: bool) -> None:
         raise ProvisionError(
             "--restore goes with no --check, --limit, --add or --upgrade: all hosts get to know the hub's new host."
         )
-    if not (file.is_file() and tarfile.is_tarfile(file)):
+    if not file.is_file():
         raise ProvisionError(f"{file}: no such backup. `respawner-hub backup` on the hub has made one.")
+    if not any(
+        name.endswith("/ca.key") for name in examine(file)
+    ):  # role restore unpacks it as root, and looks no more
+        raise ProvisionError(
+            f"{file} is the backup of a hub without other hosts: the authority of a cluster is not in it."
+        )
 
 
 def hosts_of(inventory: Path) -> list[str]:

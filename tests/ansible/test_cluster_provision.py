@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from respawner_hub import cli
+from respawner_hub.backup import ABOUT, FORMAT, BackupError
 from respawner_hub.cluster import hosts_of, provision_cluster
 from respawner_hub.provision import ProvisionError
 
@@ -122,12 +123,27 @@ def test_an_upgrade_is_another_playbook_that_may_reboot_only_if_told(checkout, i
         provision_cluster(inventory, tmp_path / "state", print, reboot=True)
 
 
+def write_backup(file: Path, *names: str) -> None:
+    about = file.with_name(ABOUT)
+    about.write_text(json.dumps({"format": FORMAT}))
+    with tarfile.open(file, "w:gz") as archive:
+        archive.add(about, ABOUT)
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name))
+
+
 def test_a_lost_hub_is_brought_back_from_a_backup_on_all_hosts_at_once(checkout, inventory, tmp_path):
     checkout(first="{name: Say, ansible.builtin.fail: {msg: 'from {{ respawner_restore }}'}}")
     backup = tmp_path / "a backup.tar.gz"
     with pytest.raises(ProvisionError, match=r"a backup\.tar\.gz: no such backup"):
         provision_cluster(inventory, tmp_path / "state", print, restore=backup)
     tarfile.open(backup, "w:gz").close()
+    with pytest.raises(BackupError, match=r"a backup\.tar\.gz is no backup"):
+        provision_cluster(inventory, tmp_path / "state", print, restore=backup)
+    write_backup(backup, "home/ada/respawner.toml")
+    with pytest.raises(ProvisionError, match="the authority of a cluster is not in it"):
+        provision_cluster(inventory, tmp_path / "state", print, restore=backup)
+    write_backup(backup, "etc/respawner/tls/ca.key")
     with pytest.raises(ProvisionError, match=rf"from {backup}"):
         provision_cluster(inventory, tmp_path / "state", print, restore=backup)
     for others in ({"limit": "gpu2"}, {"add": "gpu2"}, {"upgrade": True}, {"check": True}):

@@ -2,11 +2,15 @@
 `tests/cluster/test_hub_lost.py`."""
 
 import http.server
+import io
 import json
 import sqlite3
+import subprocess
 import tarfile
 import threading
+from pathlib import Path
 
+import psycopg
 import pytest
 from respawner_hub import cli, secrets
 from respawner_hub.auth.accounts import Accounts
@@ -88,10 +92,12 @@ def test_a_backup_made_while_the_hub_writes_brings_back_accounts_secrets_and_the
         file.unlink()
     with sqlite3.connect(deployment.state / "jupyterhub.sqlite") as later:
         later.execute("DELETE FROM users")
-    (deployment.state / "jupyterhub.sqlite-wal").write_bytes(b"of the database that is replaced")
+    rests = [deployment.state / f"jupyterhub.sqlite-{rest}" for rest in ("wal", "journal")]
+    for rest in rests:
+        rest.write_bytes(b"of the database that is replaced")
     restore(deployment.settings, backup)
     assert deployment.knows_ada()
-    assert not (deployment.state / "jupyterhub.sqlite-wal").exists()
+    assert not any(rest.exists() for rest in rests)
     with sqlite3.connect(deployment.state / "jupyterhub.sqlite") as database:
         assert database.execute("SELECT name FROM users").fetchall() == [("ada",)]
     assert deployment.cookie.read_text() == cookie
@@ -144,6 +150,23 @@ def test_a_hub_that_runs_is_not_written_over(tmp_path, backup):
     assert not deployment.cookie.exists()
 
 
+def test_a_hub_that_does_not_answer_yet_is_not_written_over(deployment, backup, monkeypatch):
+    deployment.back_up(backup)
+    deployment.cookie.unlink()
+    monkeypatch.setattr("respawner_hub.supervision.Supervisor.is_running", lambda supervisor: True)
+    with pytest.raises(BackupError, match="runs: stop it first"):
+        restore(deployment.settings, backup)
+    assert not deployment.cookie.exists()
+
+
+def test_no_backup_is_written_to_a_terminal(deployment, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert cli.main(["--settings", str(deployment.file), "backup", "-"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "add > FILE" in said.err
+
+
 def test_a_database_that_is_not_there_is_not_backed_up_as_nothing(deployment, backup):
     (deployment.state / "jupyterhub.sqlite").unlink()
     with pytest.raises(BackupError, match=r"jupyterhub\.sqlite is not there"):
@@ -161,6 +184,96 @@ def test_a_backup_that_cannot_be_written_leaves_the_one_before(deployment, backu
     assert list(backup.parent.glob(".*.new")) == []
 
 
+def test_what_the_settings_name_is_in_it_also_behind_a_link(tmp_path, port, backup):
+    """As certbot keeps a certificate."""
+    (tmp_path / "live").mkdir()
+    for name in ("chain.pem", "key.pem", "oidc"):
+        (tmp_path / f"1-{name}").write_text(name)
+        (tmp_path / "live" / name).symlink_to(f"../1-{name}")
+    deployment = Deployment(tmp_path, port)
+    deployment.accounts.close()
+    deployment.file.write_text(
+        deployment.file.read_text()
+        + '[tls]\ncertificate = "live/chain.pem"\nkey = "live/key.pem"\n[auth]\nmethod = "oidc"\n[auth.oidc]\n'
+        'client_id = "hub"\nclient_secret_file = "live/oidc"\ncallback_url = "https://hub/hub/oauth_callback"\n'
+        'issuer = "https://idp"\n'
+    )
+    deployment.settings = load(deployment.file)
+    deployment.back_up(backup)
+    (tmp_path / "1-key.pem").write_text("a later one")
+    (tmp_path / "live" / "oidc").unlink()
+    restore(deployment.settings, backup)
+    assert (tmp_path / "live" / "key.pem").is_symlink()
+    assert (tmp_path / "1-key.pem").read_text() == "key.pem"
+    assert (tmp_path / "live" / "oidc").read_text() == "oidc"
+
+
+def test_databases_in_it_are_their_owners_alone(deployment, backup):
+    (deployment.state / "jupyterhub.sqlite").chmod(0o600)
+    deployment.back_up(backup)
+    with tarfile.open(backup) as archive:
+        assert {entry.mode & 0o077 for entry in archive if entry.name.endswith(".sqlite")} == {0}
+
+
+def test_paths_are_such_that_tar_unpacks_them(tmp_path, port, backup):
+    (tmp_path / "conf").mkdir()
+    deployment = Deployment(tmp_path, port)
+    moved = tmp_path / "conf" / "respawner.toml"
+    moved.write_text(f'[hub]\nport = {port}\nstate_dir = "../var"\n')
+    back_up(load(moved), moved, backup, None)
+    with tarfile.open(backup) as archive:
+        assert not [name for name in archive.getnames() if ".." in name]
+        assert f"{deployment.state}/respawner.sqlite".lstrip("/") in archive.getnames()
+    deployment.accounts.remove("ada")
+    deployment.accounts.close()
+    restore(load(moved), backup)
+    assert deployment.knows_ada()
+
+
+def test_a_file_of_sqlite_that_database_url_names_is_copied_and_another_database_is_refused(
+    tmp_path, port, backup
+):
+    deployment = Deployment(tmp_path, port, f"sqlite:///{tmp_path}/own.db")
+    deployment.back_up(backup)
+    deployment.accounts.remove("ada")
+    deployment.accounts.close()
+    restore(deployment.settings, backup)
+    assert deployment.knows_ada()
+    deployment.file.write_text('[hub]\ndatabase_url = "mysql://hub:secret@db/hub"\n')
+    with pytest.raises(BackupError, match="names mysql; backup and restore know") as raised:
+        back_up(load(deployment.file), deployment.file, backup, None)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [".", "/", "", "/dev/null"])
+def test_what_is_no_file_is_not_replaced_by_a_backup(deployment, capsys, name):
+    assert cli.main(["--settings", str(deployment.file), "backup", name]) == 1
+    assert "is no file that a backup could replace" in capsys.readouterr().err
+
+
+def test_a_restore_that_stops_says_that_it_began_and_keeps_the_database_with_its_journal(
+    deployment, backup, monkeypatch
+):
+    deployment.back_up(backup)
+    database = deployment.state / "jupyterhub.sqlite"
+    rest = Path(f"{database}-wal")
+    rest.write_bytes(b"what was committed last")
+    before = database.read_bytes()
+
+    def fchmod(descriptor, mode):
+        if "jupyterhub.sqlite" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError("No space left")
+
+    with monkeypatch.context() as full:
+        full.setattr("os.fchmod", fchmod)
+        with pytest.raises(BackupError, match=r"No space left.*restore it again, before the hub starts"):
+            restore(deployment.settings, backup)
+    assert (database.read_bytes(), rest.read_bytes()) == (before, b"what was committed last")
+    assert list(deployment.state.rglob(".*.new")) == []
+    restore(deployment.settings, backup)
+    assert not rest.exists()
+
+
 def no_backup(deployment, file):
     with tarfile.open(file, "w:gz") as archive:
         archive.add(deployment.file, "respawner.toml")
@@ -169,6 +282,24 @@ def no_backup(deployment, file):
 def cut(deployment, file):
     deployment.back_up(file)
     file.write_bytes(file.read_bytes()[:-200])
+
+
+def damaged(deployment, file):
+    """One bit of its checksum, to which tarfile does not read."""
+    deployment.back_up(file)
+    data = bytearray(file.read_bytes())
+    data[-8] ^= 1
+    file.write_bytes(data)
+
+
+def outside(deployment, file):
+    deployment.back_up(file)
+    with tarfile.open(file) as archive:
+        members = [(entry, archive.extractfile(entry).read()) for entry in archive]
+    members.append((tarfile.TarInfo("var/../../etc/passwd"), b""))
+    with tarfile.open(file, "w:gz") as archive:
+        for entry, content in members:
+            archive.addfile(entry, io.BytesIO(content))
 
 
 def of_a_later_format(deployment, file):
@@ -191,6 +322,8 @@ def of_another_deployment(deployment, file):
     [
         (no_backup, "is no backup of `respawner-hub backup`"),
         (cut, "cannot be restored"),
+        (damaged, "cannot be restored: CRC"),
+        (outside, r"no backup of .*: var/\.\./\.\./etc/passwd in it is none of its files"),
         (of_a_later_format, "restore it with version 9.0"),
         (
             of_another_deployment,
@@ -215,18 +348,43 @@ def test_a_file_that_is_not_there_is_named(deployment, backup):
 def test_a_database_in_postgresql_goes_out_and_comes_back(tmp_path, port, backup):
     with postgresql() as server, database_on(server) as url:
         deployment = Deployment(tmp_path, port, url)
+        with psycopg.connect(url.replace("+psycopg", "")) as other:
+            other.execute("CREATE ROLE grafana")
+            other.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO grafana")
         deployment.back_up(backup)
+        with tarfile.open(backup) as archive:
+            assert archive.getmember(f"{deployment.state}/postgresql.dump".lstrip("/")).mode & 0o077 == 0
         deployment.accounts.remove("ada")
         assert not deployment.knows_ada()
         deployment.accounts.close()
+        with psycopg.connect(url.replace("+psycopg", "")) as other:  # a new server does not know it
+            other.execute("DROP OWNED BY grafana")
+            other.execute("DROP ROLE grafana")
         restore(deployment.settings, backup)
         assert deployment.knows_ada()
         assert not (deployment.state / "postgresql.dump").exists()
 
 
-def test_a_server_that_does_not_answer_says_so_and_no_password(tmp_path, port, backup, deployment):
+def test_where_the_server_does_not_take_the_dump_nothing_is_restored(tmp_path, port, backup):
+    with postgresql() as server, database_on(server) as url:
+        deployment = Deployment(tmp_path, port, url)
+        deployment.back_up(backup)
+        deployment.accounts.close()
+    deployment.cookie.write_text("as it was")
+    with pytest.raises(BackupError, match="pg_restore failed"):
+        restore(deployment.settings, backup)
+    assert deployment.cookie.read_text() == "as it was"
+
+
+def test_a_server_that_does_not_answer_says_so_and_no_password(tmp_path, backup, monkeypatch):
     file = tmp_path / "postgresql.toml"
-    file.write_text('[hub]\ndatabase_url = "postgresql+psycopg://ada:secret@/ada?host=/nowhere"\n')
-    with pytest.raises(BackupError, match=r"pg_dump failed: .*nowhere") as raised:
-        back_up(load(file), file, backup, None)
-    assert "secret" not in str(raised.value)
+    ran = []
+    run = subprocess.run
+    monkeypatch.setattr("subprocess.run", lambda command, **more: ran.append(command) or run(command, **more))
+    for url in ("ada:secret@/ada?host=/nowhere", "ada@/ada?host=/nowhere&password=secret"):
+        file.write_text(f'[hub]\ndatabase_url = "postgresql+psycopg://{url}"\n')
+        with pytest.raises(BackupError, match=r"pg_dump failed: .*nowhere") as raised:
+            back_up(load(file), file, backup, None)
+        assert "secret" not in str(raised.value)
+    assert len(ran) == 2
+    assert "secret" not in str(ran)

@@ -91,8 +91,12 @@ def _add_backup(commands: Any) -> None:
         description="Works while the hub runs. Users' files and snapshots are not in it. Keep the file secret, and on another machine.",
     )
     make.add_argument("file", metavar="FILE", help="a tar.gz; - writes it to the standard output")
-    back = commands.add_parser("restore", help="put a backup in its places; the hub must be stopped")
-    back.add_argument("file", metavar="FILE", type=Path)
+    back = commands.add_parser(
+        "restore",
+        help="put a backup in its places; the hub must be stopped",
+        description="What is in FILE replaces databases, secrets, certificates and settings of this hub; the rest stays. Sessions run on.",
+    )
+    back.add_argument("file", metavar="FILE", type=Path, help="of `respawner-hub backup`")
 
 
 def _add_provision(commands: Any) -> None:
@@ -158,6 +162,8 @@ def _provision(arguments: argparse.Namespace, settings: Settings) -> None:
 
 def _back_up(arguments: argparse.Namespace, settings: Settings, file: Path | None) -> None:
     target = None if arguments.file == "-" else Path(arguments.file)
+    if target is None and sys.stdout.isatty():
+        raise backup.BackupError("a backup is nothing for a terminal: name a file, or add > FILE.")
     names = backup.back_up(settings, file, target, sys.stdout.buffer)
     print(*names, f"{len(names)} files are in {target or 'it'}.", sep="\n", file=sys.stderr)
 
