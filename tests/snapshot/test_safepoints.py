@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import IPython
 import pytest
 from respawner import contract
 from respawner.bystanders import is_installed
@@ -262,7 +263,7 @@ def test_what_runs_the_cell_is_no_part_of_it() -> None:
     "file",
     [
         subprocess.__file__,
-        pytest.__file__,
+        IPython.__file__,
         "/home/ada/.local/lib/python3.11/site-packages/torch/optim/adam.py",
         "/usr/lib/python3/dist-packages/numpy/core.py",
     ],
