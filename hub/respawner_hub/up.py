@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import http.client
 import ssl
 import time
 import urllib.request
@@ -140,8 +141,11 @@ def ask_hub(settings: Settings) -> None:
     :raises OSError: it does not come (`urllib.error.URLError` is one).
     """
     context = ssl._create_unverified_context() if settings.hub.is_open else None  # noqa: S323  # our own certificate
-    with urllib.request.urlopen(f"{settings.url}hub/health", timeout=5, context=context):  # noqa: S310
-        return
+    try:
+        with urllib.request.urlopen(f"{settings.url}hub/health", timeout=5, context=context):  # noqa: S310
+            return
+    except http.client.HTTPException as error:
+        raise OSError(f"what answers at {settings.url} does not speak HTTP: {error!r}") from error
 
 
 def _wait_until_answering(settings: Settings, supervisor: Supervisor) -> None:
