@@ -106,13 +106,21 @@ class Life:
             self.tell("published", job.facts["cell"]["execution_count"])
 
 
+LONGEST_LIFE = 14  # in steps told; before the seventh, a child has tidied up once, and so published
+LONGEST_WAIT = 240  # seconds; a child that hangs ends by itself, and is told
+
+
 def kill_one(store: Path, shell: Any, chance: random.Random) -> tuple[str, int]:
-    """Let a child live for a random time; returns its last phase and the last count that it told as published."""
+    """Let a child live for some steps and a moment; returns its last phase and the last count it told as published.
+
+    Steps, not seconds: on a loaded machine, lives of half a second would all end before their first state.
+    """
     reading, writing = os.pipe()
     mapped = chance.random() < 0.5
     child = os.fork()
     if child == 0:
         os.close(reading)
+        signal.alarm(LONGEST_WAIT)
         life = Life(store, writing, mapped)
         try:
             life.run(shell)
@@ -120,12 +128,15 @@ def kill_one(store: Path, shell: Any, chance: random.Random) -> tuple[str, int]:
             life.tell("FAILED:" + traceback.format_exc().replace(" ", "_").replace("\n", "|"))
         os._exit(1)
     os.close(writing)
-    time.sleep(chance.uniform(0, 0.03) if chance.random() < 0.3 else chance.uniform(0, 0.4))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
     with open(reading) as pipe:
-        told = [(line.split()[0], int(line.split()[1])) for line in pipe]
+        lines = [pipe.readline() for _ in range(chance.randrange(LONGEST_LIFE))]
+        time.sleep(chance.uniform(0, 0.03))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        lines += pipe
+    told = [(phase, int(count)) for phase, count in (line.split() for line in lines if line)]
     assert not [phase for phase, _ in told if phase.startswith("FAILED")], told
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, f"hung after {told}"
     phases = [phase for phase, _ in told if phase != "published"]
     return phases[-1] if phases else "starting", max(
         (n for phase, n in told if phase == "published"), default=0
