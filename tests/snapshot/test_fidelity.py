@@ -143,6 +143,11 @@ CASES = [
         "co[0]['z'].append(1); assert co[2]['a'] == 2 and co[3].maxlen == 5 and co[1] == {'b': 2}",
     ),
     Case(
+        "empty_ordered_dictionary",
+        "from collections import OrderedDict\neo = OrderedDict(); eo_two = [eo, OrderedDict()]\neo_named = OrderedDict(); eo_named.about = 'hooks'",
+        "assert type(eo) is OrderedDict and not eo and eo_two[0] is eo is not eo_two[1]\nassert eo_named.about == 'hooks'; eo['b'] = 1; eo['a'] = 2; assert list(eo_two[0]) == ['b', 'a']",
+    ),
+    Case(
         "dates",
         "import datetime as dt\nda_t = dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)",
         "assert da_t.isoformat() == '2026-01-02T00:00:00+00:00'",

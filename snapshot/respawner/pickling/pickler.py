@@ -14,6 +14,7 @@ import importlib
 import pickle
 import sys
 import types
+from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -101,6 +102,7 @@ class NamespacePickler(cloudpickle.Pickler):
             types.CellType: reduce_cell,
             types.CodeType: CodeReducer(),
             types.ModuleType: self._reduce_module,
+            OrderedDict: self._reduce_ordered_dictionary,
             **standard_library.REDUCERS,
             **weak_references.REDUCERS,
         }
@@ -240,6 +242,10 @@ class NamespacePickler(cloudpickle.Pickler):
 
     def _reduce_module(self, module: types.ModuleType) -> Any:
         return self._try(module) if is_importable(module) else reduce_made_module(module)
+
+    def _reduce_ordered_dictionary(self, mapping: OrderedDict[Any, Any]) -> Any:
+        """A module has nine empty ones, for its hooks: a third of the calls that a model takes otherwise."""
+        return self._try(mapping) if mapping or vars(mapping) else (OrderedDict, ())
 
     def _reduce_any_class(self, cls: Any) -> Any:
         if cls.__module__ == "builtins" or is_importable(cls):

@@ -52,7 +52,7 @@ def reduce_tensor(tensor: Any, regions: RegionTable, note: Any) -> Any:
     """How to pickle an exact ``Tensor`` or ``Parameter``. ``note(text)`` reports what is not kept."""
     extras, tensor, requires_grad = _without_graph(tensor, note)
     if not _is_plain(tensor):
-        return _with_extras(tensor.__reduce_ex__(5), (*extras, requires_grad))
+        return _with_extras(tensor.__reduce_ex__(5), extras, requires_grad)
     make: Any = _parameter if type(tensor) is torch.nn.Parameter else _tensor
     if tensor.is_inference():
         make = _inference_tensor
@@ -105,7 +105,7 @@ def reduce_subclass_tensor(tensor: Any, reduce: Any, note: Any) -> Any:
         if _is_parameter_class(cls):  # torch would make a plain Parameter of it
             data = torch.Tensor.detach(tensor).as_subclass(torch.Tensor)
             return _with_extras((_parameter_of_class, (cls, data, requires_grad)), extras)
-    return _with_extras(reduce(tensor), (*extras, requires_grad))
+    return _with_extras(reduce(tensor), extras, requires_grad)
 
 
 def _is_parameter_class(cls: type) -> bool:
@@ -129,26 +129,37 @@ def _is_plain(tensor: Any) -> bool:
 _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
-def _without_graph(tensor: Any, note: Any) -> tuple[tuple[Any, ...], Any, bool]:
-    """What torch's pickling leaves out, the tensor as a leaf, and whether it requires a gradient."""
+_Extras = tuple[Any, dict[str, Any], dict[str, Any]]
+"""Gradient, attributes, hooks."""
+
+
+def _without_graph(tensor: Any, note: Any) -> tuple[_Extras | None, Any, bool]:
+    """What torch's pickling leaves out if there is any of it, the tensor as a leaf, and whether it requires a gradient."""
     attributes = dict(tensor.__dict__)
-    if tensor.is_leaf:
-        hooks = {name: found for name in _HOOKS if (found := getattr(tensor, name, None))}
-        return (tensor.grad, attributes, hooks), tensor, tensor.requires_grad
-    note(LOST_GRAPH)
-    if tensor._backward_hooks:
-        note("its hooks are not kept, since they belong to that graph")
-    return (None, attributes, {}), tensor.detach(), False
+    if not tensor.is_leaf:
+        note(LOST_GRAPH)
+        if tensor._backward_hooks:
+            note("its hooks are not kept, since they belong to that graph")
+        return (None, attributes, {}) if attributes else None, tensor.detach(), False
+    gradient = tensor.grad
+    hooks = {name: found for name in _HOOKS if (found := getattr(tensor, name, None))}
+    extras = (gradient, attributes, hooks) if gradient is not None or attributes or hooks else None
+    return extras, tensor, tensor.requires_grad
 
 
-def _with_extras(reduced: tuple[Any, ...], extras: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Add gradient, attributes, hooks and ``requires_grad`` to a reduction, if there are any."""
-    if not any(extra is not None and extra is not False and extra != {} for extra in extras):
+def _with_extras(
+    reduced: tuple[Any, ...], extras: _Extras | None, requires_grad: bool | None = None
+) -> tuple[Any, ...]:
+    """Add gradient, attributes and hooks to a reduction, if there are any; ``requires_grad`` where it does not keep that."""
+    if extras is None and not requires_grad:
         return reduced
     function, arguments, state, *rest = (*reduced, None)[: max(3, len(reduced))]
     if any(part is not None for part in rest):
         return reduced
-    return function, arguments, (state, *extras), None, None, _set_extras
+    added: tuple[Any, ...] = extras or (None, {}, {})
+    if requires_grad is not None:
+        added = (*added, requires_grad)
+    return function, arguments, (state, *added), None, None, _set_extras
 
 
 def storage_of(tensor: Any, regions: RegionTable) -> tuple[int, int] | None:
