@@ -27,7 +27,7 @@ import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -39,6 +39,7 @@ from .images import offered
 from .settings import Settings
 from .supervision import Supervisor
 from .up import ask_hub
+from .whole_files import whole_file
 
 ABOUT = "respawner-backup.json"
 DUMP = "postgresql.dump"
@@ -89,15 +90,15 @@ def back_up(settings: Settings, settings_file: Path | None, file: Path | None, o
             members[_dump_of(settings)] = Path(folder) / DUMP
             _postgresql(server, "pg_dump", "--format=custom", f"--file={folder}/{DUMP}")
             members[_dump_of(settings)].chmod(0o600)
-        if file is None:
-            try:
+        try:
+            if file is None:
                 _write(out, members)
                 out.flush()
-            except OSError as error:
-                raise BackupError(f"the standard output cannot be written: {error}") from error
-        else:
-            with _complete(file.resolve()) as target:
-                _write(target, members)
+            else:
+                with whole_file(file.resolve(), 0o600) as target:
+                    _write(target, members)
+        except OSError as error:
+            raise BackupError(f"{file or 'the standard output'} cannot be written: {error}") from error
     return [str(path) for path in members]
 
 
@@ -159,8 +160,8 @@ def _parts(settings: Settings, settings_file: Path | None) -> _Parts:
     folder, state = settings.folder, settings.state_dir
     urls = [make_url(url) for url in (settings.hub_database_url, settings.own_database_url)]
     databases = [folder / url.database for url in urls if url.get_backend_name() == "sqlite" and url.database]
-    chosen = [path for path in (state / "secrets").glob("*") if path.name != PASSFILE]
-    chosen += [*(state / "tls").glob("*"), state / offered.FILE_NAME]
+    chosen = [path for path in (state / "secrets").glob("[!.]*") if path.name != PASSFILE]
+    chosen += [*(state / "tls").glob("[!.]*"), state / offered.FILE_NAME]
     chosen += (folder / settings.hub.config_dir).glob("*.py")
     chosen += [settings_file] if settings_file else []
     oidc, ldap = settings.auth.oidc, settings.auth.ldap
@@ -228,30 +229,6 @@ def _connection(url: URL) -> str:
     return bare.difference_update_query(["password"]).render_as_string(hide_password=False)
 
 
-@contextlib.contextmanager
-def _complete(file: Path, mode: int = 0o600, stale: Iterable[Path] = ()) -> Iterator[IO[bytes]]:
-    """A file that takes the place of FILE when everything is in it and on the disk.
-
-    :param stale: files that go with the one that is replaced.
-    """
-    temporary = file.with_name(f".{file.name}.new")
-    try:
-        temporary.unlink(missing_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
-            yield target
-            target.flush()
-            os.fchmod(target.fileno(), mode)
-            os.fsync(target.fileno())
-        for path in stale:
-            path.unlink(missing_ok=True)
-        temporary.replace(file)
-    except OSError as error:
-        raise BackupError(f"{file} cannot be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
 def _write(target: IO[bytes], members: Mapping[Path, Path]) -> None:
     """:param members: path on the hub → where its bytes are now."""
     about = {"format": FORMAT, "version": __version__, "made_at": time.time()}
@@ -282,26 +259,23 @@ def _put_back(archive: tarfile.TarFile, settings: Settings) -> list[str]:
             )  # fmt: skip
         dump.unlink(missing_ok=True)  # unpacked there by `tar` or role restore
         put.append(str(dump))
-    try:
-        for entry in archive.getmembers():
-            place = Path("/") / entry.name
-            if entry.name == ABOUT or place == dump:
-                continue
+    for entry in archive.getmembers():
+        place = Path("/") / entry.name
+        if entry.name == ABOUT or place == dump:
+            continue
+        try:
             place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             target = place.resolve()  # a link stays one
             stale = [Path(f"{target}{rest}") for rest in SQLITE_RESTS] if place in databases else []
-            with _complete(target, entry.mode, stale) as written:
+            # keep_owner: root may restore the hub of somebody else
+            with whole_file(target, entry.mode, keep_owner=True, stale=stale) as written:
                 shutil.copyfileobj(_content(archive, entry.name), written)
-                if os.geteuid() == 0:  # also for a hub of somebody else's
-                    owner = (target if target.exists() else target.parent).stat()
-                    os.fchown(written.fileno(), owner.st_uid, owner.st_gid)
-            put.append(str(place))
-    except (OSError, BackupError) as error:
-        if not put:
-            raise
-        raise BackupError(
-            f"{error}. Part of the backup is in its places: correct this and restore it again, before the hub starts."
-        ) from error
+        except OSError as error:
+            raise BackupError(
+                f"{place} cannot be written: {error}. Part of the backup may be in its places: correct this and restore it again, "
+                "before the hub starts."
+            ) from error
+        put.append(str(place))
     return put
 
 

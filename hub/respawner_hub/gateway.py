@@ -11,6 +11,7 @@ import docker.errors
 import docker.types
 
 from .settings import Settings
+from .whole_files import whole_file
 
 
 class NetworkError(Exception):
@@ -24,7 +25,8 @@ def ensure_network(settings: Settings, client: docker.APIClient) -> bool:
     except docker.errors.NotFound:
         network, made = _create(settings, client), True
     _file(settings).parent.mkdir(parents=True, exist_ok=True)
-    _file(settings).write_text(gateway_of(settings, network) + "\n")
+    with whole_file(_file(settings), 0o644) as file:  # a hub that restarts meanwhile reads it
+        file.write(f"{gateway_of(settings, network)}\n".encode())
     return made
 
 

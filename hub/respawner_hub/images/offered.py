@@ -6,13 +6,13 @@ A small JSON file in the state folder, which the hub reads anew for every form a
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..whole_files import whole_file
 from .errors import OfferedError
 
 FILE_NAME = "offered-images.json"
@@ -71,10 +71,6 @@ def choices(state_dir: Path, default: str, spawner: Any = None) -> list[str]:
 
 def _write(state_dir: Path, rows: Mapping[str, Offered]) -> None:
     state_dir.mkdir(parents=True, exist_ok=True)
-    file = state_dir / FILE_NAME
-    temporary = file.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as out:
-        json.dump({"format": FORMAT, "images": [asdict(row) for row in rows.values()]}, out, indent=1)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(file)
+    text = json.dumps({"format": FORMAT, "images": [asdict(row) for row in rows.values()]}, indent=1)
+    with whole_file(state_dir / FILE_NAME, 0o644) as file:
+        file.write(text.encode())
