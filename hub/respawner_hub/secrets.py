@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import secrets
 from pathlib import Path
+
+from .whole_files import whole_file
 
 
 def cookie_secret_file(state_dir: Path) -> Path:
@@ -34,10 +36,8 @@ def agent_token_file(state_dir: Path) -> Path:
 
 def _ensure(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32) + "\n")
+    if not path.exists():
+        # of a cluster's proxy and hub, which start together, one is first
+        with contextlib.suppress(FileExistsError), whole_file(path, 0o600, replace=False) as file:
+            file.write(f"{secrets.token_hex(32)}\n".encode())
     return path

@@ -15,7 +15,7 @@ from typing import IO
 
 @contextlib.contextmanager
 def whole_file(
-    path: Path, mode: int, *, keep_owner: bool = False, stale: Iterable[Path] = ()
+    path: Path, mode: int, *, replace: bool = True, keep_owner: bool = False, stale: Iterable[Path] = ()
 ) -> Iterator[IO[bytes]]:
     """What the block writes becomes the file at `path` when the block ends well; until then nothing changes there.
 
@@ -26,6 +26,7 @@ def whole_file(
     - `mode` is exact, whatever the umask; before the content is complete nobody but the writer can read it.
     - A link at `path` is replaced itself: resolve it first to keep it.
 
+    :param replace: False to leave a file that is there, and raise `FileExistsError`: the first writer wins.
     :param keep_owner: for root: owner and group are those of the file that is replaced, or else of its folder. Without it, or for
         others, they are the writing process's.
     :param stale: files that go with the one that is replaced; removed when the new content is on the disk, before it is at `path`.
@@ -44,7 +45,10 @@ def whole_file(
             os.fsync(descriptor)
         for rest in stale:
             rest.unlink(missing_ok=True)
-        temporary.replace(path)
+        if replace:
+            temporary.replace(path)
+        else:
+            path.hardlink_to(temporary)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -1,13 +1,15 @@
-"""`whole_file`, which is killed in fresh processes."""
+"""`whole_file`, which is killed in fresh processes; and the secrets, of which the first one that is written counts."""
 
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from respawner_hub import secrets
 from respawner_hub.whole_files import whole_file
 
 OLD, NEW = b"what was there before", b"all of what is new"
@@ -161,3 +163,37 @@ def test_root_keeps_the_owner_of_the_file_or_else_of_the_folder_where_it_is_aske
         found = file.stat()
         assert (found.st_uid, found.st_gid) == owner
         assert found.st_mode & 0o777 == 0o640
+
+
+def test_where_the_first_one_counts_a_later_one_is_refused(path):
+    with pytest.raises(FileExistsError), whole_file(path, 0o600, replace=False) as file:
+        file.write(NEW)
+    assert path.read_bytes() == OLD
+    assert beside(path) == []
+    path.unlink()
+    with whole_file(path, 0o600, replace=False) as file:
+        file.write(NEW)
+    assert path.read_bytes() == NEW
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert beside(path) == []
+
+
+def test_processes_that_ask_for_a_secret_at_once_get_the_same_one(tmp_path, monkeypatch):
+    """As a cluster's proxy and hub do: each finds none, makes one, and only then may see the other's."""
+    both = threading.Barrier(2, timeout=60)
+    token_hex = secrets.secrets.token_hex
+
+    def made(size):
+        both.wait()
+        return token_hex(size)
+
+    monkeypatch.setattr("secrets.token_hex", made)
+    found = []
+    ask = [threading.Thread(target=lambda: found.append(secrets.proxy_token(tmp_path))) for _ in range(2)]
+    for thread in ask:
+        thread.start()
+    for thread in ask:
+        thread.join()
+    assert len(found) == 2
+    assert len(set(found)) == 1
+    assert len(found[0]) == 64
