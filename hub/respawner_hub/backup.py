@@ -102,11 +102,12 @@ def back_up(settings: Settings, settings_file: Path | None, file: Path | None, o
     return [str(path) for path in members]
 
 
-def restore(settings: Settings, file: Path) -> list[str]:
+def restore(settings: Settings, file: Path, *, unpacked: bool = False) -> list[str]:
     """Put a backup's files in their places and its dump into the database; the names of what was put there.
 
     The hub must not run. What began since the backup is found again when it starts: leases by the labels of the containers.
 
+    :param unpacked: `tar` has put the files in their places: leave these as they are now.
     :raises BackupError:
     """
     names = examine(file)
@@ -123,7 +124,11 @@ def restore(settings: Settings, file: Path) -> list[str]:
         )
     try:
         with tarfile.open(file) as archive:
-            return _put_back(archive, settings)
+            put: list[str] = []
+            if server := _server(settings):  # first, since it is all or nothing
+                _load_dump(archive, _dump_of(settings), server)
+                put.append(str(_dump_of(settings)))
+            return put if unpacked else put + _put_back(archive, settings)
     except OSError as error:
         raise BackupError(f"{file} cannot be restored: {error}") from error
 
@@ -246,19 +251,20 @@ def _member(path: Path) -> str:
     return str(path).lstrip("/")
 
 
+def _load_dump(archive: tarfile.TarFile, dump: Path, server: URL) -> None:
+    with tempfile.TemporaryDirectory(prefix="respawner-restore-") as folder:
+        copy = Path(folder) / DUMP
+        with copy.open("wb") as written:
+            shutil.copyfileobj(_content(archive, _member(dump)), written)
+        _postgresql(
+            server, "pg_restore", "--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction", str(copy)
+        )  # fmt: skip
+    dump.unlink(missing_ok=True)  # unpacked there by `tar` or role restore
+
+
 def _put_back(archive: tarfile.TarFile, settings: Settings) -> list[str]:
     put: list[str] = []
     dump, databases = _dump_of(settings), _parts(settings, None).databases
-    if server := _server(settings):  # first, since it is all or nothing
-        with tempfile.TemporaryDirectory(prefix="respawner-restore-") as folder:
-            copy = Path(folder) / DUMP
-            with copy.open("wb") as written:
-                shutil.copyfileobj(_content(archive, _member(dump)), written)
-            _postgresql(
-                server, "pg_restore", "--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction", str(copy)
-            )  # fmt: skip
-        dump.unlink(missing_ok=True)  # unpacked there by `tar` or role restore
-        put.append(str(dump))
     for entry in archive.getmembers():
         place = Path("/") / entry.name
         if entry.name == ABOUT or place == dump:

@@ -133,6 +133,16 @@ def test_the_command_writes_to_a_file_or_to_its_output_and_restores(deployment, 
         assert deployment.cookie.exists()
 
 
+def test_files_that_tar_has_unpacked_stay_as_they_are_now(deployment, backup):
+    """As role pki may have renewed a certificate."""
+    deployment.back_up(backup)
+    deployment.authority.write_text("renewed")
+    settings = ["--settings", str(deployment.file)]
+    assert cli.main([*settings, "restore", "--unpacked", str(backup)]) == 0
+    assert deployment.authority.read_text() == "renewed"
+    assert deployment.knows_ada()
+
+
 def test_a_hub_that_runs_is_not_written_over(tmp_path, backup):
     class Health(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -344,7 +354,8 @@ def test_a_file_that_is_not_there_is_named(deployment, backup):
         restore(deployment.settings, backup)
 
 
-def test_a_database_in_postgresql_goes_out_and_comes_back(tmp_path, port, backup):
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_a_database_in_postgresql_goes_out_and_comes_back(tmp_path, port, backup, unpacked):
     with postgresql() as server, database_on(server) as url:
         deployment = Deployment(tmp_path, port, url)
         with psycopg.connect(url.replace("+psycopg", "")) as other:
@@ -359,9 +370,12 @@ def test_a_database_in_postgresql_goes_out_and_comes_back(tmp_path, port, backup
         with psycopg.connect(url.replace("+psycopg", "")) as other:  # a new server does not know it
             other.execute("DROP OWNED BY grafana")
             other.execute("DROP ROLE grafana")
-        restore(deployment.settings, backup)
+        (deployment.state / "postgresql.dump").write_text("unpacked by tar")
+        deployment.cookie.write_text("changed since")
+        restore(deployment.settings, backup, unpacked=unpacked)
         assert deployment.knows_ada()
         assert not (deployment.state / "postgresql.dump").exists()
+        assert (deployment.cookie.read_text() == "changed since") == unpacked
 
 
 def test_where_the_server_does_not_take_the_dump_nothing_is_restored(tmp_path, port, backup):

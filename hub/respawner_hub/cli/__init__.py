@@ -97,6 +97,11 @@ def _add_backup(commands: Any) -> None:
         description="What is in FILE replaces databases, secrets, certificates and settings of this hub; the rest stays. Sessions run on.",
     )
     back.add_argument("file", metavar="FILE", type=Path, help="of `respawner-hub backup`")
+    back.add_argument(
+        "--unpacked",
+        action="store_true",
+        help="the files are in their places by `tar -xzf FILE -C /`: put back PostgreSQL's database alone",
+    )
 
 
 def _add_provision(commands: Any) -> None:
@@ -184,7 +189,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, file: Path | None) -
     elif arguments.command == "backup":
         _back_up(arguments, settings, file)
     elif arguments.command == "restore":
-        names = backup.restore(settings, arguments.file)
+        names = backup.restore(settings, arguments.file, unpacked=arguments.unpacked)
         print(*names, f"{len(names)} files are back. Start the hub.", sep="\n")
     elif arguments.command == "run":
         _execute(arguments.program, settings, file)
