@@ -15,11 +15,16 @@ import pytest
 import torch
 from respawner import contract
 from respawner.errors import ResumeError
-from respawner.manifest import SAFEPOINT
 from respawner.safepoints.positions import Zipped, at_position, refuse_begun_loaders, start_of
 
 from tests.snapshot.notebook import PATIENCE_SECONDS, PYTHON, Notebook, Ran
-from tests.snapshot.test_safepoints import AT_EVERY, wait_for_safepoint
+from tests.snapshot.test_safepoints import (
+    AT_EVERY,
+    one_step,
+    run_freely,
+    step_by_step,
+    wait_for_safepoint,
+)
 
 OpenNotebook = Callable[..., Notebook]
 KILLS = int(os.environ.get("RESPAWNER_KILLS", "3"))
@@ -205,10 +210,12 @@ def kill_after(notebook: Notebook, cell: str, lines: int) -> None:
     assert notebook.settle()["durable"]
     wanted = len(trace_of(notebook)) + lines
     before = max(notebook.timeline.sequences())
+    step_by_step(notebook)
     notebook.client.execute(cell)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(trace_of(notebook)) < wanted or max(notebook.timeline.sequences()) < before + 2:
         assert time.monotonic() < deadline, trace_of(notebook)
+        one_step(notebook)
         time.sleep(0.005)
     notebook.kill_at_once()
 
@@ -245,6 +252,7 @@ def test_cells_between_restore_and_rerun_are_kept_and_so_is_the_place(open_noteb
     cell = "import respawner, time\nseen = []\nfor i in respawner.resume(range(40), name='it'):\n    seen.append((i, rate))\n    time.sleep(0.03)"
     notebook = open_notebook(**AT_EVERY).start()
     notebook.run("rate = 1")
+    step_by_step(notebook)
     notebook.client.execute(cell)
     wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 3)
     notebook.kill_at_once()
@@ -275,6 +283,7 @@ def test_a_run_that_fails_before_its_loop_spoils_nothing_and_what_is_mended_afte
     )
     notebook = open_notebook(**AT_EVERY).start()
     notebook.run("import respawner; rate = {'lr': 1}\ndef step(rate):\n    return rate")
+    step_by_step(notebook)
     notebook.client.execute(cell)
     wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 3)
     notebook.kill_at_once()
@@ -295,6 +304,7 @@ def test_a_run_that_fails_before_its_loop_spoils_nothing_and_what_is_mended_afte
 
 def stop_at(notebook: Notebook, cell: str, count: int = 5, cell_id: str = "") -> None:
     """The kernel dies in the cell when so many items are done and saved, and comes back."""
+    step_by_step(notebook)
     execute_with_id(notebook, cell, cell_id) if cell_id else notebook.client.execute(cell)
     first = cell.partition("\n")[0]
     wait_for_safepoint(
@@ -361,7 +371,7 @@ def test_a_run_that_fails_or_is_interrupted_while_items_are_passed_over_keeps_th
     notebook = open_notebook(**AT_EVERY).start()
     notebook.run(
         "import respawner, time, os\ndef slow(n):\n    for i in range(n):\n"
-        "        if os.path.exists('slow'): open('begun', 'w').close(); time.sleep(0.5)\n        yield i"
+        "        if os.path.exists('slow'): open('begun', 'w').close(); time.sleep(600)\n        yield i"
     )
     stop_at(notebook, cell)
     ran = notebook.run(cell.replace("N = 30", "N = 3"))
@@ -492,6 +502,7 @@ def test_a_plain_loop_around_is_told_and_start_over_begins_anew(open_notebook: O
         "    for i in respawner.resume(range(8)):\n        last = epoch, i\n        time.sleep(0.15)"
     )
     notebook = open_notebook(**AT_EVERY).start()
+    step_by_step(notebook)
     notebook.client.execute(cell)
     wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["variables"].get("epoch") == 1)
     notebook.kill_at_once()
@@ -509,6 +520,7 @@ def test_an_interrupted_loop_goes_on_in_the_same_kernel_after_restore(open_noteb
     cell = "import time\nfor i in respawner.resume(range(60)):\n    seen.append(i)\n    time.sleep(0.02)"
     notebook = open_notebook(**AT_EVERY).start()
     notebook.run("import respawner; seen = []")
+    step_by_step(notebook)
     request = notebook.client.execute(cell, stop_on_error=False)  # else what is sent next is aborted
     wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 5)
     notebook.manager.interrupt_kernel()
@@ -521,6 +533,7 @@ def test_an_interrupted_loop_goes_on_in_the_same_kernel_after_restore(open_noteb
         r"`%restore (\S+)` brings back the last safe point of this cell, before item", told.text
     )
     assert notebook.run(f"%restore {snapshot}").error is None
+    run_freely(notebook)
     ran = notebook.run(cell)
     assert "goes on with item" in ran.text
     assert notebook.value("seen == list(range(60))") == "True"
@@ -549,6 +562,7 @@ def train():
 """
     )
     cell = "told = []\nhistory = train()"
+    step_by_step(notebook)
     notebook.client.execute(cell)
     wait_for_safepoint(
         notebook, lambda f: [x["iteration"] > 2 for x in f.cell["safepoint"]["loops"]][1:] == [True]
@@ -657,13 +671,11 @@ def train(epochs, lr=0.1):
 
 
 def stop_in_train(open_notebook: OpenNotebook) -> Notebook:
-    """A kernel after the one that died in ``result = train(4)``, in the second epoch.
-
-    Its steps are long: on a machine at work, the writes of one epoch's safe points outlast the short steps of all others.
-    """
+    """A kernel after the one that died in ``result = train(4)``, in the second epoch."""
     notebook = open_notebook(**AT_EVERY).start()
     notebook.run("import respawner, time")
-    notebook.run(TRAIN.replace("time.sleep(0.03)", "time.sleep(1)"))
+    notebook.run(TRAIN)
+    step_by_step(notebook)
     notebook.client.execute("result = train(4)")
     wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["variables"].get("train: epoch") == 1)
     notebook.kill_at_once()
@@ -704,6 +716,7 @@ def test_a_loop_that_edited_code_has_made_new_is_told_and_saved(open_notebook: O
             "    for z in respawner.resume(range(30)):\n        time.sleep(0.03)\n    for warm in",
         )
     )
+    notebook.settle()  # else its first safe points are passed over
     ran = notebook.run("result = train(4)")
     assert (
         "`for z in respawner.resume(range(30))` begins anew: it is none of the loops that there were"
@@ -723,8 +736,9 @@ def test_a_cell_whose_loop_is_gone_is_saved_and_says_that_it_did_not_go_on(
 ) -> None:
     notebook = stop_in_train(open_notebook)
     notebook.run(
-        "import torch\ndef train(epochs):\n    w = torch.nn.Parameter(torch.ones(2)); o = torch.optim.SGD([w], lr=0.1)\n"
-        "    for i in range(60):\n        w.sum().backward(); o.step(); time.sleep(0.02)"
+        "import torch\nfrom respawner.startup import active_engine\n"
+        "def train(epochs):\n    w = torch.nn.Parameter(torch.ones(2)); o = torch.optim.SGD([w], lr=0.1)\n"
+        "    while active_engine().safepoints._written < 2:\n        w.sum().backward(); o.step(); time.sleep(0.02)"
     )
     before = notebook.manifests()[0].sequence
     assert notebook.value("respawner.stopped()['functions']['train']['epochs']") == "4"
@@ -755,6 +769,7 @@ def test_what_was_edited_in_the_cell_wins_over_the_state(open_notebook: OpenNote
         "for i in respawner.resume(range(30), name='it'):\n    seen.append((i, scale(lr), size))\n    size += 1\n    time.sleep(0.03)"
     )
     notebook = open_notebook(**AT_EVERY).start()
+    step_by_step(notebook)
     notebook.client.execute(cell)
     wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 3)
     notebook.kill_at_once()
@@ -777,6 +792,7 @@ def test_an_edited_cell_whose_loops_have_no_name_says_that_it_begins_anew(
     """Jupyter's frontends tell the cell's id, by which it is known as the same one."""
     cell = "import respawner, time\nclass Model: pass\nmodel = Model()\nfor i in respawner.resume(range(30)):\n    time.sleep(0.03)"
     notebook = open_notebook(**AT_EVERY).start()
+    step_by_step(notebook)
     execute_with_id(notebook, cell)
     wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][0]["iteration"] > 3)
     notebook.kill_at_once()
@@ -856,6 +872,7 @@ def test_no_item_is_lost_or_done_twice_after_a_kill(case: str, open_notebook: Op
     before, cell, (old, new), wanted = GOES_ON[case]
     notebook = open_notebook(**AT_EVERY).start()
     notebook.run("import respawner, time\n" + before)
+    step_by_step(notebook)
     notebook.client.execute(cell)
     wait_for_safepoint(notebook, lambda found: found.cell["safepoint"]["loops"][-1]["iteration"] > 3)
     notebook.kill_at_once()
@@ -969,14 +986,17 @@ def test_fewer_items_than_were_done_are_told() -> None:
 
 def test_position_is_in_the_manifest(open_notebook: OpenNotebook) -> None:
     notebook = open_notebook(**AT_EVERY).start()
-    notebook.run(
-        "import respawner, time\nfor i in respawner.resume(range(4), name='it'):\n    time.sleep(0.1)"
+    step_by_step(notebook)
+    request = notebook.client.execute(
+        "import respawner\nfor i in respawner.resume(range(4), name='it'): pass"
     )
+    inside = wait_for_safepoint(notebook)
+    assert inside.state == "running"
+    [place] = inside.cell["safepoint"]["loops"]
+    assert (place["name"], place["iteration"]) == ("it", 0)
+    for _ in range(5):  # at the end of the items, too
+        wait_until_there(notebook.folder / "held")
+        one_step(notebook)
+    output_of(notebook, request)
     assert notebook.settle()["durable"]
-    inside = [found for found in notebook.manifests() if found.kind == SAFEPOINT]
-    assert inside[0].state == "running"
-    [place] = inside[0].cell["safepoint"]["loops"]
-    assert place["name"] == "it"
-    assert 1 <= place["iteration"] <= 4
-    # Tidying up has deleted some meanwhile.
-    assert notebook.manifests()[0].cell["safepoints"] >= len(inside) > 0
+    assert notebook.manifests()[0].cell["safepoints"] == 5

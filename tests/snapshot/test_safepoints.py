@@ -43,6 +43,42 @@ def train(epochs):
             time.sleep(0.02)
     return history
 """
+WRITTEN = "while __import__('respawner').status()['pending']: time.sleep(0.01)"
+"""In a cell: until its last safe point is on the disk."""
+
+
+STEP_BY_STEP = """
+import os, time
+from respawner.startup import active_engine
+points = active_engine().safepoints
+def boundary():
+    while points._recorder.writes or time.monotonic() < points._due: time.sleep(0.005)
+    points._at_boundary()
+    while points._recorder.writes: time.sleep(0.005)
+    open(HELD, 'w').close()
+    while os.path.exists(HELD): time.sleep(0.005)
+points.loops._boundary = boundary
+"""
+
+
+def step_by_step(notebook: Notebook) -> None:
+    """From here on this kernel's loops take a safe point at every boundary, and hold there once it is on the disk.
+
+    So what a test waits for comes, and nothing after it, however slow the disk and however late the test. Whoever waits
+    lets them go on by `one_step`; the next kernel's loops run freely.
+    """
+    code = STEP_BY_STEP.replace("HELD", repr(str(notebook.folder / "held")))
+    assert notebook.value(f"exec({code!r}, {{}})") == "None"
+
+
+def one_step(notebook: Notebook) -> None:
+    (notebook.folder / "held").unlink(missing_ok=True)
+
+
+def run_freely(notebook: Notebook) -> None:
+    """The end of `step_by_step`, where the kernel goes on."""
+    points = "__import__('respawner.startup').startup.active_engine().safepoints"
+    assert notebook.value(f"setattr({points}.loops, '_boundary', {points}._at_boundary)") == "None"
 
 
 def wait_for_safepoint(
@@ -50,10 +86,13 @@ def wait_for_safepoint(
 ) -> Manifest:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
+        is_held = (notebook.folder / "held").exists()
         for found in notebook.timeline.snapshots():
             if isinstance(found, Manifest) and found.kind == SAFEPOINT and wanted(found):
                 return found
-        time.sleep(0.05)
+        if is_held:
+            one_step(notebook)
+        time.sleep(0.02)
     raise AssertionError([found.cell for found in notebook.manifests()])
 
 
@@ -133,7 +172,8 @@ def test_a_cell_that_fails_leaves_its_last_safe_point_as_the_target(
     open_notebook: OpenNotebook,
 ) -> None:
     notebook = open_notebook(**AT_EVERY).start()
-    notebook.run(TRAINING + "\ndef fail():\n    train(2)\n    raise RuntimeError('diverged')")
+    notebook.run(TRAINING + f"\ndef fail():\n    train(2)\n    {WRITTEN}\n    raise RuntimeError('diverged')")
+    notebook.settle()
     assert notebook.run("fail()").error == "RuntimeError: diverged"
     notebook.kill()
     failed, safe, *_ = notebook.manifests()
@@ -166,6 +206,7 @@ def test_a_cell_that_is_interrupted_leaves_its_last_safe_point_as_the_target(
 def test_status_says_how_much_of_a_running_cell_a_kill_would_cost(open_notebook: OpenNotebook) -> None:
     notebook = open_notebook(**AT_EVERY).start()
     notebook.run(TRAINING + "\nimport respawner")
+    notebook.settle()
     unknown = "respawner.status()['safepoint_every_seconds'], respawner.status()['at_most_lost_seconds']"
     assert notebook.value(unknown) == "(None, None)"
     notebook.run("result = train(2)")
@@ -177,8 +218,10 @@ def test_status_says_how_much_of_a_running_cell_a_kill_would_cost(open_notebook:
 def test_a_finished_cell_is_restored_as_it_ended(open_notebook: OpenNotebook) -> None:
     notebook = open_notebook(**AT_EVERY).start()
     notebook.run(TRAINING)
-    notebook.run("result = train(2)")
-    assert any(found.kind == SAFEPOINT for found in notebook.manifests())
+    notebook.settle()
+    notebook.run(f"result = train(2)\n{WRITTEN}")
+    notebook.settle()
+    assert notebook.manifests()[0].cell["safepoints"] > 0
     ran = notebook.restart_after_kill().run(
         "print(len(result), respawner.stopped() if 'respawner' in globals() else '')"
     )
@@ -198,6 +241,7 @@ def test_a_no_grad_block_of_the_cell_is_no_setting_of_the_restored_kernel(
 ) -> None:
     notebook = open_notebook(**AT_EVERY).start()
     notebook.run("import torch, respawner, time")
+    step_by_step(notebook)
     notebook.client.execute(
         "with torch.no_grad():\n    for i in respawner.resume(range(1000)):\n        time.sleep(0.02)"
     )
@@ -318,6 +362,7 @@ def test_object_whose_lock_the_cell_holds_at_a_safe_point_is_saved_at_its_end(
         "class Log:\n    def __getstate__(self):\n        with lock:\n            return dict(self.__dict__)\n"
         "log = Log(); log.lines = [1]"
     )
+    step_by_step(notebook)
     notebook.client.execute(
         "with lock:\n    for i in respawner.resume(range(3)):\n        time.sleep(0.1)\n"
         "for i in respawner.resume(range(1000)):\n    time.sleep(0.02)"
