@@ -66,15 +66,18 @@ def test_queued_cells_get_a_snapshot_each(notebook: Notebook) -> None:
     ]
 
 
-def test_reply_does_not_wait_for_the_capture(notebook: Notebook) -> None:
+def test_reply_does_not_wait_for_the_capture(open_notebook: Callable[..., Notebook]) -> None:
     """An object whose pickling takes long delays the next cell, not this cell's result."""
+    notebook = open_notebook(RESPAWNER_OBJECT_SECONDS="0").start()
     notebook.run(
-        "import time\nclass Slow:\n    def __reduce__(self):\n        time.sleep(3)\n        return Slow, ()"
+        "import os, time\nclass Slow:\n    def __reduce__(self):\n"
+        "        while not os.path.exists('replied'): time.sleep(0.05)\n        return Slow, ()"
     )
     notebook.settle()
     before = len(notebook.manifests())
     notebook.run("slow = Slow()")
     assert len(notebook.manifests()) == before
+    (notebook.folder / "replied").touch()
     assert notebook.settle()["durable"]
     assert len(notebook.manifests()) == before + 1
 
@@ -136,8 +139,8 @@ def test_report_comes_with_the_first_cell_only(notebook: Notebook) -> None:
     assert report.text == "(['x', 'threading', 'lock'], ['lock'], True)\n"
 
 
-def _wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.05)

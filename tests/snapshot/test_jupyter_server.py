@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -19,7 +18,7 @@ from jupyter_client.blocking import BlockingKernelClient
 from respawner.flush import wait_until_durable
 from respawner.runtime import running_kernels
 
-from tests.snapshot.notebook import INJECTED, PATIENCE_SECONDS, PYTHON, Ran
+from tests.snapshot.notebook import INJECTED, PATIENCE_SECONDS, PYTHON, Ran, free_port
 
 INJECTED_CONFIGURATION = INJECTED.parent / "jupyter"
 
@@ -35,9 +34,7 @@ class Server:
         (folder / "config").mkdir()
         (folder / "config" / "jupyter_server_config.py").write_text(user_configuration)
         (folder / "work").mkdir()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         environment = {
             **{
                 key: value
@@ -177,8 +174,8 @@ def test_kernel_gets_time_to_save_when_it_is_shut_down(server: Server) -> None:
     kernel = server.open_notebook("slow.ipynb")
     client = server.client(kernel)
     client.execute(
-        "import time, pathlib\npathlib.Path('reached').touch()\n"
-        "try: time.sleep(600)\nexcept KeyboardInterrupt: time.sleep(7); x = 'saved at the last moment'"
+        "import time, pathlib\n"
+        "try: pathlib.Path('reached').touch(); time.sleep(600)\nexcept KeyboardInterrupt: time.sleep(7); x = 'saved at the last moment'"
     )
     server._wait((server.folder / "work" / "reached").exists, "the cell runs")
     server.request("DELETE", f"kernels/{kernel}")
