@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from respawner.errors import FencedError
+from respawner.store import fence
 from respawner.store.fence import Fence
 from respawner.store.layout import open_store
 from respawner.store.timeline import Timeline
@@ -86,14 +87,14 @@ def test_only_a_greater_number_fences_off(tmp_path: Path, content: str | None, r
         fence.check()
 
 
-def test_a_file_that_is_being_replaced_is_looked_at_again(tmp_path: Path) -> None:
+def test_a_file_that_is_being_replaced_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "fence"
     path.write_text("")
-    timer = threading.Timer(0.03, path.write_text, ("8",))
-    timer.start()
+    monkeypatch.setattr(fence, "time", SimpleNamespace(sleep=lambda seconds: path.write_text("8")))
     with pytest.raises(FencedError):
         Fence(7, path).check()
-    timer.join()
 
 
 @pytest.mark.parametrize(("number", "path"), [("", "/x"), ("many", "/x"), ("7", ""), ("-1", "/x")])

@@ -13,7 +13,7 @@ import pytest
 from respawner.contract import FLUSH_DURABLE, FLUSH_MODULE, FLUSH_NOT_DURABLE
 from respawner.runtime import process_start
 
-from tests.snapshot.notebook import PYTHON, Notebook
+from tests.snapshot.notebook import PATIENCE_SECONDS, PYTHON, Notebook
 
 
 def flush(runtime: Path, timeout: float) -> tuple[int, dict[str, object]]:
@@ -34,7 +34,7 @@ def test_waits_for_a_running_cell_and_then_says_durable(notebook: Notebook) -> N
     code, result = flush(notebook.runtime, 0.2)
     assert (code, result["durable"]) == (FLUSH_NOT_DURABLE, False)
     (notebook.folder / "go").touch()
-    code, result = flush(notebook.runtime, 60)
+    code, result = flush(notebook.runtime, PATIENCE_SECONDS)
     assert (code, result["durable"]) == (FLUSH_DURABLE, True)
     [kernel] = result["kernels"]  # type: ignore[misc]
     assert kernel["pid"] == notebook.pid  # type: ignore[index]
@@ -105,6 +105,6 @@ def test_needs_only_the_standard_library() -> None:
 
 
 def _wait_for_state(notebook: Notebook, state: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not any(k["state"] == state for k in flush(notebook.runtime, 0)[1]["kernels"]):  # type: ignore[attr-defined]
         assert time.monotonic() < deadline, f"no kernel became {state}"

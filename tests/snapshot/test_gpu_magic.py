@@ -125,6 +125,9 @@ def test_nothing_is_imported_and_no_thread_stays(session: Callable[..., Notebook
 def test_cpu_build_that_the_notebook_has_imported_and_its_variables(session: Callable[..., Notebook]) -> None:
     notebook = session(State([]), build=None, NVIDIA_VISIBLE_DEVICES="void")
     notebook.run("import torch\nlayer = torch.nn.Linear(1000, 1000)\n'<b>'; torch.ones(3)")
+    assert (
+        notebook.value("setattr(__import__('respawner.gpu.tensors').gpu.tensors, 'SECONDS', 600)") == "None"
+    )
     ran = notebook.run("%gpu")
     assert "is a CPU build" in ran.text
     assert "3.82 MiB  cpu    Linear, 2 tensors" in ran.text

@@ -14,6 +14,11 @@ from respawner.gpu.tensors import held
 KIB = 1024
 
 
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "SECONDS", 600.0)
+
+
 def kib(count: int) -> torch.Tensor:
     return torch.zeros(count * KIB, dtype=torch.uint8)
 

@@ -42,7 +42,7 @@ UNPICKLABLE = {
     "queue_of_processes": "import multiprocessing\nbad = multiprocessing.Queue()",
     "pool": "import multiprocessing.pool\nbad = multiprocessing.pool.ThreadPool(1)",
     "event_loop": "import asyncio\nbad = asyncio.new_event_loop()",
-    "compressed_file": "import gzip\nbad = gzip.open('/tmp/none.gz', 'wb')",
+    "compressed_file": "import gzip\nbad = gzip.open('none.gz', 'wb')",
     "loader_iterator_with_workers": "import torch\nbad = iter(torch.utils.data.DataLoader([1, 2, 3], num_workers=1))",
     "task": "import asyncio\nasync def work(): pass\nbad = asyncio.new_event_loop().create_task(work())",
     "asyncio_future": "import asyncio\nbad = asyncio.new_event_loop().create_future()",

@@ -6,9 +6,11 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from respawner.pickling import watch
 from respawner.pickling.limits import OVERDONE, TakesTooLong
 from respawner.pickling.watch import Watch
 
@@ -178,11 +180,15 @@ def test_users_timer_and_handler_are_put_back(quick: Watch) -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_users_timer_that_was_due_meanwhile_rings_afterwards(quick: Watch) -> None:
+def test_users_timer_that_was_due_meanwhile_rings_afterwards(
+    quick: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 2000.0])
+    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     rang = threading.Event()
     before = signal.signal(signal.SIGALRM, lambda number, frame: rang.set())
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        signal.setitimer(signal.ITIMER_REAL, 1000)
         with quick:
             assert guarded(hang) == "ended"
             assert not rang.is_set()

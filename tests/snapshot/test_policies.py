@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -70,7 +71,7 @@ def test_crash_starts_clean_where_the_restart_interrupted_a_cell(open_notebook: 
     notebook.run("x = 1")
     notebook.client.execute("import time\nopen('begun', 'w').close()\nwhile True: time.sleep(0.01)")
     while not (notebook.folder / "begun").exists():
-        pass
+        time.sleep(0.02)
     notebook.restart_in_order()
     assert notebook.run("print('x' in globals())").text.endswith("False\n")
 

@@ -112,7 +112,8 @@ def test_running_cell_is_saved_early_and_warned_when_memory_runs_out(open_notebo
     )
     assert notebook.settle()["durable"]
     ran = notebook.run(
-        "for i in respawner.resume(range(40)):\n    time.sleep(0.1)\n    if i == 5: container_memory.memory_use = full"
+        "for i in respawner.resume(range(10_000)):\n    time.sleep(0.1)\n    if i == 5: container_memory.memory_use = full\n"
+        "    if respawner.status()['safepoint_every_seconds']: break  # one is on the disk"
     )
     assert "Respawner: memory runs out: 99.6 MB of this container's 104.9 MB are used (95%)" in ran.text
     assert "Largest when last saved: big (3.0 MB)" in ran.text

@@ -38,6 +38,13 @@ def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction.compact, "__defaults__", (0,))
 
 
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is durable is the layers' business here; a disk that is at work takes seconds for each fsync."""
+    for sync in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, sync, lambda descriptor: None)
+
+
 class Life:
     """A kernel's dealings with its store: snapshots with old and new chunks, pruning, compaction."""
 

@@ -38,7 +38,7 @@ def _run(notebook: Notebook, cell: nbformat.NotebookNode) -> None:
     cell.outputs = []
     if KILLS in tags:
         notebook.client.execute(cell.source)
-        notebook.manager.provisioner.process.wait(60)
+        notebook.manager.provisioner.process.wait()
         notebook.start()
         return
     ran = notebook.run(cell.source)
