@@ -565,7 +565,10 @@ def train():
     step_by_step(notebook)
     notebook.client.execute(cell)
     wait_for_safepoint(
-        notebook, lambda f: [x["iteration"] > 2 for x in f.cell["safepoint"]["loops"]][1:] == [True]
+        notebook,
+        lambda f: (
+            [(x["name"], x["iteration"] > 2) for x in f.cell["safepoint"]["loops"]][1:] == [("check", True)]
+        ),
     )
     notebook.kill_at_once()
     ran = notebook.start().run("strict = True")
