@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from tests.snapshot.libraries import needs_what_is_lacking, skip_where_lacking
 from tests.snapshot.notebook import Notebook
@@ -30,6 +33,15 @@ def open_notebook(tmp_path: Path) -> Iterator[Callable[..., Notebook]]:
 def notebook(open_notebook: Callable[..., Notebook]) -> Notebook:
     """One notebook with a running kernel."""
     return open_notebook().start()
+
+
+@pytest.fixture(scope="module")
+def shell() -> Iterator[InteractiveShell]:
+    """IPython's in the tests' own process, which has its own ``__main__`` again afterwards. No history beside the user's."""
+    main = sys.modules["__main__"]
+    yield InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
+    InteractiveShell.clear_instance()
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture(autouse=True)

@@ -581,9 +581,7 @@ def test_kill_while_it_is_restored_and_verified_leaves_everything(two_states: No
         opened.verify()
 
 
-def test_eager_load_finds_damage_before_it_returns(timeline: Timeline, tmp_path: Path) -> None:
-    from IPython.core.interactiveshell import InteractiveShell
-
+def test_eager_load_finds_damage_before_it_returns(timeline: Timeline, tmp_path: Path, shell: Any) -> None:
     bare_shell("save", tmp_path, {"big": BIG})
     [saved] = Timeline.all_in(tmp_path)
     manifest = saved.latest()
@@ -591,7 +589,6 @@ def test_eager_load_finds_damage_before_it_returns(timeline: Timeline, tmp_path:
     payload = next(p for p in manifest.payloads if "[9000000]" in p.about)
     extent = payload.stream.extents[0]
     flip_a_byte(saved.packs / f"{extent.pack:08d}.pack", extent.offset + 9)
-    shell = InteractiveShell.instance()
     with pytest.raises(DamagedError, match="digest"):
         restoring.load(shell, saved, manifest, eager=True)
     mapped = restoring.load(shell, saved, manifest, eager=False)

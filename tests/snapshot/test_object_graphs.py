@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from IPython.core.interactiveshell import InteractiveShell
 from respawner.processstate import Baseline
 from respawner.restoring import load
 from respawner.store.layout import open_store
@@ -41,12 +39,6 @@ class Hashed(Node):
 class Exact(Hashed):
     def __hash__(self) -> int:
         return hash(("exact", self.__dict__["number"]))
-
-
-@pytest.fixture(scope="module")
-def shell() -> Iterator[Any]:
-    yield InteractiveShell.instance()
-    InteractiveShell.clear_instance()
 
 
 @st.composite
