@@ -16,8 +16,13 @@ def state():
 
 
 @pytest.fixture
-def watched(library, state, tmp_path):
-    with Watched(library, state.write(tmp_path / "state"), kernel(tmp_path, state)) as watched:
+def stale():
+    return 60
+
+
+@pytest.fixture
+def watched(library, state, tmp_path, stale):
+    with Watched(library, state.write(tmp_path / "state"), kernel(tmp_path, state), stale) as watched:
         yield watched
 
 
@@ -99,7 +104,7 @@ def test_a_process_that_computed_nothing_lately_is_told_as_such(watched, state, 
 def test_an_xid_is_seen_within_seconds_and_cordons(watched, state, tmp_path):
     state.gpus[1].xids.append(79)
     state.write(tmp_path / "state")
-    report = watched.until(lambda r: r.events, seconds=5)
+    report = watched.until(lambda r: r.events)
     assert report.events[0].uuid == "GPU-b"
     assert report.events[0].code == 79
     assert cordons(report) == {
@@ -207,14 +212,12 @@ def test_a_library_that_never_fitted_is_a_cause_and_no_reason_to_start_again(lib
 def test_a_driver_that_is_gone_is_told_and_found_again(watched, state, tmp_path):
     state.driver_restarts, state.init_error = 1, 9
     state.write(tmp_path / "state")
-    report = watched.until(lambda r: r.causes)
-    assert "not loaded: try `modprobe nvidia`" in report.causes[0]
-    report = watched.until(lambda r: len(cordons(r)) == 2)
-    assert "not there any more (the NVIDIA driver is installed but not loaded" in cordons(report)["GPU-a"]
+    watched.until(lambda r: "not loaded: try `modprobe nvidia`" in "".join(r.causes))
+    gone = "not there any more (the NVIDIA driver is installed but not loaded"
+    watched.until(lambda r: len(cordons(r)) == 2 and gone in cordons(r)["GPU-a"])
     state.init_error = 0
     state.write(tmp_path / "state")
-    report = watched.until(lambda r: not cordons(r))
-    assert report.causes == ()
+    report = watched.until(lambda r: not cordons(r) and not r.causes)
     assert {kinds(report, uuid)[-1] for uuid in ("GPU-a", "GPU-b")} == {"recovered"}
 
 
@@ -237,15 +240,13 @@ def test_a_gpu_divided_anew_is_no_loss(watched, state, tmp_path):
     assert cordons(report) == {}
 
 
-def test_a_call_that_hangs_leaves_the_last_readings_with_their_age(watched, state, tmp_path):
+@pytest.mark.parametrize("stale", [1])
+def test_a_call_that_hangs_leaves_the_last_readings_with_their_age(watched, state, tmp_path, stale):
     before = watched.report()
-    state.hang = "nvmlDeviceGetMemoryInfo_v2"
+    state.hang = "nvmlDeviceGetUtilizationRates"  # which no list asks for
     state.write(tmp_path / "state")
-    started = time.monotonic()
-    report = watched.until(lambda r: r.stale)
-    assert time.monotonic() - started < 20
+    report = watched.until(lambda r: "(reading GPU-a)" in r.stale)
     assert report.stale.startswith("NVML has not answered for ")
-    assert "(reading GPU-a)" in report.stale
     assert report.read_at >= before.read_at
     assert set(cordons(report)) == {"GPU-a", "GPU-b"}
     state.gpus[0].xids.append(119)  # the other thread still hears

@@ -21,10 +21,10 @@ from respawner_spawner.agent import wire
 from respawner_spawner.devices import Monitor
 from respawner_spawner.devices.monitor import Pace
 
-pace = Pace(readings=0.1, lists=0.3, reopen=0.5, rescan=1e9, stale=1)
+pace = Pace(readings=0.1, lists=0.3, reopen=0.5, rescan=1e9, stale=float(sys.argv[2]))
 monitor = Monitor(pace, proc=Path(sys.argv[1]))
 monitor.start()
-monitor.wait_for_first(10)
+monitor.wait_for_first(60)
 for line in sys.stdin:
     word, _, uuid = line.strip().partition(" ")
     if word == "clear":
@@ -38,12 +38,15 @@ print("stopped", flush=True)
 
 
 class Watched:
-    """Use as a context manager."""
+    """Use as a context manager.
 
-    def __init__(self, library: Path, state: Path, proc: Path = Path("/proc")) -> None:
+    :param stale: seconds from which on it says that NVML does not answer; an idle process may stand still for some.
+    """
+
+    def __init__(self, library: Path, state: Path, proc: Path = Path("/proc"), stale: float = 60) -> None:
         environment = {**os.environ, **nvml_environment(library, state)}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(proc)],
+            [sys.executable, "-c", CHILD, str(proc), str(stale)],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -68,7 +71,7 @@ class Watched:
     def report(self) -> Report:
         return self.say("report")
 
-    def until(self, true: Callable[[Report], object], seconds: float = 30) -> Report:
+    def until(self, true: Callable[[Report], object], seconds: float = 120) -> Report:
         """The first report of which it is true."""
         deadline = time.monotonic() + seconds
         while not true(report := self.report()):
@@ -76,7 +79,7 @@ class Watched:
             time.sleep(0.05)
         return report
 
-    def gave_up(self, seconds: float = 30) -> bool:
+    def gave_up(self, seconds: float = 120) -> bool:
         """Whether it says within the time that only a new process can go on."""
         deadline = time.monotonic() + seconds
         while self._process.poll() is None and time.monotonic() < deadline:
@@ -89,6 +92,6 @@ class Watched:
 
     def end(self) -> int:
         """Let it stop by itself; its exit code."""
-        rest, _ = self._process.communicate(timeout=30)
+        rest, _ = self._process.communicate(timeout=120)
         assert rest == "stopped\n"
         return self._process.returncode
