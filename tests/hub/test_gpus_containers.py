@@ -142,6 +142,7 @@ class HungEngine:
 
 async def test_a_host_that_hangs_keeps_its_leases_and_nobody_from_the_others(ledger, monkeypatch):
     monkeypatch.setattr(containers, "LIST_SECONDS", 0.05)
+    monkeypatch.setattr(containers, "PROMPT_SECONDS", 60)
     ledger.heartbeat("gpu-b", [Device("GPU-1", "gpu-b", "STAND-IN A100", 80 << 30)])
     kept, ended = run(ledger, "grace", "GPU-1"), run(ledger, "ada", "GPU-0")
     ledger.release(ADA)
@@ -154,7 +155,8 @@ async def test_a_host_that_hangs_keeps_its_leases_and_nobody_from_the_others(led
 
 async def test_a_host_that_hangs_when_the_hub_starts_delays_nothing_on_the_others(ledger, monkeypatch):
     """Its own devices stay withheld, its leases kept; nobody has called it lost yet."""
-    monkeypatch.setattr(containers, "PROMPT_SECONDS", 0.2)
+    monkeypatch.setattr(containers, "PROMPT_SECONDS", 1)
+    monkeypatch.setattr(containers, "LIST_SECONDS", 3600)
     ledger.heartbeat("gpu-b", [Device("GPU-1", "gpu-b", "STAND-IN A100", 80 << 30)])
     kept = run(ledger, "grace", "GPU-1")
     withhold(ledger, ["gpu-a", "gpu-b"], "hub")
@@ -163,7 +165,7 @@ async def test_a_host_that_hangs_when_the_hub_starts_delays_nothing_on_the_other
     full = asyncio.ensure_future(reconciler.compare({}))
     began = time.monotonic()
     while not run_round(ledger, Policy(Rules())).granted:
-        assert time.monotonic() - began < 10, "long before the host that hangs counts as silent"
+        assert time.monotonic() - began < 120, "long before the host that hangs counts as silent"
         await asyncio.sleep(0.05)
     assert not full.done()
     full.cancel()
@@ -204,10 +206,11 @@ async def test_a_slow_engine_whose_host_has_another_name_now_ends_no_lease(ledge
     assert stranger in [cordon.reason for cordon in ledger.cordons()]
 
 
-async def test_the_engine_of_a_session_is_found_without_waiting_for_one_that_hangs():
+async def test_the_engine_of_a_session_is_found_without_waiting_for_one_that_hangs(monkeypatch):
+    monkeypatch.setattr("respawner_hub.engines.LOOK_SECONDS", 3600)
     runs = StandInEngine([{"Id": "c1"}])
     engines = {"gpu-b": HungEngine(), "gpu-a": runs}
-    assert await asyncio.wait_for(engine_of(engines, ADA), 5) is runs
+    assert await asyncio.wait_for(engine_of(engines, ADA), 60) is runs
 
 
 async def test_a_host_that_the_settings_name_no_more_keeps_its_leases(ledger, clock):
