@@ -4,6 +4,7 @@
 import http.server
 import io
 import json
+import socket
 import sqlite3
 import subprocess
 import tarfile
@@ -17,6 +18,7 @@ from respawner_hub.auth.accounts import Accounts
 from respawner_hub.backup import BackupError, back_up, restore
 from respawner_hub.settings import load
 
+from tests.ports import free_port
 from tests.spawner.ledgers import database_on, postgresql
 
 PASSWORD = "three random words"
@@ -63,8 +65,7 @@ class Deployment:
 @pytest.fixture
 def port():
     """Where nobody answers."""
-    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
-        return server.server_address[1]
+    return free_port()
 
 
 @pytest.fixture
@@ -157,6 +158,17 @@ def test_a_hub_that_runs_is_not_written_over(tmp_path, backup):
         with pytest.raises(BackupError, match="runs: stop it first"):
             restore(deployment.settings, backup)
         server.shutdown()
+    deployment.accounts.close()
+    assert not deployment.cookie.exists()
+
+
+def test_a_hub_that_is_too_busy_to_answer_is_not_written_over(tmp_path, backup):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        deployment = Deployment(tmp_path, busy.getsockname()[1])
+        deployment.back_up(backup)
+        deployment.cookie.unlink()
+        with pytest.raises(BackupError, match="runs: stop it first"):
+            restore(deployment.settings, backup)
     deployment.accounts.close()
     assert not deployment.cookie.exists()
 
