@@ -13,6 +13,7 @@ from pathlib import Path
 
 from respawner_spawner.agent.client import AgentClient, Seen
 
+from tests.ports import free_port
 from tests.standins import nvml_environment
 from tests.standins.nvml_state import State
 
@@ -49,7 +50,7 @@ class RunningAgent:
         self.process = subprocess.Popen(
             command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not self._listens():
             assert self.process.poll() is None, self.process.communicate()[0]
             assert time.monotonic() < deadline
@@ -59,14 +60,14 @@ class RunningAgent:
         self.process.send_signal(number)
 
     def client(self, **options: object) -> AgentClient:
-        return AgentClient(self.url, TOKEN, **options)  # type: ignore[arg-type]
+        return AgentClient(self.url, TOKEN, **{"timeout_seconds": 60, **options})  # type: ignore[arg-type]
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
-async def until(client: AgentClient, true: Callable[[Seen], object], seconds: float = 60) -> Seen:
+async def until(client: AgentClient, true: Callable[[Seen], object], seconds: float = 120) -> Seen:
     """The first answer of which it is true."""
     import asyncio
 
@@ -75,9 +76,3 @@ async def until(client: AgentClient, true: Callable[[Seen], object], seconds: fl
         assert time.monotonic() < deadline, seen
         await asyncio.sleep(0.1)
     return seen
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
