@@ -28,14 +28,16 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SPAWN_MS, CELL_MS = 240_000, 120_000
+SPAWN_MS, CELL_MS = 300_000, 300_000
 
 
 @contextmanager
 def open_page(deployment: Deployment) -> Iterator[Person]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=SPAWN_MS)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(SPAWN_MS)
+        expect.set_options(timeout=CELL_MS)
         try:
             yield Person(page, deployment)
         except Exception:

@@ -12,7 +12,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,8 @@ from typing import Self
 import docker
 import requests
 from respawner_hub.settings import load
+
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = ROOT / "tests" / "artifacts"
@@ -80,7 +81,6 @@ class Deployment:
                 "mem_limit": "4G",
                 "shm_size": "256M",
                 "stop_grace_seconds": 60,
-                "http_timeout_seconds": 90,
             },
         }
         for section, values in settings.items():
@@ -100,7 +100,7 @@ class Deployment:
 
     @property
     def engine(self) -> docker.APIClient:
-        return docker.APIClient(base_url=f"unix://{self.engine_socket}", version="auto", timeout=120)
+        return docker.APIClient(base_url=f"unix://{self.engine_socket}", version="auto", timeout=240)
 
     def write_settings(self) -> None:
         lines = []
@@ -173,9 +173,9 @@ class Deployment:
 
     def api(self, method: str, path: str, **kwargs: object) -> requests.Response:
         headers = {"Authorization": f"token {self.api_token}"}
-        return requests.request(method, f"{self.url}hub/api/{path}", headers=headers, timeout=120, **kwargs)
+        return requests.request(method, f"{self.url}hub/api/{path}", headers=headers, timeout=240, **kwargs)
 
-    def start_server(self, user: str, options: dict[str, object] | None = None, timeout: float = 240) -> None:
+    def start_server(self, user: str, options: dict[str, object] | None = None, timeout: float = 480) -> None:
         """Start a user's server and wait until it is ready.
 
         :raises SpawnFailed: with the message that the user sees.
@@ -200,7 +200,7 @@ class Deployment:
                 if line.startswith(b"data:"):
                     yield json.loads(line[5:])
 
-    def stop_server(self, user: str, timeout: float = 120) -> None:
+    def stop_server(self, user: str, timeout: float = 240) -> None:
         answer = self.api("DELETE", f"users/{user}/server")
         assert answer.status_code in (202, 204, 404), answer.text
         wait_until(
@@ -260,7 +260,7 @@ class Deployment:
             except (OSError, subprocess.SubprocessError):
                 return False
 
-        wait_until(is_back, 90, "the hub to come back")
+        wait_until(is_back, 240, "the hub to come back")
 
     @contextlib.contextmanager
     def engine_away(self) -> Iterator[None]:
@@ -321,14 +321,6 @@ def code_in(output: str) -> str:
     found = re.search(r"code[^:\n]*: (\S{12,})", output)
     assert found, output
     return found.group(1)
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in sockets:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in sockets]
 
 
 def wait_until(condition, timeout: float, what: str) -> None:

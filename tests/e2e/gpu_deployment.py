@@ -80,7 +80,7 @@ class GpuDeployment(Deployment):
                 self.engine.remove_volume(volume["Name"], force=True)
 
     def ensure_server(
-        self, user: str, options: dict[str, object] | None = None, timeout: float = 240
+        self, user: str, options: dict[str, object] | None = None, timeout: float = 480
     ) -> None:
         """Ask until the user's server runs: also where somebody else starts it, or where it has to queue first."""
 

@@ -50,7 +50,7 @@ class UserServer:
 
     def request(self, method: str, path: str, **kwargs: object) -> requests.Response:
         answer = requests.request(
-            method, self.url + path, headers=self.headers, timeout=120, verify=self.verify, **kwargs
+            method, self.url + path, headers=self.headers, timeout=300, verify=self.verify, **kwargs
         )
         answer.raise_for_status()
         return answer
@@ -75,9 +75,9 @@ class NotebookKernel:
         url = f"{self.server.url}api/kernels/{self.kernel_id}/channels".replace("http", "ws", 1)
         headers = [f"{key}: {value}" for key, value in self.server.headers.items()]
         trust = {} if self.server.verify else {"cert_reqs": ssl.CERT_NONE}
-        return websocket.create_connection(url, header=headers, timeout=120, sslopt=trust)
+        return websocket.create_connection(url, header=headers, timeout=300, sslopt=trust)
 
-    def run(self, code: str, timeout: float = 120) -> Outcome:
+    def run(self, code: str, timeout: float = 300) -> Outcome:
         """Run a cell and wait for its end; a cell's error is in the outcome, not raised."""
         socket = self.connect()
         try:
@@ -99,7 +99,7 @@ class NotebookKernel:
         self.server.request("POST", f"api/kernels/{self.kernel_id}/restart")
         self.wait_idle()
 
-    def wait_idle(self, timeout: float = 120) -> None:
+    def wait_idle(self, timeout: float = 300) -> None:
         def idle() -> bool:
             return self.server.request("GET", f"api/kernels/{self.kernel_id}").json()["execution_state"] in (
                 "idle",

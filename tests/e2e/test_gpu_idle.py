@@ -11,7 +11,7 @@ from respawner_hub.gpus.hub_client import HubClient
 from .deployment import wait_until
 from .kernels import UserServer
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker]
 
 
 def test_the_scheduler_sees_whether_a_cell_runs(deployment, user):
@@ -20,13 +20,15 @@ def test_the_scheduler_sees_whether_a_cell_runs(deployment, user):
         return asyncio.run(hub.cell_running(user, ""))
 
     deployment.start_server(user)
-    kernel = UserServer(deployment, user).open_notebook("work.ipynb")
+    server = UserServer(deployment, user)
+    kernel = server.open_notebook("work.ipynb")
     kernel.run("x = 1")
-    wait_until(lambda: cell_running() is False, 60, "the kernel to be idle")
+    wait_until(lambda: cell_running() is False, 240, "the kernel to be idle")
     with ThreadPoolExecutor(1) as pool:
-        cell = pool.submit(kernel.run, "import time; time.sleep(15)")
-        wait_until(lambda: cell_running() is True, 60, "the cell to be seen")
+        cell = pool.submit(kernel.run, "import os, time\nwhile not os.path.exists('seen'): time.sleep(0.1)")
+        wait_until(lambda: cell_running() is True, 240, "the cell to be seen")
+        server.write("seen", "")
         cell.result()
-    wait_until(lambda: cell_running() is False, 60, "the kernel to be idle again")
+    wait_until(lambda: cell_running() is False, 240, "the kernel to be idle again")
     deployment.stop_server(user)
     assert cell_running() is None

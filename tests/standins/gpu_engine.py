@@ -25,7 +25,7 @@ import docker.errors
 import requests
 
 HOOK = Path(__file__).with_name("nvidia_hook.py")
-START_SECONDS = 90
+START_SECONDS = 240
 
 
 class GpuEngine:
@@ -67,7 +67,7 @@ class GpuEngine:
 
     @property
     def client(self) -> docker.APIClient:
-        return docker.APIClient(base_url=self.url, version="auto", timeout=120)
+        return docker.APIClient(base_url=self.url, version="auto", timeout=240)
 
     # The stand-in GPUs ------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class GpuEngine:
             return
         self._process.terminate()
         try:
-            self._process.wait(60)
+            self._process.wait(120)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -9,7 +9,7 @@ from docker.types import DeviceRequest
 
 from tests.standins import gpu_engine, stub_session
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker]
 
 
 @pytest.fixture(scope="module")
