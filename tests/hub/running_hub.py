@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +16,12 @@ from pathlib import Path
 import requests
 from bs4 import BeautifulSoup
 
+from tests.ports import free_port
+
 REPOSITORY = Path(__file__).parents[2]
-START_SECONDS = 90
+START_SECONDS = 240
+STOP_SECONDS = 120
+REQUEST_SECONDS = 120
 
 _SESSION = """
 import http.server, os, urllib.parse
@@ -34,7 +37,9 @@ http.server.ThreadingHTTPServer((address.hostname, address.port), Answer).serve_
 
 _CONFIG = """
 import os, sys
+import jupyterhub.spawner
 from jupyterhub.proxy import Proxy
+from tests.ports import free_port
 
 class NoProxy(Proxy):
     "Nobody is served through it: the tests talk to the hub's own port."
@@ -54,6 +59,8 @@ c.JupyterHub.proxy_class = NoProxy
 c.JupyterHub.spawner_class = "simple"
 c.SimpleLocalProcessSpawner.home_dir_template = os.path.abspath("homes/{username}")
 c.Spawner.cmd = [sys.executable, os.path.abspath("session.py")]
+c.Spawner.start_timeout = c.Spawner.http_timeout = 300
+jupyterhub.spawner.random_port = free_port
 c.JupyterHub.hub_ip = "127.0.0.1"
 c.JupyterHub.hub_port = int(os.environ["TEST_HUB_PORT"])
 c.JupyterHub.bind_url = f"http://127.0.0.1:{os.environ['TEST_HUB_PORT']}/"
@@ -62,7 +69,11 @@ c.JupyterHub.template_paths = [os.environ["TEST_TEMPLATES"]]
 """
 
 _LOCAL_ACCOUNTS = """
+from dataclasses import replace
+from respawner_hub.auth import throttle
 from respawner_hub.auth.local import LocalAccountsAuthenticator
+# Seconds would be over on a busy machine before the next attempt comes.
+throttle.NAME_AT_ADDRESS = replace(throttle.NAME_AT_ADDRESS, first_seconds=180)
 c.JupyterHub.authenticator_class = LocalAccountsAuthenticator
 c.JupyterHub.load_roles = [
     {"name": "manager", "scopes": ["admin-ui", "admin:users"], "groups": ["managers"]},
@@ -88,7 +99,7 @@ class RunningHub:
     def __init__(self, folder: Path, authentication: str = _LOCAL_ACCOUNTS) -> None:
         self.folder = folder
         self._authentication = authentication
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/hub"
         self.database_url = f"sqlite:///{folder / 'accounts.sqlite'}"
 
@@ -100,7 +111,9 @@ class RunningHub:
 
     def start(self) -> None:
         environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(str(REPOSITORY / part) for part in ("hub", "spawner", "snapshot")),
+            "PYTHONPATH": os.pathsep.join(
+                str(REPOSITORY / part) for part in ("hub", "spawner", "snapshot", "")
+            ),
             "TEST_HUB_PORT": str(self.port),
             "TEST_API_TOKEN": self.api_token,
             "TEST_TEMPLATES": str(REPOSITORY / "hub" / "respawner_hub" / "templates"),
@@ -119,7 +132,7 @@ class RunningHub:
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(30)
+            self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -134,7 +147,9 @@ class RunningHub:
 
     def api(self, method: str, path: str, token: str = "", **kwargs) -> requests.Response:
         headers = {"Authorization": f"token {token or self.api_token}"}
-        return requests.request(method, f"{self.url}/api{path}", headers=headers, timeout=30, **kwargs)
+        return requests.request(
+            method, f"{self.url}/api{path}", headers=headers, timeout=REQUEST_SECONDS, **kwargs
+        )
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -144,7 +159,7 @@ class RunningHub:
             try:
                 if requests.get(f"{self.url}/api/", timeout=5).ok:
                     return
-            except requests.ConnectionError:
+            except requests.RequestException:  # it may also take the question and be too busy to answer
                 time.sleep(0.2)
         self.stop()
         raise RuntimeError(f"the hub did not answer at {self.url}:\n{self.log()}")
@@ -161,7 +176,7 @@ class Browser:
         self.session.headers["X-Forwarded-For"] = address or f"192.0.2.{next(self._addresses)}"
 
     def get(self, path: str, **kwargs) -> requests.Response:
-        return self.session.get(self.hub.url + path, timeout=30, **kwargs)
+        return self.session.get(self.hub.url + path, timeout=REQUEST_SECONDS, **kwargs)
 
     def submit(self, path: str, **fields: str) -> requests.Response:
         """Open the page and send its form, the way a browser does; redirects are not followed."""
@@ -171,7 +186,9 @@ class Browser:
         return self.post(path, _xsrf=token["value"], **fields)
 
     def post(self, path: str, **fields: str) -> requests.Response:
-        return self.session.post(self.hub.url + path, data=fields, allow_redirects=False, timeout=30)
+        return self.session.post(
+            self.hub.url + path, data=fields, allow_redirects=False, timeout=REQUEST_SECONDS
+        )
 
     def log_in(self, name: str, password: str) -> requests.Response:
         return self.submit("/login", username=name, password=password)
@@ -219,9 +236,3 @@ def code_on(page: requests.Response) -> str:
 def account_row(page: requests.Response, name: str) -> str | None:
     row = BeautifulSoup(page.text, "html.parser").select_one(f'tr[data-account="{name}"]')
     return " ".join(row.get_text(" ").split()) if row else None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -59,7 +59,7 @@ def name() -> str:
     return f"user{next(_numbers)}"
 
 
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+def eventually(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
@@ -240,7 +240,7 @@ def test_api_that_makes_tokens_for_passwords_is_throttled_too(hub, log_in, name)
     def token(password: str) -> int:
         auth = {"username": name, "password": password}
         url = f"{hub.url}/api/users/{name}/tokens"
-        return attacker.session.post(url, json={"auth": auth}, timeout=30).status_code
+        return attacker.session.post(url, json={"auth": auth}, timeout=120).status_code
 
     assert token(PASSWORD) == 201
     assert {token(WRONG) for _ in range(NAME_AT_ADDRESS.free + 1)} == {403}
@@ -252,7 +252,7 @@ def test_api_that_makes_tokens_for_passwords_is_throttled_too(hub, log_in, name)
 )
 def test_api_survives_any_json(hub, auth):
     url = f"{hub.url}/api/users/boss/tokens"
-    answer = Browser(hub).session.post(url, json={"auth": auth}, timeout=30)
+    answer = Browser(hub).session.post(url, json={"auth": auth}, timeout=120)
     assert answer.status_code == 403
 
 
@@ -337,7 +337,7 @@ def test_removed_account_loses_all_access(hub, boss, log_in, name):
 def test_removal_stops_running_sessions_and_keeps_files(hub, boss, log_in, name):
     log_in(name)
     assert hub.api("POST", f"/users/{name}/server").status_code in (201, 202)
-    eventually(lambda: hub.api("GET", f"/users/{name}").json()["servers"], "session starts")
+    eventually(lambda: hub.api("GET", f"/users/{name}").json()["server"], "session is ready")
     home = hub.folder / "homes" / name
     (home / "work.txt").write_text("work")
     boss.accounts("remove", name)
@@ -376,7 +376,7 @@ def test_admin_right_that_the_account_does_not_have_does_not_last(hub, boss, log
     user = log_in(name)
     token = boss.get("/accounts").text.split('xsrf_token: "')[1].split('"')[0]
     patched = boss.session.patch(
-        f"{hub.url}/api/users/{name}", json={"admin": True}, headers={"X-Xsrftoken": token}, timeout=30
+        f"{hub.url}/api/users/{name}", json={"admin": True}, headers={"X-Xsrftoken": token}, timeout=120
     )
     assert patched.status_code == 200, patched.text
     eventually(lambda: user.get("/accounts").status_code == 403, "the account's right counts")
