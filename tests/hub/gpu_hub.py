@@ -121,8 +121,23 @@ class GpuHub(RunningHub):
         path = f"/users/{user}/servers/{server}" if server else f"/users/{user}/server"
         return self.api("POST", path, token, json=options)
 
+    def serves(self, user: str) -> bool:
+        """Whether the user's server is ready. Before that the hub stops it for nobody, though its lease is claimed."""
+        return bool(self.api("GET", f"/users/{user}").json()["server"])
 
-def eventually(condition, what: str, seconds: float = 60) -> None:
+    def stop_all(self) -> None:
+        """Every server; nobody has one or a lease afterwards."""
+
+        def stopped() -> bool:
+            running = [user["name"] for user in self.api("GET", "/users").json() if user["servers"]]
+            for user in running:  # again and again: one that starts cannot be stopped yet
+                self.api("DELETE", f"/users/{user}/server")
+            return not running and not self.ledger.leases()
+
+        eventually(stopped, "all servers and leases to end")
+
+
+def eventually(condition, what: str, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"

@@ -17,7 +17,6 @@ from respawner_spawner.leases.reconcile import SILENT_ENGINE
 from .gpu_hub import GpuHub, eventually
 from .running_hub import Browser, text_of
 
-pytestmark = pytest.mark.timeout(300)
 API_PORT_SETTINGS = """
 [hub]
 state_dir = "{folder}/state"
@@ -38,10 +37,7 @@ def all_is_as_it_was(hub):
     yield
     for standing in hub.ledger.standings(granted_only=False):
         hub.ledger.cancel(standing.request.holder)
-    for user in hub.api("GET", "/users").json():
-        if user["servers"]:
-            hub.api("DELETE", f"/users/{user['name']}/server")
-    eventually(lambda: not hub.ledger.leases(), "all leases to end")
+    hub.stop_all()
     for cordon in hub.ledger.cordons():
         hub.ledger.uncordon(cordon.target, "test")
     for device in hub.devices:
@@ -73,7 +69,7 @@ def act(hub, action: str, **fields) -> requests.Response:
 
 def running(hub, user: str) -> bool:
     standing = hub.ledger.request_of(f"test/{user}/")
-    return bool(standing and standing.state == "running")
+    return bool(standing and standing.state == "running") and hub.serves(user)
 
 
 def take(hub, user: str, count: int = 1) -> None:

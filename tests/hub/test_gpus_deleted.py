@@ -11,7 +11,6 @@ from respawner_spawner.leases.model import Ask, Kind
 from .gpu_hub import GpuHub, eventually
 from .running_hub import Browser, text_of
 
-pytestmark = pytest.mark.timeout(300)
 PASSWORD = "three random words"
 ACCOUNTS = """
 from respawner_hub.auth.local import LocalAccountsAuthenticator

@@ -8,8 +8,6 @@ from bs4 import BeautifulSoup
 from .gpu_hub import GpuHub, eventually
 from .running_hub import Browser, text_of
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
@@ -21,10 +19,7 @@ def hub(tmp_path_factory):
 def all_is_free(hub):
     """Nobody has anything before a test."""
     yield
-    for user in hub.api("GET", "/users").json():
-        for name in user["servers"]:
-            hub.api("DELETE", f"/users/{user['name']}/servers/{name}")
-    eventually(lambda: not hub.ledger.leases(), "all leases to end")
+    hub.stop_all()
     for standing in hub.ledger.standings(granted_only=False):
         hub.ledger.cancel(standing.request.holder)
 

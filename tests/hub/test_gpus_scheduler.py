@@ -21,8 +21,9 @@ from tests.spawner.ledgers import grant, holder
 from .gpu_hub import GpuHub, eventually
 from .running_hub import Browser, text_of
 
-pytestmark = pytest.mark.timeout(300)
 RULES = idle.Rules(idle_seconds=3600, snoozes=1, snooze_seconds=1800)
+START_AFTER = 300
+"""Longer than a look takes: what one look grants, the next one starts, and not the same."""
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +106,12 @@ class Driven:
 
 
 @pytest.fixture
-def driven(hub):
+def driven(hub, monkeypatch):
+    monkeypatch.setattr("respawner_hub.gpus.scheduler.START_AFTER_SECONDS", START_AFTER)
     yield Driven(hub)
     for standing in hub.ledger.standings(granted_only=False):
         hub.ledger.cancel(standing.request.holder)
-    for user in hub.api("GET", "/users").json():
-        for name in user["servers"]:
-            hub.api(
-                "DELETE", f"/users/{user['name']}/servers/{name}" if name else f"/users/{user['name']}/server"
-            )
-    eventually(lambda: not hub.ledger.leases(), "all leases to end")
+    hub.stop_all()
 
 
 def ask(hub, user: str):
@@ -122,7 +119,7 @@ def ask(hub, user: str):
 
 
 def is_running(hub, user: str) -> bool:
-    return hub.api("GET", f"/respawner/requests/{user}").json()["state"] == "running"
+    return hub.api("GET", f"/respawner/requests/{user}").json()["state"] == "running" and hub.serves(user)
 
 
 def server(hub, user: str) -> dict | None:
@@ -145,7 +142,7 @@ def test_the_next_in_the_queue_is_served_when_a_session_stops(hub, driven):
     eventually(lambda: not hub.ledger.leases(), "ada's lease to end")
     driven.run("look")
     assert standing(hub, "bob").state == "granted"
-    driven.clock.ahead += 2
+    driven.clock.ahead += START_AFTER + 1
     driven.run("look")
     eventually(lambda: is_running(hub, "bob"), "bob's server")
     assert hub.api("GET", "/users/bob").json()["servers"][""]["user_options"] == {"gpus": 1}
@@ -345,7 +342,7 @@ def test_a_session_without_a_gpu_changes_to_one_when_it_is_free_and_its_cell_has
     hub.api("DELETE", "/users/ada/server")
     eventually(lambda: not hub.ledger.leases(), "ada's lease to end")
     driven.run("look")
-    driven.clock.ahead += 2
+    driven.clock.ahead += START_AFTER + 1
     driven.cell = True
     driven.run("look")
     assert standing(hub, "bob").state == "granted"
@@ -370,7 +367,7 @@ def test_a_user_moves_a_session_to_the_cpu_and_back(hub, driven, monkeypatch):
     assert server(hub, "ada")["user_options"] == {"gpus": 0}
     assert "without a GPU already" in hub.api("POST", "/respawner/hop/ada", token, json={"gpus": 0}).text
     assert hub.api("POST", "/respawner/hop/ada", token, json={"gpus": 1}).status_code == 200
-    driven.clock.ahead += 2
+    driven.clock.ahead += START_AFTER + 1
     driven.run("look")
     eventually(lambda: is_running(hub, "ada"), "ada's server with its GPU")
 
@@ -433,7 +430,7 @@ def test_a_moved_session_queues_again_and_starts_by_itself(hub, driven):
     driven.run("look")
     eventually(lambda: standing(hub, "ada").request.resumes, "ada's new request")
     driven.run("look")
-    driven.clock.ahead += 2
+    driven.clock.ahead += START_AFTER + 1
     driven.run("look")
     eventually(lambda: is_running(hub, "ada"), "ada's server again")
     assert standing(hub, "ada").lease.fence > fence
