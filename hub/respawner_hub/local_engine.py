@@ -16,7 +16,7 @@ from .processes import wait_for_end
 from .settings import Settings
 from .steps import Say
 
-START_SECONDS = 60
+START_SECONDS = 180
 SYSTEMD = Path("/run/systemd/system")
 
 

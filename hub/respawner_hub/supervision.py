@@ -23,6 +23,7 @@ from .processes import wait_for_end
 from .settings import SETTINGS_ENV
 
 PROGRAMS = ("proxy", "agent", "hub")
+START_SECONDS = 60
 STOP_SECONDS = 40
 
 _CONFIG = """\
@@ -95,7 +96,7 @@ class Supervisor:
         self.socket.unlink(missing_ok=True)  # left over from a machine that lost power
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + START_SECONDS
         while not self.is_running():
             if result.returncode or time.monotonic() > deadline:
                 raise ProcessError(f"supervisord did not start: {result.stdout}{result.stderr}")

@@ -48,13 +48,17 @@ def test_a_killed_program_is_started_again(supervisor):
     supervisor.ensure("proxy", "1")
     first = pid(supervisor, "proxy")
     os.kill(first, signal.SIGKILL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while pid(supervisor, "proxy") in (0, first):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def test_a_program_that_fails_is_told_with_the_end_of_its_log(supervisor, tmp_path):
+def test_a_program_that_fails_is_told_with_the_end_of_its_log(supervisor, tmp_path, monkeypatch):
+    # However long it takes to fail: who has lived so long counts as started.
+    monkeypatch.setattr(
+        supervision, "_PROGRAM", supervision._PROGRAM.replace("startsecs = 2", "startsecs = 99")
+    )
     (tmp_path / "crash").write_text("")
     supervisor.start()
     with pytest.raises(ProcessError, match=r"(?s)hub did not start.*no licence"):
@@ -76,7 +80,7 @@ def test_a_socket_left_over_from_a_crash_is_no_obstacle(supervisor):
     supervisor.start()
     daemon = supervisor._rpc.getPID()
     os.kill(daemon, signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while supervisor.is_running():
         assert time.monotonic() < deadline
     assert supervisor.socket.exists()
