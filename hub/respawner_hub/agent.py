@@ -8,26 +8,28 @@ import sys
 from pathlib import Path
 
 import respawner_spawner
-from respawner_spawner.agent.client import AgentClient
+from respawner_spawner.agent.client import TIMEOUT_SECONDS, AgentClient
 
 from . import secrets
 from .settings import Settings
 
 
-def client(settings: Settings) -> AgentClient:
+def client(settings: Settings, seconds: float = TIMEOUT_SECONDS) -> AgentClient:
     """For one event loop; keeps the last good answer and its age."""
     url = f"http://127.0.0.1:{settings.agent.port}"
-    return AgentClient(url, secrets.agent_token_file(settings.state_dir).read_text().strip())
+    token = secrets.agent_token_file(settings.state_dir).read_text().strip()
+    return AgentClient(url, token, timeout_seconds=seconds)
 
 
-def clients(settings: Settings) -> list[AgentClient]:
+def clients(settings: Settings, seconds: float = TIMEOUT_SECONDS) -> list[AgentClient]:
     """As `client`, one a host of the deployment."""
     cluster = settings.cluster
     if cluster is None:
-        return [client(settings)]
+        return [client(settings, seconds)]
     token = secrets.agent_token_file(settings.state_dir).read_text().strip()
     return [
-        AgentClient(cluster.agent(host), token, ca_file=cluster.tls_dir / "ca.crt") for host in cluster.hosts
+        AgentClient(cluster.agent(host), token, timeout_seconds=seconds, ca_file=cluster.tls_dir / "ca.crt")
+        for host in cluster.hosts
     ]
 
 

@@ -135,14 +135,14 @@ def _hub_fingerprint(settings: Settings) -> str:
     return f"{__version__} {digest.hexdigest()}"
 
 
-def ask_hub(settings: Settings) -> None:
+def ask_hub(settings: Settings, seconds: float = 5) -> None:
     """Ask for the hub's health page through the proxy.
 
     :raises OSError: it does not come (`urllib.error.URLError` is one).
     """
     context = ssl._create_unverified_context() if settings.hub.is_open else None  # noqa: S323  # our own certificate
     try:
-        with urllib.request.urlopen(f"{settings.url}hub/health", timeout=5, context=context):  # noqa: S310
+        with urllib.request.urlopen(f"{settings.url}hub/health", timeout=seconds, context=context):  # noqa: S310
             return
     except http.client.HTTPException as error:
         raise OSError(f"what answers at {settings.url} does not speak HTTP: {error!r}") from error

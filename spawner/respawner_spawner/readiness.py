@@ -48,7 +48,7 @@ async def refuse_without_kernels(image: ImageFacts, server_url: str, token: str,
     if image.image_id in _images_with_kernels:
         return
     headers = {"Authorization": f"token {token}"}
-    request = HTTPRequest(f"{server_url}api/kernelspecs", headers=headers, request_timeout=30)
+    request = HTTPRequest(f"{server_url}api/kernelspecs", headers=headers, request_timeout=60)
     try:
         answer = json.loads((await AsyncHTTPClient().fetch(request)).body)
     except (HTTPError, OSError, ValueError) as error:

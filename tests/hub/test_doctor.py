@@ -365,7 +365,7 @@ class Hangs:
 @pytest.mark.parametrize("stage", ["create_container", "start", "wait"])
 def test_a_container_on_a_mount_that_hangs_is_a_failure(stage):
     with pytest.raises(
-        ContainerError, match=r"did not start and end within 60 s \(ReadTimeout: read timed out"
+        ContainerError, match=r"did not start and end within 180 s \(ReadTimeout: read timed out"
     ):
         containers.answer(SimpleNamespace(client=Hangs(stage)), "image", ["pass"])
 

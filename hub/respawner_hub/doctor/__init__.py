@@ -103,7 +103,7 @@ def _ask_agents(settings: Settings, seen: list[Seen]) -> str:
     """All at once; what each said is added to `seen`."""
 
     async def ask() -> list[Seen]:
-        return list(await asyncio.gather(*(client.ask() for client in agent.clients(settings))))
+        return list(await asyncio.gather(*(client.ask() for client in agent.clients(settings, 30))))
 
     seen += asyncio.run(ask())
     return "asked"

@@ -12,7 +12,7 @@ from respawner_spawner.engine import Engine
 
 from .verdict import NotChecked
 
-SECONDS = 60
+SECONDS = 180
 
 
 class ContainerError(Exception):

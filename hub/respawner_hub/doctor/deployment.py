@@ -32,7 +32,7 @@ SKEW_SECONDS = 5.0
 """Leases and queue are counted in one clock, certificates and logins in several; a few seconds hurt nobody."""
 STA_UNSYNC = 0x40
 
-_REACH = "import sys, urllib.request as r; print(r.build_opener(r.ProxyHandler({})).open(sys.argv[1], timeout=10).read().decode())"
+_REACH = "import sys, urllib.request as r; print(r.build_opener(r.ProxyHandler({})).open(sys.argv[1], timeout=30).read().decode())"
 _READ = "import sys; print(open(sys.argv[1]).read())"
 
 
@@ -182,7 +182,7 @@ def proxy(settings: Settings) -> str:
     session.trust_env = False
     try:
         answered = session.get(
-            url, headers={"Authorization": f"token {proxy_token(settings.state_dir)}"}, timeout=10
+            url, headers={"Authorization": f"token {proxy_token(settings.state_dir)}"}, timeout=30
         )
         answered.raise_for_status()
         routes = answered.json()
@@ -200,7 +200,7 @@ def proxy(settings: Settings) -> str:
 def hub(settings: Settings) -> str:
     """The hub's health page, the way that people take: through the proxy."""
     try:
-        up.ask_hub(settings)
+        up.ask_hub(settings, 30)
     except OSError as error:
         raise Failed(
             f"{settings.url} does not answer: {error}",
