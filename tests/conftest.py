@@ -13,12 +13,19 @@ import tempfile
 from pathlib import Path
 
 import docker
+import hypothesis
 import pytest
 from respawner_hub import images, local_engine, provision
 from respawner_hub.settings import Settings
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
 DEFAULT_HOST = "unix:///var/run/docker.sock"
+
+# An example takes as long as a busy machine lets it.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -68,7 +68,6 @@ def remove(tmp_path, monkeypatch):
     return remove
 
 
-@pytest.mark.timeout(300)
 def test_it_waits_for_every_session_and_the_ledger_forgets_the_host(remove):
     run, calls = remove("team/ada/\nteam/bob/\n", wait_seconds=60)
     assert run.status == 0, run.output
@@ -86,7 +85,6 @@ def test_it_waits_for_every_session_and_the_ledger_forgets_the_host(remove):
     assert not any("drain" in call for call in calls), "the hub does not know it any more"
 
 
-@pytest.mark.timeout(300)
 def test_who_cannot_be_saved_is_named_and_the_host_stays(remove):
     run, calls = remove("team/ada/\n" * 9, wait_seconds=20)
     assert run.status != 0

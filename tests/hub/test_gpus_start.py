@@ -16,7 +16,6 @@ from respawner_spawner.leases.model import Rules
 from .gpu_hub import GIB, HOST, GpuHub, eventually
 from .test_gpus_containers import StandInEngine
 
-pytestmark = pytest.mark.timeout(300)
 FENCE = 1_700_000_000
 
 
@@ -39,7 +38,7 @@ def engine(containers: list[dict], *, answers: bool = True) -> Iterator[str]:
     class Api(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if not answers:
-                over.wait(60)
+                over.wait()
                 return
             found = {"ApiVersion": "1.41"} if self.path.endswith("/version") else containers
             body = json.dumps(found).encode()
@@ -59,8 +58,9 @@ def engine(containers: list[dict], *, answers: bool = True) -> Iterator[str]:
         server.shutdown()
 
 
-def hub_on(folder, address: str) -> GpuHub:
+def hub_on(folder, address: str, first_look_seconds: float = 120) -> GpuHub:
     engines = (
+        f"import __main__\n__main__.FIRST_LOOK_SECONDS = {first_look_seconds}\n"
         "from respawner_spawner.engine import engine_at\n"
         f"c.RespawnerHub.engines = lambda: {{{HOST!r}: engine_at({address!r})}}\n"
     )
@@ -88,7 +88,7 @@ def test_the_first_submit_after_a_backup_was_put_back_gets_nothing_that_is_in_us
 
 
 async def test_nothing_is_granted_before_the_engine_has_answered_and_no_cpu_session_waits_for_that(tmp_path):
-    with engine([], answers=False) as address, hub_on(tmp_path, address) as hub:
+    with engine([], answers=False) as address, hub_on(tmp_path, address, 1) as hub:
         hub.ledger.share("GPU-1", 40 * GIB, "test")
         for user, wish in (("ada", {"gpus": 1}), ("eve", {"share": "20G"})):
             waiting = hub.ask(user, wish, token=hub.token(user)).json()

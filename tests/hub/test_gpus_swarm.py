@@ -192,7 +192,6 @@ def swarm():
 
 
 @pytest.mark.docker
-@pytest.mark.timeout(300)
 def test_a_real_swarms_availability_is_read(swarm, ledger):
     client = swarm.client
     [node] = client.nodes()
@@ -211,7 +210,7 @@ def test_a_real_swarms_availability_is_read(swarm, ledger):
 
     for availability, expected in (("drain", [DRAINED]), ("pause", [PAUSED]), ("active", [])):
         say(availability)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while reasons() != expected:
             assert time.monotonic() < deadline, (availability, client.nodes())
             time.sleep(0.5)
