@@ -150,8 +150,8 @@ class TrainingBench:
             window = max(self.every_seconds, 2.2 * least)
             for turn in range(repetitions):
                 for name in reversed(("ours", "nothing")) if turn % 2 else ("ours", "nothing"):
-                    kernel = ours if name == "ours" else nothing
-                    self.windows[name].append(self._train(kernel, window))
+                    train = self._train_until_saved if name == "ours" else self._train
+                    self.windows[name].append(train(ours if name == "ours" else nothing, window))
                 progress(
                     f"{self.workload.name}: {window:.0f} s at the default pace, turn {turn + 1} of {repetitions}"
                 )
@@ -160,11 +160,13 @@ class TrainingBench:
 
     def _train_until_saved(self, kernel: Kernel, seconds: float) -> Window:
         """A cell that trains for so long, or longer ones until one has a snapshot that was written before it ended."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            window = self._train(kernel, attempt * seconds)
+        for attempt in range(_ATTEMPTS):
+            window = self._train(kernel, 2**attempt * seconds)
             if window.snapshots:
                 return window
-        raise BenchError(f"no snapshot within {_ATTEMPTS * seconds:.0f} s of training {self.workload.name}")
+        raise BenchError(
+            f"no snapshot within {2 ** (_ATTEMPTS - 1) * seconds:.0f} s of training {self.workload.name}"
+        )
 
     def _train(self, kernel: Kernel, seconds: float, saves: int = 0, path: Path | None = None) -> Window:
         """A cell that trains for so long. Its snapshots are looked at while it runs: after it they go."""
