@@ -89,7 +89,7 @@ for epoch in range(4):
         loss_history.append(loss.item())
         with open("steps.txt", "a") as steps:
             print(len(loss_history), loss_history[-1].hex(), file=steps)
-        time.sleep(0.05)
+        time.sleep(0.5)
     scheduler.step()
 print(f"epoch {epoch + 1}, loss {loss_history[-1]:.4f}, {len(loss_history)} steps")"""
 """Training in one cell, which is killed in its middle. Tells every step in a file."""
