@@ -22,10 +22,12 @@ import docker.errors
 import requests
 from respawner_hub.images import ensure_bundle
 
-from ..e2e.deployment import ARTIFACTS, free_ports, wait_until
+from ..e2e.deployment import ARTIFACTS, wait_until
+from ..ports import free_ports
 
-START_SECONDS = 30
-STOP_SECONDS = 10
+START_SECONDS = 180
+STOP_SECONDS = 30
+PATIENCE = {"start_timeout": 300, "http_timeout": 180}
 LOG_LINES = 30
 USER = "alice"
 
@@ -145,7 +147,7 @@ def _hub_command(places: _Places, spawner: dict[str, dict[str, Any]]) -> list[st
             "api_url": f"http://127.0.0.1:{places.proxy_port}",
         },
         "Authenticator": {"allow_all": True},
-        "Spawner": {"default_url": "/lab", "mem_limit": "4G", "http_timeout": 60, "poll_interval": 10},
+        "Spawner": {"default_url": "/lab", "mem_limit": "4G", "poll_interval": 10, **PATIENCE},
         "DockerSpawner": {"network_name": places.name},
     }
     config = {

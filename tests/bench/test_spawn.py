@@ -15,6 +15,8 @@ from ..e2e.deployment import ROOT
 from .spawn import summary
 from .visit import PHASES
 
+MINUTES = {"VISIT_LIMIT_SECONDS": "300"}
+"""What is tested may take them: no result is made of it."""
 COMMAND = {"args": [sys.executable, "-m", "tests.bench.spawn"], "cwd": ROOT, "text": True}
 
 
@@ -53,7 +55,7 @@ def test_no_engine_is_told_with_the_next_step(tmp_path):
 
 @pytest.mark.docker
 def test_one_repetition_ends_with_a_json_object_and_leaves_nothing():
-    result = subprocess.run(**COMMAND, env={**os.environ, "REPETITIONS": "1"}, capture_output=True)
+    result = subprocess.run(**COMMAND, env={**os.environ, **MINUTES, "REPETITIONS": "1"}, capture_output=True)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["repetitions"] == 1
@@ -64,12 +66,16 @@ def test_one_repetition_ends_with_a_json_object_and_leaves_nothing():
 @pytest.mark.docker
 def test_ctrl_c_leaves_nothing():
     with subprocess.Popen(
-        **COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_listen_to_ctrl_c
+        **COMMAND,
+        env={**os.environ, **MINUTES},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=_listen_to_ctrl_c,
     ) as process:
         first = process.stderr.readline()
         assert "warm-up" in process.stderr.readline()  # a visit has been, the next one runs
         process.send_signal(signal.SIGINT)
-        rest = process.communicate(timeout=60)[1]
+        rest = process.communicate(timeout=600)[1]
     assert process.returncode == 130, rest
     assert left_on_the_engine(first) == []
 

@@ -18,8 +18,8 @@ from requests.cookies import get_cookie_header
 from ..e2e.deployment import wait_until
 from .hubs import USER, BenchError, Hub
 
-REQUEST_SECONDS = 60
-STOP_SECONDS = 60
+REQUEST_SECONDS = 240
+STOP_SECONDS = 240
 NOTEBOOK = "bench.ipynb"
 PHASES = ("login_s", "spawn_s", "page_s", "kernel_s")
 
