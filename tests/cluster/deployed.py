@@ -91,7 +91,7 @@ class Cluster:
 
     def api(self, method: str, path: str, **body: Any) -> requests.Response:
         url, headers = f"{self.url}hub/api/{path}", {"Authorization": f"token {TOKEN}"}
-        return requests.request(method, url, headers=headers, json=body or None, verify=False, timeout=120)
+        return requests.request(method, url, headers=headers, json=body or None, verify=False, timeout=240)
 
     def is_ready(self, user: str) -> bool:
         """Whether the hub answers, and has the user's server running."""
@@ -118,7 +118,7 @@ class Cluster:
             server = self.api("GET", f"users/{user}").json()["servers"].get("")
             return server if server and server["ready"] else None
 
-        return wait_for(ready, 300, lambda: self.log("hub"))
+        return wait_for(ready, 600, lambda: self.log("hub"))
 
     def log(self, unit: str, host: Host | None = None) -> str:
         return (host or self.hub).shell(

@@ -52,7 +52,7 @@ DPKG = "force-unsafe-io\n" + "".join(
 )
 SHARED_DIR = "/srv/respawner"
 INIT = "/sbin/respawner-rig-init"
-READY_SECONDS = 60
+READY_SECONDS = 240
 
 
 class RigError(AssertionError):

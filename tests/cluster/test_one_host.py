@@ -15,7 +15,7 @@ from tests.standins import stub_session
 from .deployed import Cluster
 from .rig import Rig, image_on, run
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tests.standins.nvml_state import Gpu, State
 
 from .deployment import ARTIFACTS, Deployment, wait_until
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker]
 
 UUIDS = ["GPU-aaaaaaaa", "GPU-bbbbbbbb"]
 
@@ -40,7 +40,7 @@ def gpu_deployment(tmp_path_factory):
             deployment.write_settings()
             deployment.nvidia, deployment.gpu_engine = folder, engine
             deployment.up()
-            wait_until(lambda: len(gpus_of(deployment)) == 2, 60, "the ledger to hear of both GPUs")
+            wait_until(lambda: len(gpus_of(deployment)) == 2, 240, "the ledger to hear of both GPUs")
             yield deployment
 
 

@@ -18,9 +18,9 @@ from tests.spawner.running_agent import until
 from tests.standins import build_fake_nvml, nvml_environment
 from tests.standins.nvml_state import Gpu, State
 
-from .deployment import PASSWORD, Deployment, SpawnFailed
+from .deployment import PASSWORD, Deployment, SpawnFailed, wait_until
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.docker]
 
 TWO_GPUS = State([Gpu("GPU-aaaa"), Gpu("GPU-bbbb", "STAND-IN L4", memory_total=24 << 30)])
 
@@ -31,6 +31,7 @@ def gpu_deployment(tmp_path_factory):
     environment = nvml_environment(folder, TWO_GPUS.write(folder / "state"))
     with Deployment(environment=environment, session={"max_gpus": 2}, image={"torch": "cpu"}) as deployment:
         deployment.up()
+        wait_until(lambda: free(deployment) == 2, 240, "the ledger to hear of both GPUs")
         yield deployment
 
 
@@ -40,9 +41,16 @@ def ada(gpu_deployment):
         yield name
 
 
+def gpus(deployment) -> list[dict]:
+    return json.loads(deployment.run("status", "--json").stdout)["gpus"]
+
+
+def free(deployment) -> int:
+    return len([gpu for gpu in gpus(deployment) if not gpu["holder"] and not gpu["cordon"]])
+
+
 def holders(deployment) -> dict[str, str | None]:
-    found = json.loads(deployment.run("status", "--json").stdout)
-    return {gpu["uuid"]: gpu["holder"] for gpu in found["gpus"]}
+    return {gpu["uuid"]: gpu["holder"] for gpu in gpus(deployment)}
 
 
 def test_the_spawn_page_says_what_is_free(gpu_deployment, ada):

@@ -15,7 +15,7 @@ from respawner_hub.settings import ImageSettings
 
 from .deployment import ROOT, Deployment
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.docker]
 
 CLIENT = ROOT / "images" / "ssh" / "through_hub.py"
 DOCKERFILE = """
@@ -90,7 +90,7 @@ def connect(ssh_deployment, ada, tmp_path):
         environment = {**os.environ, "RESPAWNER_SSH_TOKEN_FILE": str(tmp_path / "token")}
         command = [program, "-F", str(tmp_path / "config"), *arguments]
         return subprocess.run(
-            command, env=environment, capture_output=True, timeout=120, check=False, **options
+            command, env=environment, capture_output=True, timeout=300, check=False, **options
         )
 
     return connect
