@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,28 +18,10 @@ from respawner.manifest import Manifest
 from respawner.store.layout import slug_of
 from respawner.store.timeline import Timeline
 
+from tests.ports import free_port
+
 INJECTED = Path(__file__).parents[2] / "snapshot" / "inject" / "ipython_startup.py"
 PATIENCE_SECONDS = 240
-_PORTS = range(20_000, 32_000)
-"""Below those that Linux gives to whoever asks for any."""
-
-
-def _ports() -> Iterator[int]:
-    """Each worker's and each run's own."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    begin = worker * 4_000 + os.getpid() * 37
-    for number in itertools.count(begin):
-        yield _PORTS[number % len(_PORTS)]
-
-
-def free_port(ip: str = "127.0.0.1", ports: Iterator[int] = _ports()) -> int:  # noqa: B008 - goes on
-    """One that nobody is given meanwhile: from the choice of a port until it is used it takes seconds."""
-    for port in ports:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((ip, port))
-            return port
-    raise AssertionError("there is always another")
-
 
 LocalPortCache.find_available_port = lambda self, ip: free_port(ip)  # type: ignore[method-assign]
 

@@ -18,7 +18,8 @@ from jupyter_client.blocking import BlockingKernelClient
 from respawner.flush import wait_until_durable
 from respawner.runtime import running_kernels
 
-from tests.snapshot.notebook import INJECTED, PATIENCE_SECONDS, PYTHON, Ran, free_port
+from tests.ports import free_port
+from tests.snapshot.notebook import INJECTED, PATIENCE_SECONDS, PYTHON, Ran
 
 INJECTED_CONFIGURATION = INJECTED.parent / "jupyter"
 
