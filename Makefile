@@ -32,9 +32,9 @@ test-long: lint
 test-cluster: lint
 	RESPAWNER_CLUSTER=1 tests/run tests/cluster/test_cluster.py tests/cluster/test_bare_gpus.py
 
-# Roles that are off by default, and the hub's host lost and made anew from its backup, in the same way.
+# Roles that are off by default, the hub's host lost and made anew from its backup, and upgrades of several hosts, in the same way.
 test-roles: lint
-	RESPAWNER_CLUSTER=1 tests/run tests/cluster/test_firewall.py tests/cluster/test_postgresql.py tests/cluster/test_hub_lost.py
+	RESPAWNER_CLUSTER=1 tests/run tests/cluster/test_firewall.py tests/cluster/test_postgresql.py tests/cluster/test_hub_lost.py tests/cluster/test_upgrade.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

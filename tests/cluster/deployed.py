@@ -108,6 +108,20 @@ class Cluster:
         """Where the user's session runs, of the hosts that answer."""
         return next((host for host in self.rig.hosts if not host.paused and user in sessions_on(host)), None)
 
+    def granted(self) -> dict[str, str]:
+        """User → GPU, by the labels of the containers that run."""
+        gpus = '--format={{index .Config.Labels "org.respawner.gpus"}}'
+        return {
+            user: host.docker("inspect", gpus, container).strip()
+            for host in self.rig.hosts
+            for user, container in sessions_on(host).items()
+        }
+
+    def leased(self) -> dict[str, str]:
+        """User → GPU, by the ledger."""
+        found = json.loads(self.hub.shell("respawner-hub gpu leases --json"))
+        return {lease["user"]: ",".join(lease["devices"]) for lease in found if lease["state"] == "running"}
+
     def start(self, user: str, **options: Any) -> dict[str, Any]:
         """Start a user's server and wait until it runs; JupyterHub's model of it."""
         self.api("POST", f"users/{user}")

@@ -6,7 +6,6 @@ Kernels and servers of the sessions are real (`tests.standins.kernel_session`), 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -61,23 +60,6 @@ def browser(cluster: Cluster) -> Browser:
     found = Browser(SimpleNamespace(url=f"{cluster.url}hub"))
     found.session.verify = found.session.trust_env = False  # self-signed, whatever REQUESTS_CA_BUNDLE says
     return found
-
-
-def granted(cluster: Cluster) -> dict[str, str]:
-    """User → GPU, by the labels of the containers that run."""
-    return {
-        user: host.docker(
-            "inspect", '--format={{index .Config.Labels "org.respawner.gpus"}}', container
-        ).strip()
-        for host in cluster.rig.hosts
-        for user, container in sessions_on(host).items()
-    }
-
-
-def leased(cluster: Cluster) -> dict[str, str]:
-    """User → GPU, by the ledger."""
-    found = json.loads(cluster.hub.shell("respawner-hub gpu leases --json"))
-    return {lease["user"]: ",".join(lease["devices"]) for lease in found if lease["state"] == "running"}
 
 
 def test_a_backup_is_made_by_one_command_while_people_work(cluster, before):
@@ -148,10 +130,10 @@ def test_the_session_of_the_lost_host_resumes_with_its_variables(cluster):
 
 def test_nothing_is_granted_twice_and_the_ledger_knows_it(cluster):
     cluster.start("edsger", gpus=1)
-    found = granted(cluster)
+    found = cluster.granted()
     assert set(found) == {"ada", "linus", "grace", "edsger"}
     assert len(set(found.values())) == 4
-    assert leased(cluster) == found
+    assert cluster.leased() == found
 
 
 def test_a_session_can_save_and_start_again_afterwards(cluster):

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from email.utils import formatdate
 from pathlib import Path
 
@@ -43,6 +44,11 @@ if ! cmp --quiet module /usr/lib/respawner-standin/version; then
     sed -i 's/^init_error.*/init_error = 18/' {NVML_STATE}
 fi
 """
+SEEN = f"{STATE_DIR}/seen-by-upgrades"
+WITNESS = f"""[ "$1" = upgrade ] || exit 0
+echo {{version}} "$(docker ps --quiet --filter=label=org.respawner.holder 2>&1)" >>{SEEN}
+"""
+"""Of the toolkit: a line in SEEN with the sessions that are on the host when a newer one is unpacked."""
 PERSISTENCE = """[Unit]
 Description=TEST STAND-IN of NVIDIA's persistence daemon
 [Service]
@@ -89,14 +95,28 @@ class Vendor:
         """A line for the hosts' sources: newer versions of the distribution's packages, as a mirror of an admin's."""
         return f"deb [signed-by=/etc/apt/keyrings/standin.asc] https://{DEBIAN}/driver /\n"
 
-    def publish(self, driver: str, toolkit: str) -> None:
-        """Packages of these versions, instead of what was published before."""
-        for name, build in (("driver", self._driver), (TOOLKIT, self._toolkit)):
-            repository = self.pages / name
-            shutil.rmtree(repository, ignore_errors=True)
-            repository.mkdir(parents=True)
-            build(repository, driver if name == "driver" else toolkit)
-            self._index(repository)
+    def publish(
+        self, driver: str, toolkit: str, *, others: Iterable[Path] = (), toolkit_fails: bool = False
+    ) -> None:
+        """Packages of these versions, instead of what was published before.
+
+        :param others: packages as files, newer ones of the distribution's.
+        :param toolkit_fails: whether the toolkit's postinst does, so that dpkg leaves it half configured.
+        """
+        repository = self._emptied("driver")
+        self._driver(repository, driver)
+        for file in others:
+            shutil.copy(file, repository)
+        self._index(repository)
+        repository = self._emptied(TOOLKIT)
+        self._toolkit(repository, toolkit, fails=toolkit_fails)
+        self._index(repository)
+
+    def _emptied(self, name: str) -> Path:
+        repository = self.pages / name
+        shutil.rmtree(repository, ignore_errors=True)
+        repository.mkdir(parents=True)
+        return repository
 
     def _driver(self, repository: Path, version: str) -> None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -137,7 +157,7 @@ class Vendor:
             repository, "nvidia-persistenced", daemon, source="nvidia-persistenced", version=build["version"]
         )
 
-    def _toolkit(self, repository: Path, version: str) -> None:
+    def _toolkit(self, repository: Path, version: str, *, fails: bool) -> None:
         hook = f'#!/bin/sh\nexec python3 {STATE_DIR}/nvidia_hook.py {STATE_DIR} "$@"\n'
         programs = {
             "/usr/bin/nvidia-ctk": (HERE / "host" / "nvidia-ctk").read_bytes(),
@@ -147,6 +167,8 @@ class Vendor:
             repository,
             "nvidia-container-toolkit",
             programs,
+            f"echo 'TEST STAND-IN: {version} cannot be configured' >&2\nexit 1\n" if fails else "",
+            WITNESS.format(version=version),
             source="nvidia-container-toolkit",
             version=version,
         )
@@ -199,6 +221,7 @@ def package(
     name: str,
     files: Mapping[str, bytes],
     after: str = "",
+    before: str = "",
     *,
     source: str,
     version: str,
@@ -207,6 +230,7 @@ def package(
     """Build one package of files; those below bin folders can be run.
 
     :param after: lines of sh for its postinst.
+    :param before: the same for its preinst.
     """
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
@@ -224,9 +248,10 @@ def package(
         (control / "control").write_text(
             "".join(f"{key}: {value}\n" for key, value in fields.items() if value)
         )
-        if after:
-            (control / "postinst").write_text(f"#!/bin/sh\nset -e\n{after}")
-            (control / "postinst").chmod(0o755)
+        for script, lines in (("preinst", before), ("postinst", after)):
+            if lines:
+                (control / script).write_text(f"#!/bin/sh\nset -e\n{lines}")
+                (control / script).chmod(0o755)
         for path, content in files.items():
             target = tree / path.lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -234,3 +259,16 @@ def package(
             target.chmod(0o755 if target.parent.name == "bin" else 0o644)
         command = ["dpkg-deb", "--root-owner-group", "--build", str(tree), str(repository)]
         subprocess.run(command, check=True, capture_output=True)
+
+
+def newer(package: Path, folder: Path) -> Path:
+    """The same package with a higher version: its content and its maintainer scripts are what they were."""
+    tree = folder / package.stem
+    subprocess.run(["dpkg-deb", "--raw-extract", str(package), str(tree)], check=True, capture_output=True)
+    control = tree / "DEBIAN" / "control"
+    control.write_text(re.sub(r"(?m)^(Version: .*)$", r"\1+standin1", control.read_text()))
+    file = folder / f"{package.stem}-newer.deb"
+    command = ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", str(tree), str(file)]
+    subprocess.run(command, check=True, capture_output=True)
+    shutil.rmtree(tree)
+    return file
