@@ -86,6 +86,8 @@ class Recorder:
         self._saved = saved
         self._baseline = Baseline()
         self._failing = False
+        self._given_up = False
+        """The last state goes on from damage: nothing can be saved of it, and nothing is tried before the next cell."""
         self._cell_runs = False
         self._handing_over = False
         self._notices: list[str] = []
@@ -292,7 +294,7 @@ class Recorder:
         """Whether everything up to the last ended cell is durable, waiting for it at most ``timeout`` s."""
         self.capture_pending(force=True)
         self._tell_step()
-        return self._saver.wait(timeout) and not self._failing
+        return self._saver.wait(timeout) and not self._failing and not self._given_up
 
     def _tell_step(self) -> Step:
         """Of the states that are on their way to the disk now."""
@@ -374,7 +376,9 @@ class Recorder:
         elif isinstance(job.error, TornError) and not job.restless:
             self._capture_anew()
         elif isinstance(job.error, BuiltOnDamageError):
-            pass  # the next cell begins with a state that is whole, and its report says why
+            # The next cell begins with a state that is whole, and its report says why.
+            self._given_up, self.error = True, explain(job.error)
+            self._tell_status()
         elif job.error is not None:
             self._note_failure(job.error)
 
@@ -382,6 +386,7 @@ class Recorder:
         with self._books:
             self.last = manifest
             self.error = None
+            self._given_up = False
             if self._failing:
                 self._failing = False
                 self._notices.append("Respawner: saving works again.")
@@ -461,7 +466,7 @@ class Recorder:
         waiting = [job for job in self._saver.unfinished() if job.manifest is None and job.error is None]
         if self._cell_runs or self.pending is not None or self._handing_over or waiting:
             return DIRTY
-        return FAILED if self._failing else SAVED
+        return FAILED if self._failing or self._given_up else SAVED
 
     def _tell_status(self) -> None:
         if self._status is None or os.getpid() != self._status.pid:

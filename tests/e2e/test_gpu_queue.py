@@ -69,7 +69,6 @@ def test_the_second_queues_is_told_why_and_is_served(deployment, ada, bob):
         expect(page.locator("#wait-reason")).to_contain_text("held by ada")
         person.screenshot("gpu-queue")
         deployment.restart_hub()  # and with it the scheduler: the queue outlives both
-        page.reload()  # it may have come anew just when there was no hub
         deployment.stop_server(ada)
         page.wait_for_url(re.compile(r"/user/bob/"), timeout=SPAWN_MS)
     assert deployment.seen(bob) == [GPU]

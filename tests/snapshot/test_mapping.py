@@ -525,8 +525,12 @@ def test_nothing_is_published_that_goes_on_from_damage(two_states: Notebook) -> 
     damage(notebook, payload_with(notebook, "7000000"))
     notebook.start()
     notebook.run("y = 1")
-    assert notebook.value("__import__('respawner').startup.active_engine().recorder.wait_written()") == "None"
+    [kernel] = notebook.settle()["kernels"]
+    assert kernel["state"] == "failed"
+    assert "turned out to be damaged" in kernel["error"]
     assert [m.id for m in notebook.manifests()] == before
+    notebook.run("z = 1")
+    assert notebook.settle()["durable"]
 
 
 def test_salvage_brings_all_but_the_damaged(two_states: Notebook) -> None:
