@@ -294,7 +294,7 @@ class Recorder:
         """Whether everything up to the last ended cell is durable, waiting for it at most ``timeout`` s."""
         self.capture_pending(force=True)
         self._tell_step()
-        return self._saver.wait(timeout) and not self._failing and not self._given_up
+        return self._saver.wait(timeout) and not self._unsaved
 
     def _tell_step(self) -> Step:
         """Of the states that are on their way to the disk now."""
@@ -321,7 +321,7 @@ class Recorder:
             log(f"Respawner: saving the last state before the kernel ends, {writing}")
             while not self._saver.wait(_LOG_SECONDS):
                 log(f"Respawner: {writing}")
-            log(f"Respawner: {self.error if self._failing else 'saved'}")
+            log(f"Respawner: {self.error if self._unsaved else 'saved'}")
         if self._status:
             self.guarded(self._status.remove)
 
@@ -460,13 +460,17 @@ class Recorder:
             return None
         return status
 
+    @property
+    def _unsaved(self) -> bool:
+        return self._failing or self._given_up
+
     def _state(self) -> str:
         """An attempt under way counts as dirty, whatever became of the one before."""
         # The job that tells of its end is still running for the saver, and still in `unfinished`.
         waiting = [job for job in self._saver.unfinished() if job.manifest is None and job.error is None]
         if self._cell_runs or self.pending is not None or self._handing_over or waiting:
             return DIRTY
-        return FAILED if self._failing or self._given_up else SAVED
+        return FAILED if self._unsaved else SAVED
 
     def _tell_status(self) -> None:
         if self._status is None or os.getpid() != self._status.pid:
